@@ -1,0 +1,29 @@
+"""Errors a user can cause. Each message says what failed, the value received, what is accepted and the mend."""
+
+
+class PTQ4DMError(Exception):
+    """Base of every error that ptq4dm raises on purpose. The command line prints it as one line, exit code 2."""
+
+
+class ModelError(PTQ4DMError):
+    """The model cannot be found, read or used."""
+
+
+class ArtifactError(PTQ4DMError):
+    """A saved product (calibration set, quantized model, results) is damaged, foreign or of another format."""
+
+
+class RecipeError(PTQ4DMError):
+    """A recipe, a time-step law, a metric or another setting is not accepted."""
+
+
+class CalibrationError(PTQ4DMError):
+    """The calibration data cannot be used: none, not finite, or of another model."""
+
+
+class BackendError(PTQ4DMError):
+    """A backend is missing, cannot express the network, or is not exact on this processor."""
+
+
+class MissingDependencyError(PTQ4DMError):
+    """An optional dependency is not installed; the message has the pip line."""

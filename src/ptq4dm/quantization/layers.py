@@ -1,0 +1,80 @@
+"""Quantized layers: float in, INT8 x INT8 -> int32 inside, float out. Pure torch; they define the arithmetic.
+
+The integers are held as int8 buffers and multiplied in the dtype of the input. float32 holds every integer up to
+2**24 exactly and float64 every sum that an int32 can hold, so a layer run in float64 is the exact reference.
+"""
+
+from typing import Final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ptq4dm.numerics import quantize
+
+CONVOLUTIONS: Final = {nn.Conv1d: F.conv1d, nn.Conv2d: F.conv2d, nn.Conv3d: F.conv3d}
+
+
+class QuantizedLayer(nn.Module):
+    """What every quantized layer holds.
+
+    Buffers: `weight` int8 (out, in / groups, *kernel); `weight_scale` float32 (out,); `input_scale` float32 ();
+    `input_zero_point` uint8 (); `bias` float32 (out,) or None.
+    """
+
+    weight: Tensor
+    weight_scale: Tensor
+    input_scale: Tensor
+    input_zero_point: Tensor
+    bias: Tensor | None
+
+    def __init__(self, weight_shape: tuple[int, ...], bias: bool):
+        super().__init__()
+        out = weight_shape[0]
+        self.register_buffer("weight", torch.zeros(weight_shape, dtype=torch.int8))
+        self.register_buffer("weight_scale", torch.ones(out))
+        self.register_buffer("input_scale", torch.ones(()))
+        self.register_buffer("input_zero_point", torch.zeros((), dtype=torch.uint8))
+        self.register_buffer("bias", torch.zeros(out) if bias else None)
+
+    def centred_input(self, x: Tensor) -> Tensor:
+        """q_x - z_x: the integers that enter the products, in the dtype of `x`."""
+        zero_point = self.input_zero_point.to(x.dtype)
+        return quantize(x, self.input_scale.to(x.dtype), zero_point) - zero_point
+
+    def output_scale(self, dtype: torch.dtype) -> Tensor:
+        """s_x * s_w per output channel, rounded to float32 once (so that every backend multiplies by the same)."""
+        return (self.input_scale * self.weight_scale).to(dtype)
+
+
+class QuantizedConv(QuantizedLayer):
+    """A 1d, 2d or 3d convolution (any stride, padding, dilation, groups) in INT8."""
+
+    def __init__(self, source: nn.Conv1d | nn.Conv2d | nn.Conv3d):
+        super().__init__(tuple(source.weight.shape), source.bias is not None)
+        self.convolve = CONVOLUTIONS[type(source)]
+        self.in_channels, self.out_channels = source.in_channels, source.out_channels
+        self.kernel_size = source.kernel_size
+        self.stride, self.padding, self.dilation = source.stride, source.padding, source.dilation
+        self.groups, self.padding_mode = source.groups, source.padding_mode
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, in, *spatial) float -> (batch, out, *spatial) float."""
+        weight = self.weight.to(x.dtype)
+        sums = self.convolve(self.centred_input(x), weight, None, self.stride, self.padding, self.dilation, self.groups)
+        channel = (-1,) + (1,) * (weight.dim() - 2)
+        y = sums * self.output_scale(x.dtype).view(channel)
+        return y if self.bias is None else y + self.bias.to(x.dtype).view(channel)
+
+
+class QuantizedLinear(QuantizedLayer):
+    """A fully connected layer in INT8."""
+
+    def __init__(self, source: nn.Linear):
+        super().__init__(tuple(source.weight.shape), source.bias is not None)
+        self.in_features, self.out_features = source.in_features, source.out_features
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., in) float -> (..., out) float."""
+        y = F.linear(self.centred_input(x), self.weight.to(x.dtype)) * self.output_scale(x.dtype)
+        return y if self.bias is None else y + self.bias.to(x.dtype)
