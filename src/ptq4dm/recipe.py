@@ -1,0 +1,167 @@
+"""Recipe: what to quantize and how to calibrate. Frozen; read from TOML; an unknown key is an error."""
+
+import dataclasses
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from ptq4dm.errors import RecipeError
+
+
+@dataclass(frozen=True)
+class CalibrationRecipe:
+    """Which (x_t, t) the ranges are measured on.
+
+    samples: how many (x_t, t). source: `denoising` (the method: x_t of the float model's own reverse process),
+    `pictures` (raw x_0), `diffused` (training-style x_t of pictures) or `noise`. sampler and steps: the calibration
+    trajectory. timesteps: the law of t by name (see `ptq4dm.calibration.timesteps.LAWS`) with its `law_options`, or
+    any callable of that type. batch_size: trajectories denoised at once. seed: of everything drawn.
+    """
+
+    samples: int = 1024
+    source: str = "denoising"
+    sampler: str = "ddim"
+    steps: int = 50
+    timesteps: str | Callable[..., Any] = "ndtc"
+    law_options: Mapping[str, Any] = field(default_factory=dict)
+    batch_size: int = 64
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class RangeRecipe:
+    """How scale and zero point are chosen: `metric` by name (`ptq4dm.ranges.metrics.METRICS`) or any callable of that
+    type, with its options; bands: how many bands of time-steps the statistics are kept in."""
+
+    metric: str | Callable[..., Any] = "mse"
+    metric_options: Mapping[str, Any] = field(default_factory=dict)
+    bands: int = 20
+
+
+@dataclass(frozen=True)
+class WeightRecipe:
+    """How weights are rounded. portable: exact on processors that add pairs of products in int16 (no VNNI) too;
+    weighted: minimise the layer's output error under the calibration data instead of the error of the weights."""
+
+    portable: bool = True
+    weighted: bool = True
+    bias_correction: bool = True
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides a quantized model, apart from the model itself.
+
+    keep_float: patterns (fnmatch) of layer names that stay in float. arithmetic: `float-out` (INT8 in, int32 sums,
+    float out) or `qdq` (outputs rounded as well, as ONNX Runtime's QLinearConv must).
+    """
+
+    name: str = "w8a8"
+    arithmetic: str = "float-out"
+    keep_float: tuple[str, ...] = ()
+    calibration: CalibrationRecipe = field(default_factory=CalibrationRecipe)
+    ranges: RangeRecipe = field(default_factory=RangeRecipe)
+    weights: WeightRecipe = field(default_factory=WeightRecipe)
+
+    def replace(self, **changes: Any) -> "Recipe":
+        """A copy with changes; a mapping given for a section changes only the keys in it."""
+        merged = {
+            key: dataclasses.replace(getattr(self, key), **value) if isinstance(value, Mapping) else value
+            for key, value in changes.items()
+        }
+        return dataclasses.replace(self, **merged)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON data; callables are named."""
+        return plain(dataclasses.asdict(self))
+
+
+SECTIONS = {"calibration": CalibrationRecipe, "ranges": RangeRecipe, "weights": WeightRecipe}
+
+
+def plain(value: Any) -> Any:
+    """JSON data of nested mappings, sequences and callables."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if callable(value):
+        return f"{getattr(value, '__module__', '?')}.{getattr(value, '__qualname__', repr(value))}"
+    return value
+
+
+def from_mapping(kind: type, values: Mapping[str, Any], where: str) -> Any:
+    """Build one frozen section; raises RecipeError at a key it does not know or a value of another type."""
+    known = {item.name: item for item in dataclasses.fields(kind)}
+    for key, value in values.items():
+        if key not in known:
+            raise RecipeError(f"unknown key {key!r} in {where}: accepted are {', '.join(sorted(known))}")
+        default = known[key].default
+        if default is not dataclasses.MISSING and not accepts(default, value):
+            raise RecipeError(f"{where}: {key} = {value!r} should be a {type(default).__name__} such as {default!r}")
+    return kind(**values)
+
+
+def accepts(default: Any, value: Any) -> bool:
+    """Whether `value` may stand where `default` stands (bool is no int; a name may be a callable)."""
+    if isinstance(default, bool) or isinstance(value, bool):
+        return isinstance(default, bool) and isinstance(value, bool)
+    if isinstance(default, str) and callable(value):
+        return True
+    return isinstance(value, type(default))
+
+
+def recipe_from_dict(values: Mapping[str, Any], where: str = "the recipe") -> Recipe:
+    """Build a recipe of nested plain data (TOML, JSON). Raises RecipeError."""
+    values = dict(values)
+    for key, kind in SECTIONS.items():
+        if key in values:
+            if not isinstance(values[key], Mapping):
+                raise RecipeError(f"{where}: {key} = {values[key]!r} should be a table")
+            values[key] = from_mapping(kind, values[key], f"{where} [{key}]")
+    if "keep_float" in values:
+        patterns = values["keep_float"]
+        if isinstance(patterns, str) or not all(isinstance(pattern, str) for pattern in patterns):
+            raise RecipeError(f"{where}: keep_float = {patterns!r} should be a list of patterns such as ['conv_in']")
+        values["keep_float"] = tuple(patterns)
+    return validated(from_mapping(Recipe, values, where), where)
+
+
+def validated(recipe: Recipe, where: str) -> Recipe:
+    """Refuse values that no run can use."""
+    if recipe.arithmetic not in ("float-out", "qdq"):
+        raise RecipeError(f"{where}: arithmetic = {recipe.arithmetic!r}; accepted are 'float-out' and 'qdq'")
+    for name, value in (
+        ("samples", recipe.calibration.samples),
+        ("steps", recipe.calibration.steps),
+        ("batch_size", recipe.calibration.batch_size),
+        ("bands", recipe.ranges.bands),
+    ):
+        if value < 1:
+            raise RecipeError(f"{where}: {name} = {value} should be at least 1")
+    return recipe
+
+
+def preset_names() -> list[str]:
+    """The names of the recipes that the package carries."""
+    folder = resources.files("ptq4dm") / "presets"
+    return sorted(item.name.removesuffix(".toml") for item in folder.iterdir() if item.name.endswith(".toml"))
+
+
+def load_recipe(recipe: "Recipe | str | Path") -> Recipe:
+    """A recipe as it is, by preset name (`w8a8`), or from a TOML file. Raises RecipeError."""
+    if isinstance(recipe, Recipe):
+        return validated(recipe, "the recipe")
+    if str(recipe) in preset_names():
+        text = (resources.files("ptq4dm") / "presets" / f"{recipe}.toml").read_text()
+        return recipe_from_dict({"name": str(recipe), **tomllib.loads(text)}, f"preset {recipe}")
+    path = Path(recipe)
+    if not path.is_file():
+        raise RecipeError(f"no recipe {str(recipe)!r}: name a TOML file or one of {', '.join(preset_names())}")
+    try:
+        return recipe_from_dict({"name": path.stem, **tomllib.loads(path.read_text())}, str(path))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path} is no TOML file: {error}") from error
