@@ -1,0 +1,14 @@
+"""What all tests share: a quiet, small torch and a tiny random pipeline."""
+
+import pytest
+import torch
+from diffusers import DDPMPipeline
+from tiny import tiny_pipeline
+
+torch.set_num_threads(2)
+
+
+@pytest.fixture(scope="session")
+def pipe() -> DDPMPipeline:
+    """A tiny random `DDPMPipeline`; do not change it (build your own with `tiny.tiny_pipeline` for that)."""
+    return tiny_pipeline()
