@@ -27,3 +27,7 @@ class BackendError(PTQ4DMError):
 
 class MissingDependencyError(PTQ4DMError):
     """An optional dependency is not installed; the message has the pip line."""
+
+
+class EvaluationError(PTQ4DMError):
+    """An evaluation cannot be made: too few pictures, none finite, or a setting that is not accepted."""

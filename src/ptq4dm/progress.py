@@ -9,7 +9,7 @@ Advance = Callable[[int], None]
 
 
 @contextmanager
-def progress(what: str, total: int, shown: bool = True) -> Iterator[Advance]:
+def progress(what: str, total: int | None, shown: bool = True) -> Iterator[Advance]:
     """Show a bar of `total` units; the function given advances it. `shown=False` is silent."""
     with tqdm(total=total, desc=what, disable=not shown, dynamic_ncols=True, leave=False) as bar:
 

@@ -1,0 +1,41 @@
+# Two commands for a new user: `make demo` and `make test`. Each makes its own environment in .venv.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+BROWSER := $(VENV)/.browser
+
+.PHONY: demo test lint format install clean
+
+demo: $(READY)
+	$(BIN)/ptq4dm demo --out demo
+
+test: $(READY) $(BROWSER)
+	$(BIN)/python -m pytest
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+install: $(READY)
+
+# torch comes first and alone: the pinned CPU build, so that nothing later pulls a CUDA one.
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+# The report is checked in a real browser. Debian's Chromium is installed if there is none and we may.
+$(BROWSER): $(READY)
+	@command -v chromium >/dev/null || { apt-get update -qq && apt-get install -y -qq chromium >/dev/null; } || \
+	  echo "no chromium: install it (apt-get install chromium) for the tests of the report" >&2
+	@command -v chromium >/dev/null && touch $@ || true
+
+clean:
+	rm -rf $(VENV) demo demo.work

@@ -1,0 +1,54 @@
+"""The whole job on the built-in model: quantize, draw, measure, and a page that shows it. Minutes on two cores."""
+
+import argparse
+import time
+from pathlib import Path
+
+from ptq4dm import workflow
+from ptq4dm.cli.options import add_backend, add_json, add_seed, note, positive, show
+from ptq4dm.evaluation.evaluate import evaluate
+from ptq4dm.pipelines.pipeline import open_pipeline
+from ptq4dm.recipe import load_recipe
+from ptq4dm.report.report import build_report
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of this verb."""
+    parser.add_argument("--model", default="emoji-32", help="emoji-32 (default), a diffusers folder, or a hub id")
+    parser.add_argument("--out", type=Path, default=Path("demo"), help="folder for the artifact, results and page")
+    parser.add_argument("--recipe", default="w8a8-quick", help="default w8a8-quick: 128 calibration samples")
+    parser.add_argument("--count", type=positive, default=16, help="pictures (default 16)")
+    parser.add_argument("--steps", type=positive, default=50, help="denoising steps (default 50)")
+    add_backend(parser)
+    add_seed(parser)
+    add_json(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Quantize, evaluate, report."""
+    started = time.perf_counter()
+    shown = not args.json
+    recipe = load_recipe(args.recipe).replace(calibration={"seed": args.seed})
+    pipeline = open_pipeline(args.model)
+    if shown:
+        note(f"1/3 quantize {args.model} with the recipe {recipe.name} ({recipe.calibration.samples} samples)")
+    model = workflow.quantize(pipeline, recipe, work=args.out / "work", progress=shown)
+    artifact = model.save(args.out / "int8")
+    if shown:
+        note(f"2/3 draw {args.count} pictures with both models and measure")
+    evaluate(
+        model,
+        pipeline,
+        args.out / "results",
+        pictures=args.count,
+        steps=args.steps,
+        seed=1_000_000 + args.seed,
+        backend=args.backend,
+        artifact=artifact,
+        shown=shown,
+    )
+    if shown:
+        note("3/3 draw the page")
+    page = build_report(args.out / "results", args.out / "report.html")
+    seconds = time.perf_counter() - started
+    show(args, {"report": str(page), "seconds": round(seconds, 1)}, f"open {page} (made in {seconds:.0f} s)")

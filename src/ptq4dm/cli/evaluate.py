@@ -1,0 +1,45 @@
+"""Compare an artifact with its float model: the same noise, call by call and picture by picture; save the results."""
+
+import argparse
+from pathlib import Path
+
+from ptq4dm.cli.options import add_backend, add_json, add_sampling, add_seed, show
+from ptq4dm.evaluation.evaluate import evaluate
+from ptq4dm.evaluation.text import results_text
+from ptq4dm.pipelines.pipeline import open_pipeline
+from ptq4dm.quantization.artifact import load
+from ptq4dm.report.report import build_report
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of this verb."""
+    parser.add_argument("model", help="an artifact's folder")
+    parser.add_argument("--float", dest="float_model", help="the float model (default: the one it was made from)")
+    parser.add_argument("--out", type=Path, default=Path("results"), help="folder for results, pictures and page")
+    parser.add_argument("--features", action="store_true", help="distribution measures too (needs ptq4dm[eval])")
+    add_sampling(parser, 16)
+    add_backend(parser)
+    add_seed(parser)
+    add_json(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Evaluate, save, draw the page."""
+    model = load(args.model)
+    pipeline = open_pipeline(args.float_model or model.facts["model"]["name"])
+    results = evaluate(
+        model,
+        pipeline,
+        args.out,
+        pictures=args.count,
+        steps=args.steps,
+        sampler=args.scheduler,
+        batch_size=args.batch_size,
+        seed=1_000_000 + args.seed,
+        backend=args.backend,
+        features=args.features,
+        artifact=Path(args.model),
+        shown=not args.json,
+    )
+    page = build_report(args.out)
+    show(args, results, f"{results_text(results)}\nopen {page}")

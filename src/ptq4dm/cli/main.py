@@ -1,0 +1,61 @@
+"""`ptq4dm`: the command line. One file a verb; every user error is one line on stderr and exit code 2."""
+
+import argparse
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+
+from ptq4dm.cli import bench, demo, evaluate, inspect, quantize, report, sample, zoo
+from ptq4dm.errors import PTQ4DMError
+
+VERBS = (demo, quantize, sample, evaluate, bench, inspect, report, zoo)
+INTERRUPTED = 130
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all verbs."""
+    parser = argparse.ArgumentParser(
+        prog="ptq4dm", description="Make a pretrained diffusion model 8-bit without training, and prove it."
+    )
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    for verb in VERBS:
+        name = verb.__name__.rsplit(".", 1)[-1]
+        summary = (verb.__doc__ or "").split("\n")[0]
+        own = verbs.add_parser(name, help=summary, description=summary)
+        verb.add_arguments(own)
+        own.set_defaults(run=verb.run)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb and return the exit code: 0 done, 2 a user error, 130 interrupted."""
+    args = build_parser().parse_args(arguments)
+    quieten()
+    try:
+        args.run(args)
+        sys.stdout.flush()
+    except PTQ4DMError as error:
+        print(f"ptq4dm: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("ptq4dm: interrupted; nothing half-written was left behind", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+def quieten() -> None:
+    """Keep library chatter (tracing warnings, loading bars) off the user's terminal; PTQ4DM_DEBUG=1 shows it."""
+    if os.environ.get("PTQ4DM_DEBUG"):
+        return
+    import diffusers
+
+    warnings.filterwarnings("ignore")
+    diffusers.utils.logging.set_verbosity_error()
+    diffusers.utils.logging.disable_progress_bar()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

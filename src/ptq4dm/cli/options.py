@@ -1,0 +1,82 @@
+"""Options that several verbs share, and how they print."""
+
+import argparse
+import json
+import sys
+from typing import Any
+
+from ptq4dm.errors import RecipeError
+
+
+def positive(text: str) -> int:
+    """A whole number of at least 1, for argparse."""
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} should be a whole number of at least 1")
+    return value
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """--json: for scripts."""
+    parser.add_argument("--json", action="store_true", help="print one JSON object on stdout, no progress bars")
+
+
+def add_seed(parser: argparse.ArgumentParser) -> None:
+    """--seed."""
+    parser.add_argument("--seed", type=int, default=0, help="of everything drawn (default 0)")
+
+
+def add_backend(parser: argparse.ArgumentParser) -> None:
+    """--backend."""
+    parser.add_argument(
+        "--backend", default="auto", help="auto (measure, take the fastest), simulated, openvino, onnxruntime"
+    )
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """--device: where the float model and the simulated backend run."""
+    parser.add_argument("--device", default="cpu", help="torch device of the float model: cpu (default), cuda, ...")
+
+
+def add_sampling(parser: argparse.ArgumentParser, count: int) -> None:
+    """--count, --scheduler, --steps, --batch-size."""
+    parser.add_argument("--count", type=positive, default=count, help=f"pictures (default {count})")
+    parser.add_argument("--scheduler", default="ddim", help="ddpm, ddim, pndm, dpmsolver++, unipc, euler (default ddim)")
+    parser.add_argument("--steps", type=positive, default=50, help="denoising steps (default 50)")
+    parser.add_argument("--batch-size", type=positive, default=16, help="pictures drawn at once (default 16)")
+
+
+def show(args: argparse.Namespace, data: dict[str, Any], text: str) -> None:
+    """Print `data` as JSON where --json was given, else `text`."""
+    print(json.dumps(data, indent=2) if args.json else text)
+
+
+def table(rows: list[tuple[Any, ...]], header: tuple[str, ...]) -> str:
+    """Rows as aligned columns: the first to the left, the others to the right."""
+    cells = [header, *[tuple(str(cell) for cell in row) for row in rows]]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
+    lines = [
+        "  ".join(
+            cell.ljust(width) if column == 0 else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths))
+        ).rstrip()
+        for row in cells
+    ]
+    return "\n".join(lines)
+
+
+def use_device(pipeline: Any, device: str) -> None:
+    """Move a pipeline's denoiser to a torch device. Raises RecipeError if there is no such device."""
+    try:
+        pipeline.denoiser.to(device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).split("\n")[0]
+        raise RecipeError(f"--device {device!r} cannot be used here ({reason}): accepted are cpu, cuda, ...") from error
+
+
+def note(text: str) -> None:
+    """A line for the person at the terminal, on stderr."""
+    print(text, file=sys.stderr)

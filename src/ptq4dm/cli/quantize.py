@@ -1,0 +1,48 @@
+"""Quantize a pretrained diffusion model to INT8 and save the artifact."""
+
+import argparse
+from pathlib import Path
+
+from ptq4dm import workflow
+from ptq4dm.cli.options import add_device, add_json, add_seed, positive, show, use_device
+from ptq4dm.errors import ArtifactError
+from ptq4dm.files import replaceable
+from ptq4dm.pipelines.pipeline import open_pipeline
+from ptq4dm.quantization.summary import summary
+from ptq4dm.recipe import load_recipe, preset_names
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of this verb."""
+    parser.add_argument("model", help="emoji-32, a diffusers pipeline folder, or a hub id")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the artifact")
+    parser.add_argument("--recipe", default="w8a8", help=f"{', '.join(preset_names())}, or a TOML file (default w8a8)")
+    parser.add_argument("--samples", type=positive, help="calibration samples, instead of the recipe's")
+    parser.add_argument("--work", type=Path, help="where to keep calibration set and ranges (default: OUT.work)")
+    parser.add_argument("--seed", type=int, help="of the calibration, instead of the recipe's")
+    add_device(parser)
+    add_json(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Quantize and save."""
+    recipe = load_recipe(args.recipe)
+    changes = {"samples": args.samples, "seed": args.seed}
+    recipe = recipe.replace(calibration={key: value for key, value in changes.items() if value is not None})
+    if args.out.exists() and not replaceable(args.out):
+        raise ArtifactError(f"will not replace {args.out}: it is not empty and not written by ptq4dm; name a new folder")
+    pipeline = open_pipeline(args.model)
+    use_device(pipeline, args.device)
+    work = args.work or args.out.with_name(args.out.name + ".work")
+    model = workflow.quantize(pipeline, recipe, work=work, progress=not args.json)
+    model.save(args.out)
+    data = {"out": str(args.out), "work": str(work), **summary(model)}
+    text = (
+        f"{data['quantized']} of {data['layers']} layers in INT8 ({100 * data['int8_share']:.1f} % of the multiply-adds), "
+        f"{data['ratio']:.2f}x smaller ({data['float_bytes'] / 1e6:.1f} -> {data['int8_bytes'] / 1e6:.1f} MB)\n"
+        f"saved to {args.out}; the calibration is kept in {work}\n"
+        f"next: ptq4dm sample {args.out} | ptq4dm evaluate {args.out} --out results"
+    )
+    show(args, data, text)
+
+

@@ -1,0 +1,44 @@
+"""Draw pictures with a quantized model (or a float one) and save them as one sheet."""
+
+import argparse
+import time
+from pathlib import Path
+
+from ptq4dm.cli.options import add_backend, add_device, add_json, add_sampling, add_seed, note, show
+from ptq4dm.cli.subject import open_subject
+from ptq4dm.evaluation.sheets import save_sheet
+from ptq4dm.pipelines.sampling import sample
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of this verb."""
+    parser.add_argument("model", help="an artifact's folder, or any float model that `quantize` takes with --float")
+    parser.add_argument("--out", type=Path, default=Path("pictures.png"), help="the sheet to write (PNG)")
+    parser.add_argument("--float", action="store_true", dest="is_float", help="draw with the float model instead")
+    add_sampling(parser, 16)
+    add_backend(parser)
+    add_device(parser)
+    add_seed(parser)
+    add_json(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Draw and save."""
+    subject = open_subject(args.model, args.is_float, args.backend, args.device)
+    for line in subject.notes:
+        note(line)
+    started = time.perf_counter()
+    pictures = sample(
+        subject.network,
+        args.scheduler,
+        subject.pipeline.scheduler.config,
+        subject.pipeline.picture_shape,
+        seeds=range(args.seed, args.seed + args.count),
+        steps=args.steps,
+        batch_size=args.batch_size,
+        shown=not args.json,
+    )
+    seconds = time.perf_counter() - started
+    save_sheet(pictures, args.out)
+    data = {"out": str(args.out), "pictures": args.count, "backend": subject.backend, "seconds": round(seconds, 3)}
+    show(args, data, f"{args.count} pictures in {seconds:.1f} s on the {subject.backend} backend -> {args.out}")

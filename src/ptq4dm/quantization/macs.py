@@ -1,0 +1,44 @@
+"""Count multiply-adds, from the shapes that a call really has."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ptq4dm.pipelines.denoiser import Call
+
+COUNTED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+
+
+def count_macs(network: nn.Module, call: Call) -> dict[str, int]:
+    """Multiply-adds of every convolution and linear layer of `network` in `call`, per sample of its batch.
+
+    The batch is the first dimension of the first tensor argument that has one. A layer called twice counts twice; a
+    layer that is not called is absent.
+    """
+    tensors = [value for value in (*call.args, *call.kwargs.values()) if isinstance(value, Tensor) and value.dim()]
+    batch = len(tensors[0]) if tensors else 1
+    macs: dict[str, int] = {}
+
+    def hook(name: str) -> Any:
+        def add(layer: nn.Module, args: object, output: Tensor) -> None:
+            macs[name] = macs.get(name, 0) + macs_of(layer, output)
+
+        return add
+
+    layers = [(name, module) for name, module in network.named_modules() if isinstance(module, COUNTED)]
+    handles = [module.register_forward_hook(hook(name)) for name, module in layers]
+    try:
+        with torch.no_grad():
+            network(*call.args, **call.kwargs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {name: count // batch for name, count in macs.items()}
+
+
+def macs_of(layer: nn.Module, output: Tensor) -> int:
+    """Multiply-adds of one call of `layer`: one product for every output element and every weight that reaches it."""
+    weight: Any = layer.weight
+    return output.numel() * math.prod(weight.shape[1:])

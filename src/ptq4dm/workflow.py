@@ -1,0 +1,99 @@
+"""The whole job as one paragraph: a pretrained diffusion model in, a faster INT8 model out."""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from diffusers import DiffusionPipeline
+from torch import Tensor, nn
+
+from ptq4dm.calibration.batches import calls_of_batches
+from ptq4dm.calibration.calibration_set import CalibrationSet
+from ptq4dm.calibration.collect import collect
+from ptq4dm.errors import CalibrationError
+from ptq4dm.pipelines.denoiser import Call
+from ptq4dm.pipelines.pipeline import Pipeline, open_pipeline
+from ptq4dm.quantization.facts import model_facts, range_facts
+from ptq4dm.quantization.plan import LayerPlan, make_plan
+from ptq4dm.quantization.quantized_model import QuantizedModel, example_call, with_denoiser
+from ptq4dm.quantization.rewrite import rewrite
+from ptq4dm.ranges.observe import observe
+from ptq4dm.ranges.range_table import choose_ranges
+from ptq4dm.recipe import Recipe, load_recipe
+
+CALIBRATION_SET = "calibration_set.safetensors"
+RANGE_TABLE = "range_table.safetensors"
+OBSERVED_AT_ONCE = 16
+
+
+def quantize(
+    model: str | Path | DiffusionPipeline | Pipeline,
+    recipe: Recipe | str | Path = "w8a8",
+    *,
+    calibration_set: CalibrationSet | None = None,
+    pictures: Tensor | None = None,
+    work: Path | None = None,
+    progress: bool = False,
+) -> QuantizedModel:
+    """Quantize the denoiser of a diffusion pipeline to INT8, without any training.
+
+    Args:
+        model: a built-in name (`emoji-32`), a diffusers folder, a hub id, or a pipeline object (left as it is).
+        recipe: a preset's name, a TOML file, or a Recipe.
+        calibration_set: one collected before, of the same model; else it is collected now.
+        pictures: (N, C, H, W) in [-1, 1], for the sources `pictures` and `diffused`.
+        work: folder for the calibration set, the ranges and the chunks from which an interrupted run resumes.
+        progress: show progress bars on stderr.
+
+    Raises:
+        PTQ4DMError: a user error, with the value, what is accepted and the mend.
+    """
+    recipe = load_recipe(recipe)
+    pipeline = open_pipeline(model)
+    plan = make_plan(pipeline.denoiser, recipe.keep_float)
+    if calibration_set is None:
+        calibration_set = collect(pipeline, recipe.calibration, work, progress, pictures)
+    calibration_set.check_model(pipeline)
+    calls = calibration_set.calls(OBSERVED_AT_ONCE)
+    network, plan, ranges = quantize_network(
+        pipeline.denoiser, plan, calls, recipe, len(calibration_set.timesteps), pipeline.num_train_timesteps, progress
+    )
+    if work is not None:
+        calibration_set.save(work / CALIBRATION_SET)
+        ranges.save(work / RANGE_TABLE)
+    facts = {
+        "model": model_facts(pipeline.denoiser, pipeline),
+        "calibration": calibration_set.report(),
+        "activation_ranges": range_facts(ranges),
+    }
+    return QuantizedModel(network, with_denoiser(pipeline, network), example_call(pipeline), plan, recipe, facts)
+
+
+def quantize_module(
+    module: nn.Module,
+    calibration_batches: Iterable[Any],
+    recipe: Recipe | str | Path = "w8a8",
+    *,
+    timestep: str | Callable[..., Any] | None = None,
+    progress: bool = False,
+) -> QuantizedModel:
+    """Quantize any network that a sampling loop of your own calls (score-based networks too).
+
+    Args:
+        module: the float network; left as it is.
+        calibration_batches: each a (args, kwargs) of one call, as your loop makes them.
+        recipe: as in `quantize`; its calibration section is not used, since the calls are given.
+        timestep: the name of the argument that holds the time-step, or a callable (args, kwargs) -> time-step;
+            None keeps the statistics in one band.
+        progress: show progress bars on stderr.
+    """
+    recipe = load_recipe(recipe)
+    calls = list(calls_of_batches(module, calibration_batches, timestep))
+    plan = make_plan(module, recipe.keep_float)
+    network, plan, ranges = quantize_network(module, plan, calls, recipe, len(calls), None, progress)
+    facts = {
+        "model": model_facts(module, None),
+        "calibration": {"samples": len(calls), "source": "calls given by the caller"},
+        "activation_ranges": range_facts(ranges),
+    }
+    return QuantizedModel(network, None, calls[0][0], plan, recipe, facts)
