@@ -1,14 +1,18 @@
 """ptq4dm: a pretrained diffusion model, made 8-bit without any training, that really runs faster."""
 
-from ptq4dm.calibration.calibration_set import CalibrationSet
-from ptq4dm.errors import PTQ4DMError
-from ptq4dm.pipelines.denoiser import Call
-from ptq4dm.pipelines.pipeline import Pipeline, open_pipeline
-from ptq4dm.quantization.artifact import load
-from ptq4dm.quantization.quantized_model import QuantizedModel
-from ptq4dm.ranges.range_table import RangeTable
-from ptq4dm.recipe import Recipe, load_recipe
-from ptq4dm.workflow import quantize, quantize_module
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ptq4dm.calibration.calibration_set import CalibrationSet
+    from ptq4dm.errors import PTQ4DMError
+    from ptq4dm.pipelines.denoiser import Call
+    from ptq4dm.pipelines.pipeline import Pipeline, open_pipeline
+    from ptq4dm.quantization.artifact import load
+    from ptq4dm.quantization.quantized_model import QuantizedModel
+    from ptq4dm.ranges.range_table import RangeTable
+    from ptq4dm.recipe import Recipe, load_recipe
+    from ptq4dm.workflow import quantize, quantize_module
 
 __version__ = "0.1.0"
 __all__ = [
@@ -25,3 +29,25 @@ __all__ = [
     "quantize",
     "quantize_module",
 ]
+
+_HOMES = {
+    "CalibrationSet": "ptq4dm.calibration.calibration_set",
+    "Call": "ptq4dm.pipelines.denoiser",
+    "PTQ4DMError": "ptq4dm.errors",
+    "Pipeline": "ptq4dm.pipelines.pipeline",
+    "QuantizedModel": "ptq4dm.quantization.quantized_model",
+    "RangeTable": "ptq4dm.ranges.range_table",
+    "Recipe": "ptq4dm.recipe",
+    "load": "ptq4dm.quantization.artifact",
+    "load_recipe": "ptq4dm.recipe",
+    "open_pipeline": "ptq4dm.pipelines.pipeline",
+    "quantize": "ptq4dm.workflow",
+    "quantize_module": "ptq4dm.workflow",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used, so that `import ptq4dm` and the help of the command line are quick."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'ptq4dm' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

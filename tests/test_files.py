@@ -1,0 +1,98 @@
+"""Files are whole or absent."""
+
+import errno
+import os
+
+import pytest
+import torch
+
+from ptq4dm import files
+from ptq4dm.errors import ArtifactError
+
+
+def leftovers(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_folder_appears_only_when_whole(tmp_path):
+    with pytest.raises(KeyboardInterrupt), files.new_folder(tmp_path / "a") as building:
+        (building / "half").write_text("x")
+        raise KeyboardInterrupt
+    assert leftovers(tmp_path) == []
+    with files.new_folder(tmp_path / "a") as building:
+        (building / "ptq4dm.json").write_text("{}")
+        assert not (tmp_path / "a").exists()
+    assert leftovers(tmp_path) == ["a"]
+
+
+def test_a_failed_rewrite_keeps_the_old_folder(tmp_path):
+    with files.new_folder(tmp_path / "a") as building:
+        (building / "ptq4dm.json").write_text("old")
+    with pytest.raises(ZeroDivisionError), files.new_folder(tmp_path / "a") as building:
+        (building / "ptq4dm.json").write_text("new")
+        raise ZeroDivisionError
+    assert (tmp_path / "a" / "ptq4dm.json").read_text() == "old"
+    with files.new_folder(tmp_path / "a") as building:
+        (building / "ptq4dm.json").write_text("new")
+    assert (tmp_path / "a" / "ptq4dm.json").read_text() == "new"
+    assert leftovers(tmp_path) == ["a"]
+
+
+def test_somebody_elses_folder_is_never_replaced(tmp_path):
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "only copy.txt").write_text("x")
+    with pytest.raises(ArtifactError, match=r"will not replace .*thesis: it is not empty"), files.new_folder(tmp_path / "thesis"):
+        pass
+    assert (tmp_path / "thesis" / "only copy.txt").exists()
+
+
+def test_two_runs_cannot_write_to_one_folder(tmp_path):
+    with files.new_folder(tmp_path / "a"), pytest.raises(ArtifactError, match="another run is writing to"):
+        with files.new_folder(tmp_path / "a"):
+            pass
+
+
+def test_a_full_disk_is_said_in_one_line(tmp_path):
+    with pytest.raises(ArtifactError, match="the disk is full: free some space"), files.new_folder(tmp_path / "a"):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert leftovers(tmp_path) == []
+
+
+def test_a_real_full_device_is_said_in_one_line():
+    with pytest.raises(ArtifactError, match="cannot write /dev/full"), files.written_or_explained("/dev/full"):
+        with open("/dev/full", "w") as full:
+            full.write("x")
+
+
+def test_a_place_that_cannot_be_a_folder_is_refused(tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(ArtifactError, match="cannot write"), files.new_folder(tmp_path / "file" / "a"):
+        pass
+
+
+def test_tensors_come_back_and_damage_is_seen(tmp_path):
+    tensors = {"a": torch.arange(6).reshape(2, 3), "b": torch.zeros(())}
+    path = tmp_path / "t.safetensors"
+    files.write_tensors(path, tensors, {"k": "v"})
+    back, metadata = files.read_tensors(path)
+    assert metadata["k"] == "v" and all(torch.equal(back[name], tensors[name]) for name in tensors)
+    path.write_bytes(path.read_bytes()[:-3])
+    with pytest.raises(ArtifactError, match="damaged or no safetensors"):
+        files.read_tensors(path)
+    with pytest.raises(ArtifactError, match="missing"):
+        files.read_tensors(tmp_path / "none.safetensors")
+
+
+@pytest.mark.parametrize("change", ["value", "shape", "dtype", "name", "fact"])
+def test_a_fingerprint_sees_every_kind_of_change(change):
+    tensor = torch.tensor([1.0, 2.0])
+    base = files.fingerprint({"a": tensor}, {"steps": 50})
+    other = {
+        "value": lambda: files.fingerprint({"a": tensor + 1}, {"steps": 50}),
+        "shape": lambda: files.fingerprint({"a": tensor[None]}, {"steps": 50}),
+        "dtype": lambda: files.fingerprint({"a": tensor.view(torch.int32)}, {"steps": 50}),
+        "name": lambda: files.fingerprint({"b": tensor}, {"steps": 50}),
+        "fact": lambda: files.fingerprint({"a": tensor}, {"steps": 51}),
+    }[change]()
+    assert base != other
+    assert base == files.fingerprint({"a": tensor.clone()}, {"steps": 50})

@@ -1,0 +1,51 @@
+"""Recipes: presets load, and every wrong key or value is named."""
+
+import pytest
+
+from ptq4dm.errors import RecipeError
+from ptq4dm.recipe import Recipe, load_recipe, preset_names, recipe_from_dict
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_every_preset_loads_and_survives_json(name):
+    recipe = load_recipe(name)
+    assert recipe.name == name
+    assert recipe_from_dict(recipe.to_dict()) == recipe
+
+
+def test_the_default_preset_is_what_the_paper_released():
+    calibration = load_recipe("w8a8").calibration
+    assert (calibration.samples, calibration.sampler, calibration.steps) == (1024, "ddim", 50)
+    assert (calibration.timesteps, calibration.law_options["location"], calibration.law_options["scale"]) == ("ndtc", 0.4, 0.4)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("sample = 3", r"unknown key 'sample' in .*: accepted are"),
+        ("[calibration]\nsample = 3", r"unknown key 'sample' in .*\[calibration\]: accepted are batch_size, .*samples"),
+        ("[calibration]\nsamples = 0", "samples = 0 should be at least 1"),
+        ("[calibration]\nsamples = 'many'", "samples = 'many' should be a int"),
+        ("[weights]\nportable = 1", "portable = 1 should be a bool"),
+        ("arithmetic = 'fp4'", "arithmetic = 'fp4'; accepted are 'float-out' and 'qdq'"),
+        ("keep_float = 'conv_in'", "keep_float = 'conv_in' should be a list of patterns"),
+        ("calibration = 3", "calibration = 3 should be a table"),
+        ("this is not toml", "is no TOML file"),
+    ],
+)
+def test_a_wrong_recipe_is_named(tmp_path, text, message):
+    path = tmp_path / "mine.toml"
+    path.write_text(text)
+    with pytest.raises(RecipeError, match=message):
+        load_recipe(path)
+
+
+def test_an_unknown_recipe_lists_the_presets():
+    with pytest.raises(RecipeError, match=r"no recipe 'w9a9': name a TOML file or one of .*w8a8"):
+        load_recipe("w9a9")
+
+
+def test_replace_changes_only_the_keys_given():
+    recipe = Recipe().replace(calibration={"samples": 7}, keep_float=("a",))
+    assert recipe.calibration.samples == 7 and recipe.calibration.steps == Recipe().calibration.steps
+    assert recipe.keep_float == ("a",) and Recipe().calibration.samples == 1024
