@@ -44,7 +44,7 @@ class QuantizedLayer(nn.Module):
 
     def output_scale(self, dtype: torch.dtype) -> Tensor:
         """s_x * s_w per output channel, rounded to float32 once (so that every backend multiplies by the same)."""
-        return (self.input_scale * self.weight_scale).to(dtype)
+        return (self.input_scale.float() * self.weight_scale.float()).to(dtype)
 
 
 class QuantizedConv(QuantizedLayer):
@@ -52,7 +52,7 @@ class QuantizedConv(QuantizedLayer):
 
     def __init__(self, source: nn.Conv1d | nn.Conv2d | nn.Conv3d):
         super().__init__(tuple(source.weight.shape), source.bias is not None)
-        self.convolve = CONVOLUTIONS[type(source)]
+        self.convolve = next(CONVOLUTIONS[kind] for kind in CONVOLUTIONS if isinstance(source, kind))
         self.in_channels, self.out_channels = source.in_channels, source.out_channels
         self.kernel_size = source.kernel_size
         self.stride, self.padding, self.dilation = source.stride, source.padding, source.dilation
