@@ -1,0 +1,120 @@
+"""From the call of a network to the inputs of a compiled graph, and from the graph's outputs back to its answer.
+
+Tensors and numbers of a call become inputs (so a time-step is never baked in); everything else (None, True, a name)
+is a constant of the graph. A graph is compiled for one `key`: structure, constants, dtypes, ranks and all sizes but
+the first (batch) of each tensor. A call with another key needs another graph.
+"""
+
+import inspect
+import numbers
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from ptq4dm.errors import BackendError
+from ptq4dm.pipelines.denoiser import Call
+
+STRUCTURED = "return_dict"
+"""The argument by which diffusers networks are asked for a named output or a plain tuple."""
+
+
+@dataclass(frozen=True)
+class BoundCall:
+    """A call taken apart. tensors: the graph's inputs, by `names`; key: what a graph for this call is fixed to;
+    structured: whether a named output was asked for (diffusers' `return_dict`)."""
+
+    tensors: tuple[Tensor, ...]
+    names: tuple[str, ...]
+    key: Hashable
+    structured: bool
+    leaves: tuple[Any, ...]
+    spec: pytree.TreeSpec
+
+    def arguments(self, tensors: tuple[Tensor, ...]) -> dict[str, Any]:
+        """The arguments by parameter name, with `tensors` in place of its own."""
+        own = iter(tensors)
+        leaves = [next(own) if is_input(leaf) else leaf for leaf in self.leaves]
+        return pytree.tree_unflatten(leaves, self.spec)
+
+
+class Traceable(nn.Module):
+    """A network as exporters can trace it: tensors in, a flat tuple of tensors out; it notes the output's structure."""
+
+    def __init__(self, network: nn.Module, bound: BoundCall):
+        super().__init__()
+        self.network, self.bound = network, bound
+        self.output_spec: pytree.TreeSpec | None = None
+
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """The tensors of the network's output. Raises BackendError if it holds anything else."""
+        signature = inspect.signature(self.network.forward)
+        arguments = self.bound.arguments(tensors)
+        if STRUCTURED in signature.parameters:
+            arguments[STRUCTURED] = True
+        bound = inspect.BoundArguments(signature, arguments)  # type: ignore[arg-type]
+        leaves, self.output_spec = pytree.tree_flatten(self.network(*bound.args, **bound.kwargs))
+        if not leaves or not all(isinstance(leaf, Tensor) for leaf in leaves):
+            kinds = ", ".join(sorted({type(leaf).__name__ for leaf in leaves})) or "nothing"
+            raise BackendError(f"{type(self.network).__name__} returns {kinds}: an engine needs tensors; use 'simulated'")
+        return tuple(leaves)
+
+
+def bind(network: nn.Module, call: Call) -> BoundCall:
+    """Take a call of `network` apart. Raises BackendError if it does not fit the network's signature."""
+    signature = inspect.signature(network.forward)
+    try:
+        arguments = dict(signature.bind(*call.args, **call.kwargs).arguments)
+    except TypeError as error:
+        raise BackendError(f"this call does not fit {type(network).__name__}.forward{signature}: {error}") from None
+    structured = True
+    if STRUCTURED in signature.parameters:
+        structured = bool(arguments.pop(STRUCTURED, signature.parameters[STRUCTURED].default))
+    arguments = {name: arguments[name] for name in signature.parameters if name in arguments}
+    paths, spec = pytree.tree_flatten_with_path(arguments)
+    inputs = [(input_name(path), as_tensor(leaf)) for path, leaf in paths if is_input(leaf)]
+    constants = tuple("input" if is_input(leaf) else repr(leaf) for _, leaf in paths)
+    shapes = tuple((str(tensor.dtype), tuple(tensor.shape[1:]), tensor.dim()) for _, tensor in inputs)
+    return BoundCall(
+        tensors=tuple(tensor for _, tensor in inputs),
+        names=tuple(name for name, _ in inputs),
+        key=(repr(spec), constants, shapes),
+        structured=structured,
+        leaves=tuple(leaf for _, leaf in paths),
+        spec=spec,
+    )
+
+
+def answer(outputs: list[Tensor], spec: pytree.TreeSpec, structured: bool) -> Any:
+    """The network's answer built of the graph's outputs: as the network gives it, or as a tuple."""
+    return pytree.tree_unflatten(outputs, spec) if structured else tuple(outputs)
+
+
+def for_tracing(bound: BoundCall) -> tuple[Tensor, ...]:
+    """The call's tensors with a batch of at least 2: exporters take a size of 1 for a constant."""
+    batched = [tensor for tensor in bound.tensors if tensor.dim() > 0]
+    if not batched or max(tensor.shape[0] for tensor in batched) > 1:
+        return bound.tensors
+    return tuple(torch.cat([tensor, tensor]) if tensor.dim() else tensor for tensor in bound.tensors)
+
+
+def is_input(leaf: Any) -> bool:
+    """Whether a leaf of a call varies from call to call: a tensor or a number, but not a truth value."""
+    return isinstance(leaf, Tensor) or (isinstance(leaf, numbers.Real) and not isinstance(leaf, bool))
+
+
+def as_tensor(leaf: Any) -> Tensor:
+    """A leaf as the graph takes it: on the CPU, floats in float32, integers in int64."""
+    tensor = leaf.detach().cpu() if isinstance(leaf, Tensor) else torch.as_tensor(leaf)
+    if tensor.dtype.is_floating_point:
+        return tensor.to(torch.float32)
+    return tensor if tensor.dtype == torch.bool else tensor.to(torch.int64)
+
+
+def input_name(path: tuple[Any, ...]) -> str:
+    """A graph's name for an input: its parameter, and the keys below it joined by an underscore."""
+    keys = [getattr(entry, "key", getattr(entry, "idx", entry)) for entry in path]
+    return "_".join(str(key) for key in keys)

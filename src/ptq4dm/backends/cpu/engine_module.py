@@ -1,0 +1,66 @@
+"""EngineModule: a network that runs on an engine, with the call signature of the network it stands for."""
+
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from ptq4dm.backends.cpu.binding import BoundCall, answer, bind
+from ptq4dm.pipelines.denoiser import Call
+
+
+@dataclass(frozen=True)
+class ExecutedLayer:
+    """What an engine really ran for one quantized layer: its own node type, and whether that multiplies in INT8."""
+
+    layer: str
+    type: str
+    int8: bool
+    primitive: str = ""
+    precision: str = ""
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A graph on an engine. run: the bound tensors in, the flat outputs out; executed: what ran for each layer."""
+
+    run: Callable[[tuple[Tensor, ...]], list[Tensor]]
+    output_spec: pytree.TreeSpec
+    executed: tuple[ExecutedLayer, ...] = ()
+
+
+class EngineModule(nn.Module):
+    """Runs a network's calls on an engine; a call of another structure or picture size compiles a graph of its own.
+
+    Holds `network` only to compile from; `executed` tells what really ran in INT8. Lives on the CPU, in float32.
+    """
+
+    def __init__(self, network: nn.Module, example: Call, compile: Callable[[nn.Module, BoundCall], Compiled]):
+        super().__init__()
+        self.config = getattr(network, "config", None)
+        self.dtype, self.device = torch.float32, torch.device("cpu")
+        self.stands_for = (network,)  # in a tuple: its tensors are not parameters of this module
+        self.compile_graph = compile
+        self.graphs: dict[Hashable, Compiled] = {}
+        self.graph_of(bind(network, example))
+
+    def graph_of(self, bound: BoundCall) -> Compiled:
+        """The graph for calls like `bound`, compiled at the first of them. Raises BackendError."""
+        if bound.key not in self.graphs:
+            self.graphs[bound.key] = self.compile_graph(self.stands_for[0], bound)
+        return self.graphs[bound.key]
+
+    @property
+    def executed(self) -> tuple[ExecutedLayer, ...]:
+        """What the engine really ran for each quantized layer."""
+        return next(iter(self.graphs.values())).executed
+
+    @torch.no_grad()
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """The network's answer to this call, in float32 on the CPU. Raises BackendError if the call does not fit."""
+        bound = bind(self.stands_for[0], Call(args, kwargs))
+        graph = self.graph_of(bound)
+        return answer(graph.run(bound.tensors), graph.output_spec, bound.structured)
