@@ -1,6 +1,6 @@
 """The whole job as one paragraph: a pretrained diffusion model in, a faster INT8 model out."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +10,16 @@ from torch import Tensor, nn
 from ptq4dm.calibration.batches import calls_of_batches
 from ptq4dm.calibration.calibration_set import CalibrationSet
 from ptq4dm.calibration.collect import collect
-from ptq4dm.errors import CalibrationError
 from ptq4dm.pipelines.denoiser import Call
 from ptq4dm.pipelines.pipeline import Pipeline, open_pipeline
-from ptq4dm.quantization.facts import model_facts, range_facts
-from ptq4dm.quantization.plan import LayerPlan, make_plan
+from ptq4dm.quantization.facts import calibration_facts, model_facts, range_facts
+from ptq4dm.quantization.macs import count_macs
+from ptq4dm.quantization.plan import LayerPlan, float_by_method, make_plan
 from ptq4dm.quantization.quantized_model import QuantizedModel, example_call, with_denoiser
 from ptq4dm.quantization.rewrite import rewrite
+from ptq4dm.ranges.histograms import band_edges
 from ptq4dm.ranges.observe import observe
-from ptq4dm.ranges.range_table import choose_ranges
+from ptq4dm.ranges.range_table import RangeTable, choose_ranges
 from ptq4dm.recipe import Recipe, load_recipe
 
 CALIBRATION_SET = "calibration_set.safetensors"
@@ -50,21 +51,21 @@ def quantize(
     """
     recipe = load_recipe(recipe)
     pipeline = open_pipeline(model)
-    plan = make_plan(pipeline.denoiser, recipe.keep_float)
+    make_plan(pipeline.denoiser, recipe.keep_float)  # a wrong pattern is told before the long work
     if calibration_set is None:
         calibration_set = collect(pipeline, recipe.calibration, work, progress, pictures)
     calibration_set.check_model(pipeline)
-    calls = calibration_set.calls(OBSERVED_AT_ONCE)
-    network, plan, ranges = quantize_network(
-        pipeline.denoiser, plan, calls, recipe, len(calibration_set.timesteps), pipeline.num_train_timesteps, progress
-    )
+    calls = list(calibration_set.calls(OBSERVED_AT_ONCE))
+    span = (0.0, float(pipeline.num_train_timesteps))
+    network, plan, ranges = quantize_network(pipeline.denoiser, calls, span, recipe, progress)
     if work is not None:
         calibration_set.save(work / CALIBRATION_SET)
         ranges.save(work / RANGE_TABLE)
     facts = {
         "model": model_facts(pipeline.denoiser, pipeline),
-        "calibration": calibration_set.report(),
+        "calibration": calibration_facts(calibration_set, pipeline.num_train_timesteps),
         "activation_ranges": range_facts(ranges),
+        "float_by_method": float_by_method(pipeline.denoiser),
     }
     return QuantizedModel(network, with_denoiser(pipeline, network), example_call(pipeline), plan, recipe, facts)
 
@@ -88,12 +89,38 @@ def quantize_module(
         progress: show progress bars on stderr.
     """
     recipe = load_recipe(recipe)
+    make_plan(module, recipe.keep_float)
     calls = list(calls_of_batches(module, calibration_batches, timestep))
-    plan = make_plan(module, recipe.keep_float)
-    network, plan, ranges = quantize_network(module, plan, calls, recipe, len(calls), None, progress)
+    network, plan, ranges = quantize_network(module, calls, time_span(calls), recipe, progress)
     facts = {
         "model": model_facts(module, None),
-        "calibration": {"samples": len(calls), "source": "calls given by the caller"},
+        "calibration": {"calls": len(calls), "source": "calls given by the caller"},
         "activation_ranges": range_facts(ranges),
+        "float_by_method": float_by_method(module),
     }
     return QuantizedModel(network, None, calls[0][0], plan, recipe, facts)
+
+
+def quantize_network(
+    network: nn.Module,
+    calls: Sequence[tuple[Call, Tensor | None]],
+    span: tuple[float, float],
+    recipe: Recipe,
+    progress: bool = False,
+) -> tuple[nn.Module, tuple[LayerPlan, ...], RangeTable]:
+    """Plan, observe, choose ranges, rewrite: what is the same for a pipeline's denoiser and a bare module.
+
+    span: the lowest and highest time-step that the bands cover.
+    """
+    first = make_plan(network, recipe.keep_float)
+    layers = [layer.name for layer in first if layer.quantized]
+    statistics = observe(network, layers, calls, band_edges(recipe.ranges.bands, *span), progress)
+    ranges = choose_ranges(statistics, recipe.ranges, shown=progress)
+    plan = make_plan(network, recipe.keep_float, statistics, count_macs(network, calls[0][0]))
+    return rewrite(network, plan, ranges, recipe.weights, progress), plan, ranges
+
+
+def time_span(calls: Sequence[tuple[Call, Tensor | None]]) -> tuple[float, float]:
+    """The lowest and highest time-step of some calls; (0, 0), hence one band, if they have none."""
+    values = [float(end) for _, t in calls if t is not None for end in (t.min(), t.max())]
+    return (min(values), max(values)) if values else (0.0, 0.0)

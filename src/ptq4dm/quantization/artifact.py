@@ -22,10 +22,9 @@ from ptq4dm import files
 from ptq4dm.errors import ArtifactError, ModelError
 from ptq4dm.pipelines.denoiser import Call
 from ptq4dm.pipelines.pipeline import Pipeline
-from ptq4dm.quantization.layers import QuantizedLayer
+from ptq4dm.quantization.layers import QuantizedConv, QuantizedLayer, QuantizedLinear
 from ptq4dm.quantization.plan import LayerPlan
 from ptq4dm.quantization.quantized_model import QuantizedModel, example_call
-from ptq4dm.quantization.rewrite import empty_quantized_layer, set_submodule
 from ptq4dm.recipe import recipe_from_dict
 
 FORMAT_VERSION = 1
@@ -171,7 +170,10 @@ def fill(network: nn.Module, layers: list[str], tensors: dict[str, Tensor], fold
     for name in layers:
         if name not in modules:
             raise ArtifactError(f"{folder}: the network has no layer {name!r}, so this artifact is of another network")
-        set_submodule(network, name, empty_quantized_layer(modules[name]))
+        source = modules[name]
+        empty = QuantizedLinear(source) if isinstance(source, nn.Linear) else QuantizedConv(source)  # pyright: ignore[reportArgumentType]
+        owner, _, attribute = name.rpartition(".")
+        setattr(network.get_submodule(owner), attribute, empty)
     try:
         network.load_state_dict(tensors, strict=True)
     except RuntimeError as error:

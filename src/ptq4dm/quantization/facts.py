@@ -4,8 +4,12 @@ from typing import Any
 
 from torch import nn
 
+from ptq4dm.calibration.calibration_set import CalibrationSet
 from ptq4dm.pipelines.pipeline import Pipeline
 from ptq4dm.quantization.quantized_model import tensor_bytes
+from ptq4dm.ranges.range_table import RangeTable
+
+SHOWN_LAYERS = 6
 
 
 def model_facts(network: nn.Module, pipeline: Pipeline | None) -> dict[str, Any]:
@@ -19,3 +23,38 @@ def model_facts(network: nn.Module, pipeline: Pipeline | None) -> dict[str, Any]
     if pipeline is not None:
         facts |= {"fingerprint": pipeline.fingerprint, "picture_shape": list(pipeline.picture_shape)}
     return facts
+
+
+def calibration_facts(calibration_set: CalibrationSet, num_train_timesteps: int) -> dict[str, Any]:
+    """How the calibration set came about, with every drawn and visited time-step."""
+    return {
+        **calibration_set.facts,
+        "fingerprint": calibration_set.fingerprint,
+        "num_train_timesteps": num_train_timesteps,
+        "drawn_timesteps": calibration_set.drawn.tolist(),
+        "visited_timesteps": calibration_set.timesteps.tolist(),
+    }
+
+
+def range_facts(ranges: RangeTable) -> list[dict[str, Any]]:
+    """Activation ranges against time-step, of the layers whose range moves most relative to the one range chosen."""
+    rows = []
+    for name, bands in ranges.summary().items():
+        filled = [band for band in bands if band["min"] is not None and band["from"] is not None]
+        if len(filled) < 2:
+            continue
+        chosen = ranges.ranges[name]
+        row = {
+            "layer": name,
+            "t": [(band["from"] + band["to"]) / 2 for band in filled],
+            "min": [band["min"] for band in filled],
+            "max": [band["max"] for band in filled],
+            "p01": [band["percentiles"]["1"] for band in filled],
+            "p99": [band["percentiles"]["99"] for band in filled],
+            "low": chosen.low,
+            "high": chosen.high,
+        }
+        widths = [high - low for low, high in zip(row["p01"], row["p99"])]
+        rows.append((max(widths) / max(min(widths), 1e-12), row))
+    rows.sort(key=lambda item: -item[0])
+    return [row for _, row in rows[:SHOWN_LAYERS]]
