@@ -1,0 +1,143 @@
+"""Quantized layers as ONNX says them: QuantizeLinear, DequantizeLinear, and the float operation between.
+
+Each class runs in torch with the float meaning of its ONNX nodes (so that tracing sees true shapes) and has a
+`symbolic` with which torch's exporter writes the nodes. Reference: ONNX operators, QuantizeLinear-13,
+DequantizeLinear-13 (https://onnx.ai/onnx/operators/).
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ptq4dm.errors import BackendError
+from ptq4dm.numerics import fake_quantize
+from ptq4dm.quantization.layers import CONVOLUTIONS, QuantizedConv, QuantizedLayer, QuantizedLinear
+from ptq4dm.quantization.layers_qdq import OutputQuantized, replaced
+
+
+class QuantizeDequantize(torch.autograd.Function):
+    """x on the 256 levels of an unsigned 8-bit tensor: QuantizeLinear, DequantizeLinear."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
+        """(any shape) -> the same shape."""
+        return fake_quantize(x, scale, zero_point.to(x.dtype))
+
+    @staticmethod
+    def symbolic(g: Any, x: Any, scale: Any, zero_point: Any) -> Any:
+        """The two nodes; float to float, so the type of `x` holds."""
+        integers = g.op("QuantizeLinear", x, scale, zero_point)
+        return g.op("DequantizeLinear", integers, scale, zero_point).setType(x.type())
+
+
+class DequantizeWeight(torch.autograd.Function):
+    """INT8 weights as the floats that they stand for, one scale a channel of `axis`: DequantizeLinear."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, scale: Tensor, zero_point: Tensor, axis: int) -> Tensor:
+        """int8 -> float32, the same shape."""
+        shape = [-1 if index == axis else 1 for index in range(weight.dim())]
+        return weight.float() * scale.view(shape)
+
+    @staticmethod
+    def symbolic(g: Any, weight: Any, scale: Any, zero_point: Any, axis: int) -> Any:
+        """The node, of float type."""
+        sizes = weight.type().sizes()
+        node = g.op("DequantizeLinear", weight, scale, zero_point, axis_i=axis)
+        return node.setType(scale.type().with_sizes(sizes))
+
+
+class QdqLayer(nn.Module):
+    """What the ONNX forms of quantized layers hold: the layer's tensors, under the layer's own names."""
+
+    weight: Tensor
+    weight_scale: Tensor
+    weight_zero_point: Tensor
+    input_scale: Tensor
+    input_zero_point: Tensor
+    bias: Tensor | None
+
+    def __init__(self, source: QuantizedLayer, weight: Tensor):
+        super().__init__()
+        scale = source.weight_scale.detach().clone()
+        self.register_buffer("weight_zero_point", torch.zeros(scale.shape, dtype=torch.int8))
+        self.register_buffer("weight", weight.detach().clone())
+        self.register_buffer("weight_scale", scale)
+        self.register_buffer("input_scale", source.input_scale.detach().clone())
+        self.register_buffer("input_zero_point", source.input_zero_point.detach().clone())
+        self.register_buffer("bias", None if source.bias is None else source.bias.detach().clone())
+
+    def rounded_input(self, x: Tensor) -> Tensor:
+        """x as the layer sees it."""
+        return QuantizeDequantize.apply(x, self.input_scale, self.input_zero_point)  # type: ignore[return-value]
+
+    def float_weight(self, axis: int) -> Tensor:
+        """The weights as floats."""
+        return DequantizeWeight.apply(self.weight, self.weight_scale, self.weight_zero_point, axis)  # type: ignore[return-value]
+
+
+class QdqConv(QdqLayer):
+    """QuantizedConv: Q, DQ on its input, DQ on its weights (axis 0), Conv with a float bias."""
+
+    def __init__(self, source: QuantizedConv):
+        super().__init__(source, source.weight)
+        self.convolve = next(CONVOLUTIONS[kind] for kind in CONVOLUTIONS if source.convolve is CONVOLUTIONS[kind])
+        self.stride, self.padding, self.dilation = source.stride, source.padding, source.dilation
+        self.groups = source.groups
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, in, *spatial) -> (batch, out, *spatial)."""
+        x, weight = self.rounded_input(x), self.float_weight(0)
+        return self.convolve(x, weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
+
+
+class QdqLinear(QdqLayer):
+    """QuantizedLinear: Q, DQ on its input, DQ on its weights stored (in, out) (axis 1), MatMul, Add of a float bias."""
+
+    def __init__(self, source: QuantizedLinear):
+        super().__init__(source, source.weight.t().contiguous())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., in) -> (..., out)."""
+        y = torch.matmul(self.rounded_input(x), self.float_weight(1))
+        return y if self.bias is None else y + self.bias
+
+
+class QdqOutput(nn.Module):
+    """OutputQuantized: the layer, then Q, DQ on its output."""
+
+    output_scale: Tensor
+    output_zero_point: Tensor
+
+    def __init__(self, source: OutputQuantized):
+        super().__init__()
+        self.layer = qdq_form(source.layer)
+        self.register_buffer("output_scale", source.output_scale.detach().clone())
+        self.register_buffer("output_zero_point", source.output_zero_point.detach().clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """What the layer gives, on 256 levels."""
+        return QuantizeDequantize.apply(self.layer(x), self.output_scale, self.output_zero_point)  # type: ignore[return-value]
+
+
+def qdq_form(layer: nn.Module) -> nn.Module:
+    """The ONNX form of a quantized layer. Raises BackendError for one that has none."""
+    if isinstance(layer, OutputQuantized):
+        return QdqOutput(layer)
+    if isinstance(layer, QuantizedConv):
+        return QdqConv(layer)
+    if isinstance(layer, QuantizedLinear):
+        return QdqLinear(layer)
+    raise BackendError(f"a quantized layer of type {type(layer).__name__} has no ONNX form: use the backend 'simulated'")
+
+
+def with_qdq_layers(network: nn.Module) -> nn.Module:
+    """A copy of a quantized network with the ONNX form of every quantized layer in place."""
+    inner = {id(module.layer) for module in network.modules() if isinstance(module, OutputQuantized)}
+    layers = {
+        name: qdq_form(module)
+        for name, module in network.named_modules()
+        if isinstance(module, QuantizedLayer | OutputQuantized) and id(module) not in inner
+    }
+    return replaced(network, layers)

@@ -1,0 +1,112 @@
+"""The arithmetic `qdq`: convolutions whose outputs are rounded to 8 bits as well.
+
+ONNX Runtime's QLinearConv takes and gives 8-bit tensors, so a convolution that shall run in INT8 there needs an
+output scale of its own::
+
+    q_y = clamp(round(y / s_y) + z_y, 0, 255)
+
+with y the float output of the layer (`ptq4dm.numerics`). Its matrix products (MatMulIntegerToFloat) give float, so
+the outputs of linear layers are not rounded: that would cost accuracy and gain nothing.
+"""
+
+import copy
+from collections.abc import Iterable
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+
+from ptq4dm.numerics import fake_quantize
+from ptq4dm.pipelines.denoiser import Call
+from ptq4dm.quantization.layers import QuantizedConv, QuantizedLayer
+from ptq4dm.ranges.observe import observe
+from ptq4dm.ranges.range_table import choose_ranges
+from ptq4dm.recipe import RangeRecipe
+
+NARROW: Final = 8
+"""Channels below which a convolution has too few products for INT8 to gain anything (`conv_in`, `conv_out`)."""
+
+
+class OutputQuantized(nn.Module):
+    """A quantized layer whose output is rounded to 8 bits.
+
+    Buffers: `output_scale` float32 (); `output_zero_point` uint8 (). Child: `layer`, with buffers of its own.
+    """
+
+    output_scale: Tensor
+    output_zero_point: Tensor
+
+    def __init__(self, layer: QuantizedLayer):
+        super().__init__()
+        self.layer = layer
+        self.register_buffer("output_scale", torch.ones(()))
+        self.register_buffer("output_zero_point", torch.zeros((), dtype=torch.uint8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """What the layer takes -> what the layer gives, on 256 levels."""
+        y = self.layer(x)
+        return fake_quantize(y, self.output_scale.to(y.dtype), self.output_zero_point.to(y.dtype))
+
+
+class Watched(nn.Module):
+    """A layer with an empty module behind it, whose input is the layer's output: where a hook can see it."""
+
+    def __init__(self, layer: nn.Module):
+        super().__init__()
+        self.layer, self.output = layer, nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The layer's output."""
+        return self.output(self.layer(x))
+
+
+def round_outputs(
+    network: nn.Module, calls: Iterable[tuple[Call, Tensor | None]], recipe: RangeRecipe, shown: bool = False
+) -> nn.Module:
+    """A copy of a quantized network in the arithmetic `qdq`: ranges of outputs chosen over `calls` as those of inputs.
+
+    Beside each call stand its time-steps, or None. A layer that is never called keeps a float output. Raises
+    CalibrationError when there are no calls or an output is not finite.
+    """
+    names = rounded_names(network)
+    watched = replaced(network, {name: Watched(network.get_submodule(name)) for name in names})
+    statistics = observe(watched, [f"{name}.output" for name in names], calls, shown=shown)
+    table = choose_ranges(statistics, recipe, shown=shown)
+    rounded = with_rounded_outputs(network, [name for name in names if f"{name}.output" in table.ranges])
+    for name, chosen in table.ranges.items():
+        layer = rounded.get_submodule(name.removesuffix(".output"))
+        assert isinstance(layer, OutputQuantized)
+        layer.output_scale.fill_(chosen.scale)
+        layer.output_zero_point.fill_(chosen.zero_point)
+    return rounded
+
+
+def with_rounded_outputs(network: nn.Module, names: Iterable[str]) -> nn.Module:
+    """A copy of a quantized network with an empty OutputQuantized around each named layer, for loading into."""
+    wrapped = {}
+    for name in names:
+        layer = network.get_submodule(name)
+        assert isinstance(layer, QuantizedLayer)
+        wrapped[name] = OutputQuantized(copy.deepcopy(layer))
+    return replaced(network, wrapped)
+
+
+def rounded_names(network: nn.Module) -> list[str]:
+    """The quantized layers whose outputs the arithmetic `qdq` rounds."""
+    return [name for name, module in network.named_modules() if isinstance(module, QuantizedConv) and worth_int8(module)]
+
+
+def worth_int8(layer: QuantizedConv) -> bool:
+    """Whether a convolution is wide enough for INT8, and pairs its input channels within one kernel tap.
+
+    With an odd number of channels a group, ONNX Runtime's int16 pairs cross taps, so that no weights are safe
+    without VNNI. Other convolutions run in float, on the same rounded inputs and weights: the same numbers.
+    """
+    channels = layer.in_channels // layer.groups
+    return channels >= NARROW and channels % 2 == 0 and layer.out_channels // layer.groups >= NARROW
+
+
+def replaced(network: nn.Module, modules: dict[str, nn.Module]) -> nn.Module:
+    """A copy of `network` with other modules under some names (all the names that a shared module has)."""
+    substitutes = {id(network.get_submodule(name)): module for name, module in modules.items()}
+    return copy.deepcopy(network, dict(substitutes))
