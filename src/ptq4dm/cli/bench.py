@@ -1,0 +1,51 @@
+"""Time the float network in every engine here and the INT8 one, alternating in one run: ratios with their spread."""
+
+import argparse
+from pathlib import Path
+
+from ptq4dm.cli.options import add_backend, add_json, note, positive, show
+from ptq4dm.evaluation.environment import environment
+from ptq4dm.evaluation.evaluate import check_pair
+from ptq4dm.evaluation.measure import network_speed, prepare_engines, sampling_speed
+from ptq4dm.evaluation.text import speed_lines
+from ptq4dm.files import write_json
+from ptq4dm.pipelines.pipeline import open_pipeline
+from ptq4dm.quantization.artifact import load
+from ptq4dm.quantization.quantized_model import example_call
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of this verb."""
+    parser.add_argument("model", help="an artifact's folder")
+    parser.add_argument("--float", dest="float_model", help="the float model (default: the one it was made from)")
+    parser.add_argument("--batch", type=positive, default=8, help="pictures in a call (default 8)")
+    parser.add_argument("--rounds", type=positive, default=12, help="alternating rounds (default 12)")
+    parser.add_argument("--pictures", type=positive, help="also time drawing so many pictures end to end (DDIM-50)")
+    parser.add_argument("--out", type=Path, help="save the results as JSON too")
+    add_backend(parser)
+    add_json(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Measure and print."""
+    shown = not args.json
+    model = load(args.model)
+    pipeline = open_pipeline(args.float_model or model.facts["model"]["name"])
+    check_pair(model, pipeline)
+    example = example_call(pipeline, args.batch)
+    deployed = model.to_module(args.backend)
+    engine = str(deployed.ptq4dm_backend)
+    engines = prepare_engines(pipeline.denoiser, {engine: lambda: deployed}, example)
+    data = {"call": network_speed(engines.networks, example, model.plan, args.rounds, shown)}
+    if args.pictures:
+        seeds = range(args.pictures)
+        data["sampling"] = sampling_speed(engines.networks, pipeline, "ddim", 50, seeds, args.batch, shown=shown)
+    data |= {"memory": {"rows": engines.memory}, "environment": environment(), "notes": engines.notes}
+    if args.out:
+        write_json(args.out, data)
+    lines = [f"one network call of {args.batch} pictures", *speed_lines(data["call"])]
+    if args.pictures:
+        lines += [data["sampling"]["what"], *speed_lines(data["sampling"])]
+    for line in engines.notes:
+        note(line)
+    show(args, data, "\n".join(lines))
