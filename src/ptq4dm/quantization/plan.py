@@ -127,4 +127,4 @@ def check_patterns(patterns: Sequence[str], names: Sequence[str]) -> None:
     for pattern in patterns:
         if not any(covers(pattern, name) for name in names):
             near = difflib.get_close_matches(pattern, names, n=3, cutoff=0.4) or list(names[:3])
-            raise RecipeError(f"keep_float pattern {pattern!r} matches no layer: did you mean one of {', '.join(near)}?")
+            raise RecipeError(f"keep_float pattern {pattern!r} matches no layer: did you mean {' or '.join(near)}?")

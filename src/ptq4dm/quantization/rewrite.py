@@ -1,0 +1,73 @@
+"""Rewrite a network: a copy in which the planned layers are quantized. The original is not touched."""
+
+import copy
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from ptq4dm.errors import CalibrationError
+from ptq4dm.progress import progress
+from ptq4dm.quantization.bias import bias_correction, per_output
+from ptq4dm.quantization.layers import QuantizedConv, QuantizedLayer, QuantizedLinear
+from ptq4dm.quantization.plan import LayerPlan, layer_names
+from ptq4dm.quantization.weights import quantize_weight
+from ptq4dm.ranges.histograms import LayerStatistics
+from ptq4dm.ranges.range_table import RangeTable
+from ptq4dm.ranges.search import InputRange
+from ptq4dm.recipe import WeightRecipe
+
+
+def rewrite(
+    network: nn.Module, plan: Sequence[LayerPlan], ranges: RangeTable, weights: WeightRecipe, shown: bool = False
+) -> nn.Module:
+    """A copy of `network` with a QuantizedConv or QuantizedLinear for every layer that the plan quantizes.
+
+    A module registered under several names becomes one quantized layer under the same names. Training mode, device
+    and everything else stay as they are. Raises CalibrationError for a planned layer without a range, ModelError for
+    weights that are not finite.
+    """
+    aliases = layer_names(network)
+    planned = [item.name for item in plan if item.quantized]
+    quantized = {}
+    with progress("rounding weights", len(planned), shown) as advance:
+        for name in planned:
+            if name not in ranges.ranges:
+                raise CalibrationError(f"layer {name} has no range: plan with the statistics of that table")
+            layer = network.get_submodule(name)
+            quantized[name] = quantize_layer(layer, name, ranges.ranges[name], ranges.statistics[name], weights)
+            advance(1)
+    replaced = {id(network.get_submodule(name)): layer for name, layer in quantized.items()}
+    result = copy.deepcopy(network, dict(replaced))
+    for name, layer in quantized.items():
+        for alias in aliases[name]:
+            owner, _, attribute = alias.rpartition(".")
+            setattr(result.get_submodule(owner), attribute, layer)
+    return result
+
+
+def quantize_layer(
+    layer: nn.Module, name: str, chosen: InputRange, statistics: LayerStatistics, recipe: WeightRecipe
+) -> QuantizedLayer:
+    """The quantized form of one convolution or linear layer: weights rounded, ranges set, bias corrected."""
+    weight: Tensor = layer.weight.detach()  # type: ignore[assignment,operator]
+    new = QuantizedLinear(layer) if isinstance(layer, nn.Linear) else QuantizedConv(layer)  # type: ignore[arg-type]
+    groups = getattr(layer, "groups", 1)
+    importance = per_output(error_weight(statistics, recipe), weight.shape[0], groups) if recipe.weighted else None
+    integers, scale = quantize_weight(weight, recipe.portable, importance, name)
+    new.to(weight.device)
+    new.weight.copy_(integers)
+    new.weight_scale.copy_(scale)
+    new.input_scale.fill_(chosen.scale)
+    new.input_zero_point.fill_(chosen.zero_point)
+    bias = layer.bias
+    if isinstance(bias, Tensor):
+        new.bias = bias.detach().float()
+        if recipe.bias_correction:
+            new.bias += bias_correction(weight, integers, scale, statistics.channel_mean(), groups)
+    return new.train(layer.training)
+
+
+def error_weight(statistics: LayerStatistics, recipe: WeightRecipe) -> Tensor:
+    """How much an error in each input channel's weights costs: E[x**2], or Var[x] where the mean is taken back."""
+    moment = statistics.channel_second_moment()
+    return (moment - statistics.channel_mean().square()).clamp(min=0) if recipe.bias_correction else moment

@@ -1,0 +1,114 @@
+"""Watch the inputs of layers while a network runs, from outside, with hooks."""
+
+from collections.abc import Iterable, Iterator, Sequence, Sized
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ptq4dm.errors import CalibrationError
+from ptq4dm.pipelines.denoiser import Call
+from ptq4dm.progress import progress
+from ptq4dm.ranges.histograms import ONE_BAND, Histogram, LayerStatistics, band_of
+
+
+class Observer:
+    """Histograms of the inputs of layers; set `timesteps` before each call of the network."""
+
+    def __init__(self, edges: Sequence[float]):
+        self.edges = tuple(edges)
+        self.timesteps: Tensor | None = None
+        self.histograms: dict[str, Histogram] = {}
+
+    def watch(self, name: str, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Count one input of `layer`; raises CalibrationError if it is not finite."""
+        x = (args[0] if args else kwargs["input"]).detach().float()
+        rows = as_rows(x, channels_last=isinstance(layer, nn.Linear))
+        timesteps, band = self.rows_of(name, len(rows))
+        if not bool(torch.isfinite(rows).all()):
+            bad = ~torch.isfinite(rows).flatten(1).all(1).cpu()
+            where = "" if timesteps is None else f" at time-step {float(timesteps[bad][0]):g}"
+            raise CalibrationError(
+                f"the input of layer {name} is NaN or infinite{where}: the float network itself overflows there; "
+                "check its weights, its dtype (try float32) and the calibration inputs"
+            )
+        if name not in self.histograms:
+            self.histograms[name] = Histogram(self.edges, rows.shape[1])
+        self.histograms[name].add(rows, band.to(rows.device))
+
+    def rows_of(self, name: str, rows: int) -> tuple[Tensor | None, Tensor]:
+        """The time-step (None if unknown) and the band of each of `rows` rows that entered layer `name`."""
+        if self.timesteps is None:
+            return None, torch.zeros(rows, dtype=torch.int64)
+        timesteps = self.timesteps.detach().cpu().double().reshape(-1)
+        if rows % len(timesteps) == 0:
+            timesteps = timesteps.repeat_interleave(rows // len(timesteps))
+        elif len(band_of(timesteps, self.edges).unique()) == 1:
+            timesteps = timesteps[:1].expand(rows)
+        else:
+            raise CalibrationError(
+                f"layer {name} got {rows} rows for {len(timesteps)} samples of different time-steps, so they cannot be "
+                "told apart: calibrate with one time-step a call, or with bands = 1"
+            )
+        return timesteps, band_of(timesteps, self.edges)
+
+
+@contextmanager
+def observing(network: nn.Module, layers: Sequence[str], edges: Sequence[float]) -> Iterator[Observer]:
+    """Hook the named layers of `network`; on leaving, the hooks are gone."""
+    observer = Observer(edges)
+    modules = {name: network.get_submodule(name) for name in layers}
+
+    def hook(name: str) -> Any:
+        return lambda layer, args, kwargs: observer.watch(name, layer, args, kwargs)
+
+    handles = [module.register_forward_pre_hook(hook(name), with_kwargs=True) for name, module in modules.items()]
+    try:
+        yield observer
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def observe(
+    network: nn.Module,
+    layers: Sequence[str],
+    calls: Iterable[tuple[Call, Tensor | None]],
+    bands: Sequence[float] | None = None,
+    shown: bool = True,
+) -> dict[str, LayerStatistics]:
+    """Run `calls` through `network` (in eval mode, no gradients) and return statistics of the inputs of `layers`.
+
+    Beside each call stand the (B,) time-steps of its samples, or None. bands: rising edges of the bands of
+    time-steps (`band_edges`), None for one band. A layer that was never called is absent from the result. Raises
+    CalibrationError when there are no calls or an input is not finite.
+    """
+    total = len(calls) if isinstance(calls, Sized) else None
+    modes = {module: module.training for module in network.modules()}
+    samples = 0
+    network.eval()
+    try:
+        with (
+            observing(network, layers, bands or ONE_BAND) as observer,
+            progress("watching activations", total, shown) as advance,
+            torch.no_grad(),
+        ):
+            for call, timesteps in calls:
+                observer.timesteps = timesteps
+                network(*call.args, **call.kwargs)
+                samples += 1
+                advance(1)
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+    if not samples:
+        raise CalibrationError("there are no calibration calls: give at least one sample")
+    return {name: observer.histograms[name].finish() for name in layers if name in observer.histograms}
+
+
+def as_rows(x: Tensor, channels_last: bool) -> Tensor:
+    """(batch, channels, *spatial), or (batch, ..., channels), as (batch, channels, positions)."""
+    if x.dim() == 1:
+        x = x.unsqueeze(0)
+    return x.reshape(len(x), -1, x.shape[-1]).transpose(1, 2) if channels_last else x.flatten(2)

@@ -1,0 +1,163 @@
+"""RangeTable: how every layer's input is quantized, and the statistics that say so. Immutable, saved, fingerprinted."""
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ptq4dm.errors import ArtifactError, CalibrationError
+from ptq4dm.files import fingerprint, read_tensors, write_tensors
+from ptq4dm.numerics import ACTIVATION_MAX
+from ptq4dm.progress import progress
+from ptq4dm.ranges.histograms import BINS, LayerStatistics
+from ptq4dm.ranges.metrics import make_metric
+from ptq4dm.ranges.mixture import mixture_of
+from ptq4dm.ranges.search import InputRange, search_range
+from ptq4dm.recipe import RangeRecipe, plain
+
+FORMAT_VERSION = 1
+SUMMARY_PERCENTILES = (0.1, 1.0, 50.0, 99.0, 99.9)
+
+
+@dataclass(frozen=True)
+class RangeTable:
+    """Per layer the InputRange chosen and the LayerStatistics behind it; `facts`: how it was chosen (plain JSON data)."""
+
+    ranges: Mapping[str, InputRange]
+    statistics: Mapping[str, LayerStatistics]
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the ranges, the statistics and the facts."""
+        return fingerprint(to_tensors(self), header(self))
+
+    def save(self, path: Path) -> None:
+        """Write one safetensors file, all histograms in it, whole or not at all."""
+        metadata = {"format": "ptq4dm-ranges", "version": str(FORMAT_VERSION), "header": json.dumps(header(self))}
+        write_tensors(path, to_tensors(self), metadata)
+
+    @staticmethod
+    def load(path: Path) -> "RangeTable":
+        """Read what `save` wrote. Raises ArtifactError if it is damaged, foreign or of a newer format."""
+        tensors, metadata = read_tensors(path)
+        if metadata.get("format") != "ptq4dm-ranges":
+            raise ArtifactError(f"{path} is no range table: give a file that RangeTable.save wrote")
+        if metadata.get("version") != str(FORMAT_VERSION):
+            raise ArtifactError(
+                f"{path} has range-table format {metadata.get('version')!r}, this ptq4dm reads {FORMAT_VERSION}: "
+                "use the ptq4dm that wrote it, or calibrate again"
+            )
+        try:
+            head = json.loads(metadata["header"])
+            ranges = {name: checked_range(InputRange(**item["range"])) for name, item in head["layers"].items()}
+            statistics = {name: to_statistics(name, item, tensors) for name, item in head["layers"].items()}
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            raise ArtifactError(f"{path} is damaged ({error!r}): calibrate again") from error
+        return RangeTable(ranges, statistics, head["facts"])
+
+    def summary(self) -> dict[str, list[dict[str, Any]]]:
+        """Per layer, per band of time-steps: its edges, min, max and percentiles of the input (None where empty)."""
+        return {name: summary_of(item) for name, item in self.statistics.items()}
+
+
+def choose_ranges(
+    statistics: Mapping[str, LayerStatistics],
+    recipe: RangeRecipe,
+    band_weights: Tensor | Sequence[float] | None = None,
+    levels: int = ACTIVATION_MAX,
+    shown: bool = False,
+) -> RangeTable:
+    """Choose every layer's range by the recipe's metric, over the samples as collected.
+
+    With `band_weights` (bands,), the share of each band under another law of t, that law is evaluated without
+    collecting again. Raises RecipeError for a metric that is not accepted, CalibrationError for a band without data.
+    """
+    metric = make_metric(recipe.metric, recipe.metric_options)
+    weights = None if band_weights is None else torch.as_tensor(band_weights, dtype=torch.float64)
+    if weights is not None and not bool((torch.isfinite(weights) & (weights >= 0)).all()):
+        raise CalibrationError(f"band weights {weights.tolist()} should be finite and not negative")
+    ranges = {}
+    with progress("choosing ranges", len(statistics), shown) as advance:
+        for name, item in statistics.items():
+            ranges[name] = search_range(mixture_of(item, weights), metric, levels)
+            advance(1)
+    facts = {
+        **plain(dataclasses.asdict(recipe)),
+        "levels": levels,
+        "band_weights": None if weights is None else weights.tolist(),
+    }
+    return RangeTable(ranges, dict(statistics), facts)
+
+
+def header(table: RangeTable) -> dict[str, Any]:
+    """All of a table that is no tensor, as plain JSON data."""
+    layers = {
+        name: {
+            "range": dataclasses.asdict(chosen),
+            "exponent": table.statistics[name].exponent,
+            "first_bin": filled_bins(table.statistics[name].counts)[0],
+        }
+        for name, chosen in table.ranges.items()
+    }
+    return {"layers": layers, "facts": plain(dict(table.facts))}
+
+
+def to_tensors(table: RangeTable) -> dict[str, Tensor]:
+    """The statistics as tensors; of the counts only the bins between the first and the last that are filled."""
+    tensors = {}
+    for name in table.ranges:
+        item = table.statistics[name]
+        first, last = filled_bins(item.counts)
+        counts = item.counts[:, first:last]
+        small = not counts.numel() or int(counts.max()) < 2**32
+        tensors[f"{name}.counts"] = (counts.to(torch.uint32) if small else counts).contiguous()
+        tensors[f"{name}.edges"] = torch.tensor(item.edges, dtype=torch.float64)
+        for key in ("low", "high", "channel_sum", "channel_square", "positions"):
+            tensors[f"{name}.{key}"] = getattr(item, key)
+    return tensors
+
+
+def to_statistics(name: str, item: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> LayerStatistics:
+    """Undo `to_tensors` for one layer."""
+    parts = {key: tensors[f"{name}.{key}"] for key in ("low", "high", "channel_sum", "channel_square", "positions")}
+    edges = tuple(tensors[f"{name}.edges"].tolist())
+    compact = tensors[f"{name}.counts"].to(torch.int64)
+    counts = torch.zeros(len(edges) - 1, BINS, dtype=torch.int64)
+    counts[:, item["first_bin"] : item["first_bin"] + compact.shape[1]] = compact
+    return LayerStatistics(edges, item["exponent"], counts, **parts)
+
+
+def checked_range(chosen: InputRange) -> InputRange:
+    """Refuse a range that no layer can use."""
+    if not (math.isfinite(chosen.scale) and chosen.scale > 0 and isinstance(chosen.zero_point, int)):
+        raise ValueError(f"scale {chosen.scale!r}, zero point {chosen.zero_point!r}")
+    return chosen
+
+
+def filled_bins(counts: Tensor) -> tuple[int, int]:
+    """First filled bin and one past the last; (0, 0) if all are empty."""
+    filled = counts.sum(0).nonzero().squeeze(1)
+    return (int(filled[0]), int(filled[-1]) + 1) if len(filled) else (0, 0)
+
+
+def summary_of(item: LayerStatistics) -> list[dict[str, Any]]:
+    """One row a band: low and high edge, min, max, percentiles as plain numbers."""
+    rows: list[dict[str, Any]] = []
+    for index in range(item.bands):
+        edges = [edge if math.isfinite(edge) else None for edge in item.edges[index : index + 2]]
+        row: dict[str, Any] = {"from": edges[0], "to": edges[1], "min": None, "max": None, "percentiles": None}
+        if int(item.positions[index]) > 0:
+            only = torch.zeros(item.bands, dtype=torch.float64)
+            only[index] = 1
+            mixture = mixture_of(item, only)
+            percentiles = {f"{percent:g}": mixture.quantile(percent / 100) for percent in SUMMARY_PERCENTILES}
+            row.update(min=mixture.low, max=mixture.high, percentiles=percentiles)
+        rows.append(row)
+    return rows
