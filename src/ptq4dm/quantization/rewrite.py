@@ -61,7 +61,7 @@ def quantize_layer(
     new.input_zero_point.fill_(chosen.zero_point)
     bias = layer.bias
     if isinstance(bias, Tensor):
-        new.bias = bias.detach().float()
+        new.bias = bias.detach().float().clone()  # the float layer keeps its own
         if recipe.bias_correction:
             new.bias += bias_correction(weight, integers, scale, statistics.channel_mean(), groups)
     return new.train(layer.training)

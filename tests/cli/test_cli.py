@@ -1,0 +1,116 @@
+"""The command line as a user meets it: one line for a mistake, exit code 2, nothing half-written."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from tiny import tiny_pipeline
+
+from ptq4dm.cli.main import main
+
+RECIPE = "[calibration]\nsamples = 4\nsteps = 3\nbatch_size = 4\n"
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cli")
+    tiny_pipeline().save_pretrained(folder / "float")
+    (folder / "tiny.toml").write_text(RECIPE)
+    assert main(["quantize", str(folder / "float"), "--out", str(folder / "int8"), "--recipe", str(folder / "tiny.toml"),
+                 "--json"]) == 0  # fmt: skip
+    return folder
+
+
+def printed(capsys, *arguments):
+    code = main([str(argument) for argument in arguments])
+    out, err = capsys.readouterr()
+    assert code == 0, err
+    return json.loads(out)
+
+
+def refused(capsys, *arguments):
+    assert main([str(argument) for argument in arguments]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    lines = err.strip().split("\n")
+    assert len(lines) == 1 and lines[0].startswith("ptq4dm: error: "), err
+    return lines[0]
+
+
+def test_inspect_lists_every_layer(place, capsys):
+    data = printed(capsys, "inspect", place / "int8", "--json")
+    assert data["layers"] == len(data["plan"]) and data["quantized"] > 10
+    assert all(layer["quantized"] or layer["reason"] for layer in data["plan"])
+    assert main(["inspect", str(place / "int8")]) == 0
+    assert "conv_in" in capsys.readouterr().out
+
+
+def test_sample_draws_the_same_pictures_for_the_same_seed(place, capsys, tmp_path):
+    common = ["--count", 3, "--steps", 3, "--backend", "simulated", "--seed", 5, "--json"]
+    data = printed(capsys, "sample", place / "int8", "--out", tmp_path / "a.png", *common)
+    assert data["pictures"] == 3 and data["backend"] == "simulated"
+    printed(capsys, "sample", place / "int8", "--out", tmp_path / "b.png", *common)
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+
+
+def test_sample_draws_with_the_float_model_too(place, capsys, tmp_path):
+    data = printed(capsys, "sample", place / "float", "--float", "--out", tmp_path / "f.png", "--count", 2, "--steps", 2,
+                   "--scheduler", "euler", "--json")  # fmt: skip
+    assert data["backend"] == "float" and (tmp_path / "f.png").stat().st_size > 100
+
+
+def test_zoo_names_the_built_in_model(capsys):
+    assert [row["name"] for row in printed(capsys, "zoo", "--json")["models"]] == ["emoji-32"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["quantize", "{place}/none", "--out", "{tmp}/a"], "no model"),
+        (["quantize", "{place}", "--out", "{tmp}/a"], "model_index.json"),
+        (["quantize", "{place}/int8", "--out", "{tmp}/a"], "ptq4dm.load"),
+        (["quantize", "{place}/float", "--out", "{tmp}/a", "--recipe", "w9a9"], "no recipe 'w9a9'"),
+        (["quantize", "{place}/float", "--out", "{place}/float"], "will not replace"),
+        (["quantize", "{place}/float", "--out", "/proc/nowhere/a", "--recipe", "{place}/tiny.toml"], "/proc/nowhere"),
+        (["quantize", "{place}/float", "--out", "{tmp}/a", "--device", "warp9"], "--device 'warp9'"),
+        (["sample", "{place}/float", "--out", "{tmp}/a.png"], "no ptq4dm.json"),
+        (["sample", "{place}/int8", "--out", "{tmp}/a.png", "--scheduler", "magic"], "magic"),
+        (["sample", "{place}/int8", "--out", "{tmp}/a.png", "--backend", "tpu"], "no backend 'tpu'"),
+        (["report", "{tmp}"], "results.json"),
+        (["evaluate", "{place}/int8", "--float", "{place}/none", "--out", "{tmp}/r"], "no model"),
+    ],
+)
+def test_a_mistake_is_one_line_and_leaves_nothing(place, capsys, tmp_path, arguments, says):
+    line = refused(capsys, *[item.format(place=place, tmp=tmp_path) for item in arguments])
+    assert says in line
+    assert [path for path in tmp_path.iterdir() if not path.name.endswith(".work")] == []
+
+
+def test_ctrl_c_leaves_no_artifact_and_the_run_resumes(place, tmp_path):
+    (tmp_path / "long.toml").write_text("[calibration]\nsamples = 400\nsteps = 100\nbatch_size = 4\n")
+    command = [sys.executable, "-m", "ptq4dm.cli.main", "quantize", str(place / "float"), "--out", str(tmp_path / "int8"),
+               "--recipe", str(tmp_path / "long.toml")]  # fmt: skip
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": "src"})
+    work = tmp_path / "int8.work"
+    deadline = time.time() + 120
+    while not list(work.rglob("chunk-*")) and time.time() < deadline:
+        assert process.poll() is None, process.stderr.read() if process.stderr else ""
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and "Traceback" not in err
+    assert not (tmp_path / "int8").exists()
+    assert list(work.rglob("chunk-*.safetensors")), "finished chunks are kept, so that the next run goes on"
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+@pytest.mark.parametrize("arguments", [[], ["fly"], ["sample"], ["sample", "x", "--count", "0"], ["quantize", "x"]])
+def test_usage_mistakes_exit_with_2(arguments, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    assert stopped.value.code == 2
+    assert "Traceback" not in capsys.readouterr().err

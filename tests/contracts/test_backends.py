@@ -1,0 +1,110 @@
+"""What every backend must do. A new backend joins by a row in `ptq4dm.backends.registry`."""
+
+import pytest
+import torch
+from tiny import tiny_pipeline
+
+import ptq4dm
+from ptq4dm.backends.registry import BACKENDS, find_backend
+from ptq4dm.errors import BackendError
+
+ARITHMETIC = {"simulated": "float-out"} | {name: b.arithmetic for name, b in BACKENDS.items() if name != "simulated"}
+
+
+@pytest.fixture(scope="module")
+def models():
+    pipe = tiny_pipeline((32, 64))
+    recipe = ptq4dm.load_recipe("w8a8").replace(calibration={"samples": 8, "steps": 4, "batch_size": 8})
+    return {
+        name: ptq4dm.quantize(pipe, recipe.replace(arithmetic=name)) for name in sorted(set(ARITHMETIC.values()))
+    }
+
+
+@pytest.fixture(params=sorted(BACKENDS))
+def backend(request, models):
+    model = models[ARITHMETIC[request.param]]
+    return model, model.to_module(request.param)
+
+
+def inputs(batch, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(batch, 3, 16, 16, generator=generator), torch.randint(0, 1000, (batch,), generator=generator)
+
+
+def distance(a, b):
+    return float((a.double() - b.double()).norm() / b.double().norm())
+
+
+def test_it_is_no_farther_from_the_simulated_network_than_float32_is_from_float64(backend):
+    model, module = backend
+    x_t, t = inputs(16)
+    with torch.no_grad():
+        simulated = model.network(x_t, t).sample
+        exact = model.network.double()(x_t.double(), t).sample
+        model.network.float()
+        got = module(x_t, t).sample
+    assert got.shape == simulated.shape and got.dtype == torch.float32
+    assert distance(got, simulated) <= 2.0 * distance(simulated, exact) + 1e-6
+
+
+def test_any_batch(backend):
+    _, module = backend
+    x_t, t = inputs(5)
+    with torch.no_grad():
+        whole = module(x_t, t).sample
+        parts = torch.cat([module(x_t[i : i + 1], t[i : i + 1]).sample for i in range(5)])
+    assert whole.shape == parts.shape and distance(parts, whole) < 0.02
+
+
+def test_the_timestep_is_an_input_in_every_form(backend):
+    _, module = backend
+    x_t, _ = inputs(2)
+    with torch.no_grad():
+        many = module(x_t, torch.tensor([40, 40])).sample
+        assert torch.equal(module(x_t, 40).sample, many)
+        assert torch.equal(module(x_t, torch.tensor(40)).sample, many)
+        assert distance(module(x_t, 900).sample, many) > 1e-3
+
+
+def test_it_has_the_call_signature_of_the_float_network(backend):
+    _, module = backend
+    x_t, t = inputs(2)
+    with torch.no_grad():
+        by_name = module(sample=x_t, timestep=t, return_dict=True).sample
+        as_tuple = module(x_t, t, return_dict=False)
+        assert isinstance(as_tuple, tuple) and torch.equal(as_tuple[0], by_name)
+        with pytest.raises(TypeError):
+            module(x_t, t, no_such_argument=1)
+
+
+def test_it_does_not_change_its_input(backend):
+    _, module = backend
+    x_t, t = inputs(2)
+    kept = x_t.clone()
+    with torch.no_grad():
+        first = module(x_t, t).sample.clone()
+        module(torch.zeros_like(x_t), t)
+        assert torch.equal(x_t, kept)
+        assert torch.equal(module(x_t, t).sample, first)
+
+
+def test_it_draws_inside_the_users_own_pipeline(backend, models):
+    model, module = backend
+    pipe = model.to_pipeline(module.ptq4dm_backend)
+    pictures = pipe(batch_size=2, num_inference_steps=2, output_type="np", generator=torch.Generator().manual_seed(0))
+    assert pictures.images.shape == (2, 16, 16, 3)
+
+
+def test_another_arithmetic_is_refused_by_name(models):
+    for name, arithmetic in ARITHMETIC.items():
+        other = "qdq" if arithmetic == "float-out" else "float-out"
+        if name != "simulated":
+            with pytest.raises(BackendError, match=f"backend '{name}' computes the arithmetic '{arithmetic}'"):
+                find_backend(name, other)
+
+
+def test_auto_takes_an_engine_of_the_artifacts_own_arithmetic(models):
+    for arithmetic, model in models.items():
+        module = model.to_module("auto")
+        assert module.ptq4dm_backend in [n for n, a in ARITHMETIC.items() if a == arithmetic or n == "simulated"]
+        assert any("ms a call" in note for note in module.ptq4dm_notes)

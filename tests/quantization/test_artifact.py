@@ -1,0 +1,183 @@
+"""The artifact: what is saved comes back to the bit; what is damaged, foreign or newer is refused in one line."""
+
+import json
+
+import diffusers
+import pytest
+import torch
+from diffusers import UNet2DModel
+from safetensors.torch import load_file, save_file
+from tiny import tiny_pipeline
+from torch import nn
+
+import ptq4dm
+from ptq4dm.errors import ArtifactError
+from ptq4dm.quantization.layers import QuantizedConv, QuantizedLinear
+from ptq4dm.quantization.quantized_model import tensor_bytes
+
+QUICK = ptq4dm.load_recipe("w8a8").replace(calibration={"samples": 6, "steps": 4, "batch_size": 6})
+
+
+@pytest.fixture(scope="module")
+def model():
+    return ptq4dm.quantize(tiny_pipeline(), QUICK)
+
+
+@pytest.fixture()
+def folder(model, tmp_path):
+    return model.save(tmp_path / "artifact")
+
+
+def call(network):
+    x_t = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        return network(x_t, torch.tensor([3, 700])).sample
+
+
+def test_what_is_saved_comes_back_to_the_bit(model, folder):
+    loaded = ptq4dm.load(folder)
+    assert torch.equal(call(loaded.network), call(model.network))
+    assert loaded.plan == model.plan and loaded.recipe == model.recipe
+    assert loaded.facts == json.loads(json.dumps(model.facts))
+    again = loaded.save(folder.with_name("again"))
+    for file in ("ptq4dm.json", "model_index.json", "unet/config.json", "scheduler/scheduler_config.json"):
+        assert (again / file).read_bytes() == (folder / file).read_bytes(), file
+    weights = "unet/diffusion_pytorch_model.safetensors"  # its header's order of keys is the library's affair
+    old, new = load_file(folder / weights), load_file(again / weights)
+    assert old.keys() == new.keys() and all(torch.equal(old[name], new[name]) for name in old)
+
+
+def test_the_folder_is_a_diffusers_pipeline_with_int8_weights(folder):
+    index = json.loads((folder / "model_index.json").read_text())
+    assert index["_class_name"] == "DDPMPipeline" and index["unet"] == ["diffusers", "UNet2DModel"]
+    config = json.loads((folder / "unet" / "config.json").read_text())
+    assert config["quantization_config"]["quant_method"] == "ptq4dm"
+    assert config["quantization_config"]["format_version"] == 1
+    tensors = load_file(folder / "unet" / "diffusion_pytorch_model.safetensors")
+    layers = config["quantization_config"]["layers"]
+    assert layers and all(tensors[f"{name}.weight"].dtype == torch.int8 for name in layers)
+    scheduler = diffusers.DDPMScheduler.from_pretrained(folder / "scheduler")
+    assert scheduler.config.num_train_timesteps == 1000
+
+
+def test_the_float_pipeline_is_left_as_it_was():
+    pipe = tiny_pipeline()
+    before = {name: tensor.clone() for name, tensor in pipe.unet.state_dict().items()}
+    network = pipe.unet
+    ptq4dm.quantize(pipe, QUICK)
+    assert pipe.unet is network
+    assert all(torch.equal(before[name], tensor) for name, tensor in pipe.unet.state_dict().items())
+
+
+@pytest.mark.parametrize(("shape", "least"), [("ddpm-cifar10", 3.9), ("emoji-32", 3.8)])
+def test_size(shape, least):
+    """INT8 weights and float rest of the two shapes that the README names."""
+    cifar = dict(
+        block_out_channels=(128, 256, 256, 256),
+        layers_per_block=2,
+        down_block_types=("DownBlock2D", "AttnDownBlock2D", "DownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "UpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
+    )
+    emoji = dict(
+        block_out_channels=(64, 128, 192),
+        layers_per_block=1,
+        down_block_types=("DownBlock2D", "DownBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
+    )
+    network = UNet2DModel(sample_size=32, **(cifar if shape == "ddpm-cifar10" else emoji))
+    float_bytes = tensor_bytes(network)
+    for name, layer in list(network.named_modules()):
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            owner, _, attribute = name.rpartition(".")
+            kind = QuantizedLinear if isinstance(layer, nn.Linear) else QuantizedConv
+            setattr(network.get_submodule(owner), attribute, kind(layer))
+    assert float_bytes / tensor_bytes(network) >= least
+
+
+def test_truncated_weights(folder):
+    path = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(ArtifactError, match="is damaged or no safetensors file"):
+        ptq4dm.load(folder)
+
+
+def test_tampered_weights(folder):
+    path = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(bytes(data))
+    with pytest.raises(ArtifactError, match="is not what was saved"):
+        ptq4dm.load(folder)
+
+
+def test_weights_of_somebody_else(folder):
+    path = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    save_file(load_file(path), path)
+    with pytest.raises(ArtifactError, match="is not what was saved"):
+        ptq4dm.load(folder)
+
+
+def edit(path, **changes):
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def test_a_newer_format(folder):
+    edit(folder / "ptq4dm.json", format_version=99)
+    with pytest.raises(ArtifactError, match="format_version = 99, this ptq4dm reads up to 1: pip install -U ptq4dm"):
+        ptq4dm.load(folder)
+
+
+@pytest.mark.parametrize("version", [0, "1", None])
+def test_a_format_that_is_no_version(folder, version):
+    edit(folder / "ptq4dm.json", format_version=version)
+    with pytest.raises(ArtifactError, match="is no version"):
+        ptq4dm.load(folder)
+
+
+def test_layers_of_another_network(folder):
+    edit(folder / "ptq4dm.json", layers=["encoder.0"])
+    with pytest.raises(ArtifactError, match="has no layer 'encoder.0'"):
+        ptq4dm.load(folder)
+
+
+def test_folders_that_are_no_artifact(tmp_path):
+    with pytest.raises(ArtifactError, match="no folder"):
+        ptq4dm.load(tmp_path / "none")
+    tiny_pipeline().save_pretrained(tmp_path / "float")
+    with pytest.raises(ArtifactError, match=r"has no ptq4dm.json, so it is no quantized model"):
+        ptq4dm.load(tmp_path / "float")
+
+
+def test_a_float_verb_refuses_an_artifact(folder):
+    with pytest.raises(ptq4dm.PTQ4DMError, match=r"ptq4dm\.load"):
+        ptq4dm.open_pipeline(folder)
+
+
+class Score(nn.Module):
+    """A score network with an argument of its own name."""
+
+    def __init__(self, seed=0):
+        super().__init__()
+        torch.manual_seed(seed)
+        self.net = nn.Sequential(nn.Conv1d(3, 8, 3, padding=1), nn.SiLU(), nn.Conv1d(8, 2, 3, padding=1))
+
+    def forward(self, x, *, sigma):
+        return self.net(torch.cat([x, sigma.log()[:, None, None].expand(-1, 1, x.shape[2])], dim=1))
+
+
+def test_a_bare_module_is_quantized_saved_and_loaded(tmp_path):
+    score = Score().eval()
+    generator = torch.Generator().manual_seed(3)
+    batches = [((torch.randn(4, 2, 9, generator=generator) * s,), {"sigma": torch.full((4,), s)}) for s in (0.1, 1.0, 5.0)]
+    model = ptq4dm.quantize_module(score, batches, timestep="sigma")
+    x, sigma = torch.randn(5, 2, 9, generator=generator), torch.full((5,), 1.0)
+    fast = model.to_module("simulated")
+    with torch.no_grad():
+        expected, got = score(x, sigma=sigma), fast(x, sigma=sigma)
+    assert 0 < (got - expected).norm() / expected.norm() < 0.05
+    folder = model.save(tmp_path / "bare")
+    loaded = ptq4dm.load(folder, module=Score(seed=9).eval())
+    with torch.no_grad():
+        assert torch.equal(loaded.network(x, sigma=sigma), got)
+    with pytest.raises(ArtifactError, match="holds a bare module"):
+        ptq4dm.load(folder)
