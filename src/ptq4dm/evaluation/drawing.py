@@ -1,0 +1,59 @@
+"""Draw many pictures in chunks that survive an interruption."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ptq4dm.errors import ArtifactError, EvaluationError
+from ptq4dm.files import exclusive, fingerprint, read_tensors, write_tensors
+from ptq4dm.pipelines.pipeline import Pipeline
+from ptq4dm.pipelines.sampling import sample
+from ptq4dm.progress import progress
+
+
+def draw_resumable(
+    network: nn.Module,
+    pipeline: Pipeline,
+    sampler: str,
+    steps: int,
+    seeds: Sequence[int],
+    batch_size: int,
+    folder: Path,
+    identity: Any,
+    shown: bool = False,
+    chunk: int = 128,
+) -> Tensor:
+    """Pictures (n, c, h, w) in [0, 1] of `seeds`, drawn chunk by chunk into `folder`; chunks found there are read.
+
+    identity: JSON data that says which model on which backend draws; a chunk drawn by another model, or with another
+    sampler, is refused. Raises ArtifactError, EvaluationError.
+    """
+    if not seeds or chunk < 1:
+        raise EvaluationError(f"{len(seeds)} pictures in chunks of {chunk}: both should be at least 1")
+    parts = []
+    with exclusive(folder / "chunks"), progress("pictures", len(seeds), shown) as advance:
+        for index, first in enumerate(range(0, len(seeds), chunk)):
+            own = list(seeds[first : first + chunk])
+            key = fingerprint({}, identity, sampler, steps, own, dict(pipeline.scheduler.config))
+            path = folder / f"chunk-{index:04d}.safetensors"
+            pictures = read_chunk(path, key)
+            if pictures is None:
+                config, shape = pipeline.scheduler.config, pipeline.picture_shape
+                pictures = sample(network, sampler, config, shape, own, steps, batch_size, shown=False)
+                write_tensors(path, {"pictures": pictures}, {"key": key})
+            parts.append(pictures)
+            advance(len(own))
+    return torch.cat(parts)
+
+
+def read_chunk(path: Path, key: str) -> Tensor | None:
+    """The pictures of a chunk, None if it is not drawn yet. Raises ArtifactError if it is damaged or another's."""
+    if not path.exists():
+        return None
+    tensors, metadata = read_tensors(path)
+    if metadata.get("key") != key or "pictures" not in tensors:
+        raise ArtifactError(f"{path} was drawn with another model, sampler or seeds: name a new folder or remove it")
+    return tensors["pictures"]

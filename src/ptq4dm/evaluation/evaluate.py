@@ -1,0 +1,158 @@
+"""Evaluate a quantized model against its float model, and save everything that the report shows.
+
+A results folder holds:
+
+    results.json            plain data, `format_version` 1; a section that was not measured is null
+        model, recipe, plan, calibration, activation_ranges    what the model is and how it was made
+        executed            which nodes the engine ran in INT8
+        size, memory        bytes of the tensors; rise of resident memory while an engine is built and called once
+        fidelity            call level (means, curve over t), picture level, of the deployed and the simulated network
+        layers              relative L2 of each quantized layer on the float layer's input
+        distribution        distances from the data, with n, paired intervals and the smallest detectable difference
+        speed               alternating times of one call, ratios with intervals, the predicted limit
+        pictures            the sheets, seeds, sampler
+        environment, commands, notes
+    float.png, int8.png     the pictures, same seeds, in sheets of tiles
+    pictures.safetensors    the same, raw: `float`, `int8`, `simulated` (n, c, h, w) in [0, 1]
+
+`results.json` is written last and whole.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from torch import Tensor, nn
+
+from ptq4dm.errors import EvaluationError
+from ptq4dm.evaluation.environment import environment
+from ptq4dm.evaluation.fidelity import compare_calls
+from ptq4dm.evaluation.layer_errors import layer_errors
+from ptq4dm.evaluation.measure import ROUNDS, network_speed, prepare_engines
+from ptq4dm.evaluation.sections import SIMULATED, aims, commands, distributions, executed, fidelity, find_extractors
+from ptq4dm.evaluation.sheet import write_sheet
+from ptq4dm.files import exclusive, write_json, write_tensors
+from ptq4dm.pipelines.pipeline import Pipeline
+from ptq4dm.pipelines.sampling import sample
+from ptq4dm.quantization.quantized_model import QuantizedModel, example_call
+from ptq4dm.quantization.summary import summary
+
+FORMAT_VERSION: Final = 1
+RESULTS: Final = "results.json"
+SPEED_BATCH: Final = 8
+
+
+def evaluate(
+    model: QuantizedModel,
+    pipeline: Pipeline,
+    out: Path,
+    *,
+    pictures: int = 16,
+    steps: int = 50,
+    sampler: str = "ddim",
+    batch_size: int = 16,
+    seed: int = 1_000_000,
+    seeds: Sequence[int] | None = None,
+    backend: str = "auto",
+    features: bool = False,
+    inception: Path | None = None,
+    reference: Tensor | None = None,
+    speed_rounds: int = ROUNDS,
+    artifact: Path | None = None,
+    shown: bool = True,
+) -> dict[str, Any]:
+    """Compare a quantized model with its float model at equal seeds and write a results folder.
+
+    Args:
+        model: the quantized model. pipeline: the float model that it was made from.
+        out: the folder to write.
+        pictures, seed: that many pictures, of the seeds `seed`, `seed` + 1, ... `seeds`: or these.
+        steps, sampler, batch_size: how they are drawn.
+        backend: where the quantized network runs; `auto` takes the fastest.
+        features: measure distances from the data too, on the offline extractor.
+        inception: a local weights file of the standard Inception network, to measure on it as well.
+        reference: the data, (n, c, h, w) in [0, 1]; a built-in model knows its own.
+        speed_rounds: rounds of alternating timing; 0 leaves speed and memory out.
+        artifact: the saved model's folder, to be named in the commands.
+
+    Raises PTQ4DMError: another float model than the artifact's, an unwritable folder, a bare module, a bad setting.
+    """
+    seeds = list(seeds) if seeds is not None else list(range(seed, seed + pictures))
+    check_pair(model, pipeline)
+    out = Path(out)
+    with exclusive(out):
+        extractors, notes = find_extractors(features, inception)
+        deployed: Any = model.to_module(backend)  # carries its backend's name and notes
+        engine = str(deployed.ptq4dm_backend)
+        notes += [str(line) for line in deployed.ptq4dm_notes]
+        networks = {"int8": deployed} if engine == SIMULATED else {"int8": deployed, SIMULATED: model.network}
+        walk = compare_calls(pipeline, networks, sampler, steps, seeds, batch_size, shown)
+        drawn = {"float": walk.pictures}
+        for name, network in networks.items():
+            config, shape = pipeline.scheduler.config, pipeline.picture_shape
+            drawn[name] = sample(network, sampler, config, shape, seeds, steps, batch_size, shown)
+        speed, memory = None, None
+        if speed_rounds:
+            speed, memory, more = measured_speed(model, pipeline, deployed, engine, speed_rounds, shown)
+            notes += more
+        columns = min(8, len(seeds))
+        out.mkdir(parents=True, exist_ok=True)
+        write_sheet(out / "float.png", drawn["float"], columns)
+        write_sheet(out / "int8.png", drawn["int8"], columns)
+        write_tensors(out / "pictures.safetensors", drawn)
+        sizes = summary(model)
+        _, height, width = pipeline.picture_shape
+        results = {
+            "format_version": FORMAT_VERSION,
+            "model": {**model.facts["model"], "artifact": str(artifact) if artifact else None},
+            "recipe": model.recipe.to_dict(),
+            "calibration": model.facts.get("calibration"),
+            "activation_ranges": model.facts.get("activation_ranges"),
+            "plan": [dataclasses.asdict(layer) for layer in model.plan],
+            "executed": executed(deployed, engine),
+            "size": {key: sizes[key] for key in ("float_bytes", "int8_bytes", "ratio")},
+            "memory": memory,
+            "fidelity": fidelity(walk, drawn, engine, sampler, steps, extractors) | aims(pipeline.name, sampler, steps),
+            "layers": layer_errors(pipeline.denoiser, model.network, model.plan, walk.calls),
+            "distribution": distributions(extractors, features, drawn, pipeline.name, reference, notes, shown),
+            "speed": speed,
+            "pictures": {
+                "float": "float.png",
+                "int8": "int8.png",
+                "tile": [width, height],
+                "columns": columns,
+                "count": len(seeds),
+                "seeds": seeds,
+                "sampler": sampler,
+                "steps": steps,
+            },
+            "environment": environment(),
+            "commands": commands(model, pipeline, artifact, len(seeds), steps, sampler, engine, features, seeds[0]),
+            "notes": notes,
+        }
+        write_json(out / RESULTS, results)
+    return results
+
+
+def check_pair(model: QuantizedModel, pipeline: Pipeline) -> None:
+    """Refuse to compare with a float model that the quantized one was not made from. Raises EvaluationError."""
+    if model.pipeline is None:
+        raise EvaluationError("this model was quantized from a bare module, which draws no pictures by itself")
+    made_from = model.facts["model"].get("fingerprint")
+    if made_from and made_from != pipeline.fingerprint:
+        raise EvaluationError(
+            f"{pipeline.name} (fingerprint {pipeline.fingerprint}) is not the float model that the artifact was made "
+            f"from ({model.facts['model']['name']}, {made_from}): give that one"
+        )
+
+
+def measured_speed(
+    model: QuantizedModel, pipeline: Pipeline, deployed: nn.Module, engine: str, rounds: int, shown: bool
+) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
+    """The sections `speed` and `memory`, and notes on engines that are not here."""
+    example = example_call(pipeline, SPEED_BATCH)
+    engines = prepare_engines(pipeline.denoiser, {engine: lambda: model.to_module(engine)}, example)
+    engines.networks[engine, "INT8"] = deployed
+    speed = network_speed(engines.networks, example, model.plan, rounds, shown)
+    return speed, {"rows": engines.memory}, engines.notes

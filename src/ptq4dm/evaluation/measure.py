@@ -1,0 +1,150 @@
+"""The sections `speed` and `memory` of results.json: every engine on the user's own machine, in one run."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import torch
+from torch import nn
+
+from ptq4dm.evaluation.baselines import EAGER, float_engines
+from ptq4dm.evaluation.hardware import peak_memory, reset_peak_memory, resident_memory, this_processor
+from ptq4dm.evaluation.speed import alternate, fastest, predicted_limit, speedup, spread
+from ptq4dm.pipelines.denoiser import Call
+from ptq4dm.pipelines.pipeline import Pipeline
+from ptq4dm.pipelines.sampling import sample
+from ptq4dm.quantization.plan import LayerPlan
+
+ROUNDS: Final = 12
+FP32, INT8 = "FP32", "INT8"
+Contestants = dict[tuple[str, str], nn.Module]
+"""Networks by (engine, precision)."""
+
+
+@dataclass(frozen=True)
+class Engines:
+    """Networks ready to be timed. memory: rows of the section `memory`; notes: what could not be measured, and why."""
+
+    networks: Contestants
+    memory: list[dict[str, Any]]
+    notes: list[str]
+
+
+def prepare_engines(network: nn.Module, int8: Mapping[str, Callable[[], nn.Module]], example: Call) -> Engines:
+    """Build the float network on every engine here and the INT8 ones given by engine name, watching the memory.
+
+    The memory of an engine is how far the resident memory of the process rises while it is built and called once.
+    """
+    memory: list[dict[str, Any]] = []
+
+    def watched(label: str, build: Callable[[], nn.Module]) -> nn.Module:
+        allowed = reset_peak_memory()
+        before = resident_memory()
+        module = build()
+        with torch.no_grad():
+            module(*example.args, **example.kwargs)
+        if allowed and before:
+            memory.append({"name": label, "peak_bytes": max(0, peak_memory() - before)})
+        return module
+
+    engines, notes = float_engines(
+        network, example, lambda name, build: watched(f"float, {'PyTorch eager' if name == EAGER else name}", build)
+    )
+    networks: Contestants = {(name, FP32): module for name, module in engines.items()}
+    for name, build in int8.items():
+        networks[name, INT8] = watched(f"INT8, {name}", build)
+    return Engines(networks, memory, notes)
+
+
+def network_speed(
+    networks: Contestants, example: Call, plan: Sequence[LayerPlan], rounds: int = ROUNDS, shown: bool = False
+) -> dict[str, Any]:
+    """Time one call of each network, alternating, as the section `speed`."""
+
+    def caller(module: nn.Module) -> Callable[[], Any]:
+        return lambda: module(*example.args, **example.kwargs)
+
+    with torch.no_grad():
+        times = alternate({label(key): caller(module) for key, module in networks.items()}, rounds, shown=shown)
+    return {
+        "batch": len(example.args[0]),
+        "what": "one network call",
+        **speed_tables({key: times[label(key)] for key in networks}, rounds),
+        "predicted_limit": limit_of(plan),
+    }
+
+
+def sampling_speed(
+    networks: Contestants,
+    pipeline: Pipeline,
+    sampler: str,
+    steps: int,
+    seeds: Sequence[int],
+    batch_size: int,
+    rounds: int = 3,
+    shown: bool = False,
+) -> dict[str, Any]:
+    """Time drawing the same pictures with each network end to end, alternating: `rows` and `ratios` as in `speed`."""
+
+    def drawer(module: nn.Module) -> Callable[[], Any]:
+        config, shape = pipeline.scheduler.config, pipeline.picture_shape
+        return lambda: sample(module, sampler, config, shape, seeds, steps, batch_size, shown=False)
+
+    drawers = {label(key): drawer(module) for key, module in networks.items()}
+    times = alternate(drawers, rounds, warm_up=1, shown=shown)
+    tables = speed_tables({key: times[label(key)] for key in networks}, rounds)
+    for row in tables["rows"]:
+        row |= {"pictures": len(seeds), "steps": steps}
+    return {"batch": batch_size, "what": f"{len(seeds)} pictures, {sampler} in {steps} steps", **tables}
+
+
+def speed_tables(times: Mapping[tuple[str, str], Sequence[float]], rounds: int) -> dict[str, Any]:
+    """Threads, rows and ratios of alternating times by (engine, precision)."""
+    rows = []
+    for (engine, precision), values in times.items():
+        taken = spread(values)
+        row = {"engine": engine, "precision": precision}
+        row |= {"seconds_median": taken.median, "seconds_low": taken.low, "seconds_high": taken.high}
+        if (EAGER, FP32) in times:
+            row["ratio_to_eager"] = speedup(times[EAGER, FP32], values).median
+        rows.append(row)
+    return {
+        "threads": torch.get_num_threads(),
+        "rounds": rounds,
+        "spread": f"quartiles of {rounds} alternating rounds; ratios: 95 % interval of the median of paired rounds",
+        "rows": rows,
+        "ratios": ratios_of(times),
+    }
+
+
+def ratios_of(times: Mapping[tuple[str, str], Sequence[float]]) -> list[dict[str, Any]]:
+    """The fastest INT8 network against every float one, paired by round; the fastest float one is marked."""
+    int8 = {key: values for key, values in times.items() if key[1] == INT8}
+    floats = {key: values for key, values in times.items() if key[1] == FP32}
+    if not int8 or not floats:
+        return []
+    contestant = times[fastest(int8)]
+    best = fastest(floats)
+    ratios = []
+    for key, values in floats.items():
+        ratio = speedup(values, contestant)
+        name = "against diffusers eager" if key[0] == EAGER else f"against FP32 in {key[0]}"
+        row = {"name": name, "baseline": key[0], "value": ratio.median, "low": ratio.low, "high": ratio.high}
+        ratios.append({**row, "fastest_float": key == best})
+    return ratios
+
+
+def limit_of(plan: Sequence[LayerPlan]) -> dict[str, Any] | None:
+    """Multiply-adds a sample, their share in INT8, the processor's ratio and the gain they allow; None if unknown."""
+    counted = [layer for layer in plan if layer.macs is not None]
+    macs = sum(layer.macs or 0 for layer in counted)
+    ratio = this_processor().int8_ratio
+    if not macs or ratio is None:
+        return None
+    share = sum(layer.macs or 0 for layer in counted if layer.quantized) / macs
+    return {"macs": macs, "int8_share": share, "processor_ratio": ratio, "limit": predicted_limit(share, ratio)}
+
+
+def label(key: tuple[str, str]) -> str:
+    """Engine and precision as one name."""
+    return " ".join(key)

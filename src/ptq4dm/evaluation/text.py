@@ -1,0 +1,69 @@
+"""Results as a few lines for a terminal."""
+
+from typing import Any
+
+
+def results_text(results: dict[str, Any]) -> str:
+    """The figures of results.json that a person wants first."""
+    lines = [*fidelity_lines(results.get("fidelity")), *distribution_lines(results.get("distribution"))]
+    size = results.get("size")
+    if size:
+        lines.append(f"size      {size['int8_bytes'] / 1e6:.2f} MB, {size['ratio']:.2f}x smaller than float")
+    lines += speed_lines(results.get("speed"))
+    return "\n".join([*lines, *[f"note: {line}" for line in results.get("notes") or []]])
+
+
+def fidelity_lines(fidelity: dict[str, Any] | None) -> list[str]:
+    """Call and picture level, with the floor beside each figure that has one."""
+    if not fidelity:
+        return []
+    call, pictures = fidelity["call"], fidelity["pictures"]
+    floors = fidelity.get("floors") or {}
+    lines = [
+        f"call      {100 * call['relative_l2_mean']:.2f} % relative L2{beside(floors, 'relative_l2_mean', 100, ' %')}, "
+        f"PSNR {decibels(call['psnr_mean'])}{beside(floors, 'psnr_mean')}",
+        f"pictures  PSNR {decibels(pictures['psnr_mean'])}{beside(floors, 'pictures_psnr_mean')} "
+        f"(n = {pictures['n']}, {fidelity['sampler']} in {fidelity['steps']} steps, {fidelity['backend']})",
+    ]
+    if pictures.get("perceptual_mean") is not None:
+        lines.append(f"          {pictures['perceptual_name']} {pictures['perceptual_mean']:.4f}")
+    return lines
+
+
+def distribution_lines(distribution: dict[str, Any] | None) -> list[str]:
+    """One line a measure: float, INT8, the difference with its interval."""
+    if not distribution:
+        return []
+    return [
+        f"data      {row['measure']}: float {row['float']:.4g}, INT8 {row['int8']:.4g}, "
+        f"difference {row['difference']:+.3g} [{row['low']:+.3g}, {row['high']:+.3g}]"
+        for row in distribution["rows"]
+    ]
+
+
+def speed_lines(speed: dict[str, Any] | None) -> list[str]:
+    """Times by engine, ratios with intervals, the predicted limit."""
+    if not speed:
+        return []
+    lines = [
+        f"speed     {row['engine']} {row['precision']}: {1000 * row['seconds_median']:.1f} ms "
+        f"({1000 * row['seconds_low']:.1f} to {1000 * row['seconds_high']:.1f})"
+        for row in speed["rows"]
+    ]
+    lines += [
+        f"          INT8 {r['name']}: {r['value']:.2f}x ({r['low']:.2f} to {r['high']:.2f})" for r in speed["ratios"]
+    ]
+    limit = speed.get("predicted_limit")
+    if limit:
+        lines.append(f"          predicted limit: {limit['limit']:.2f}x ({100 * limit['int8_share']:.1f} % in INT8)")
+    return lines
+
+
+def decibels(value: float | None) -> str:
+    """A PSNR in words."""
+    return "infinite (identical)" if value is None else f"{value:.2f} dB"
+
+
+def beside(floors: dict[str, float], key: str, factor: float = 1.0, unit: str = " dB") -> str:
+    """The floor of a figure in brackets, if there is one."""
+    return f" (floor {factor * floors[key]:.4g}{unit})" if key in floors else ""
