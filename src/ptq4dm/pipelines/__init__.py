@@ -1,0 +1,1 @@
+"""Where a diffusion model comes in, and the loop that draws pictures with it."""

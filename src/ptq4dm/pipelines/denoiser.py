@@ -3,6 +3,12 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+from diffusers.utils import BaseOutput
+from torch import Tensor, nn
+
+from ptq4dm.errors import ModelError
+
 
 @dataclass(frozen=True)
 class Call:
@@ -10,3 +16,32 @@ class Call:
 
     args: tuple[Any, ...] = ()
     kwargs: dict[str, Any] = field(default_factory=dict)
+
+
+@torch.no_grad()
+def predict(network: nn.Module, x_t: Tensor, timestep: Tensor) -> Tensor:
+    """Call the network without gradients: ε_θ(x_t, t), shape (batch, channels, height, width).
+
+    x_t: (batch, channels, height, width). timestep: 0-d or (batch,). Raises ModelError if no tensor comes out.
+    """
+    return output_tensor(network(x_t, timestep))
+
+
+def output_tensor(output: Any) -> Tensor:
+    """Take the tensor out of what a denoiser returns: a tensor, a tuple that starts with one, or `.sample`."""
+    if isinstance(output, BaseOutput):
+        output = output.to_tuple()
+    first = output[0] if isinstance(output, tuple) and output else output
+    if not isinstance(first, Tensor):
+        raise ModelError(
+            f"the network returned {type(output).__name__}: it should return a tensor, or one in `.sample`"
+        )
+    return first
+
+
+def placement(network: nn.Module) -> tuple[torch.device, torch.dtype]:
+    """Where a network computes and in which float type: those of its first float tensor; CPU float32 if it has none."""
+    for tensor in (*network.parameters(), *network.buffers()):
+        if tensor.is_floating_point():
+            return tensor.device, tensor.dtype
+    return torch.device("cpu"), torch.float32

@@ -1,0 +1,1 @@
+"""The built-in pretrained model, its card and its data."""

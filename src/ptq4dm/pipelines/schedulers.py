@@ -1,0 +1,47 @@
+"""Schedulers by name, built from a pipeline's own scheduler so that betas and prediction type stay the model's."""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from diffusers import (
+    DDIMScheduler,
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    PNDMScheduler,
+    SchedulerMixin,
+    UniPCMultistepScheduler,
+)
+
+from ptq4dm.errors import RecipeError
+
+SCHEDULERS: Final[dict[str, type]] = {
+    "ddpm": DDPMScheduler,
+    "ddim": DDIMScheduler,
+    "pndm": PNDMScheduler,
+    "dpmsolver++": DPMSolverMultistepScheduler,
+    "unipc": UniPCMultistepScheduler,
+    "euler": EulerDiscreteScheduler,
+}
+FIXED: Final[dict[str, dict[str, Any]]] = {"dpmsolver++": {"algorithm_type": "dpmsolver++"}}
+"""What a name promises, whatever the pipeline's own scheduler says."""
+FEWEST_STEPS: Final[dict[type, int]] = {PNDMScheduler: 4}
+"""PNDM starts with Runge-Kutta steps over four time-steps."""
+
+
+def make_scheduler(name: str, config: Mapping[str, Any]) -> SchedulerMixin:
+    """Build the scheduler called `name` from the config of a pipeline's scheduler. Raises RecipeError.
+
+    Settings that the wanted class does not know (or that belong to another) are left at its defaults.
+    """
+    if name not in SCHEDULERS:
+        raise RecipeError(f"unknown scheduler {name!r}: accepted are {', '.join(SCHEDULERS)}")
+    return SCHEDULERS[name].from_config(dict(config), **FIXED.get(name, {}))
+
+
+def set_steps(scheduler: Any, steps: int) -> None:
+    """Choose the time-steps that `scheduler` will visit. Raises RecipeError if it cannot make `steps` steps."""
+    fewest, most = FEWEST_STEPS.get(type(scheduler), 1), int(scheduler.config.num_train_timesteps)
+    if not fewest <= steps <= most:
+        raise RecipeError(f"steps = {steps}: {type(scheduler).__name__} takes {fewest} to {most}")
+    scheduler.set_timesteps(steps)
