@@ -14,6 +14,7 @@ from ptq4dm.pipelines.denoiser import Call
 from ptq4dm.pipelines.pipeline import Pipeline, open_pipeline
 from ptq4dm.quantization.facts import calibration_facts, model_facts, range_facts
 from ptq4dm.quantization.macs import count_macs
+from ptq4dm.quantization.layers_qdq import round_outputs
 from ptq4dm.quantization.plan import LayerPlan, float_by_method, make_plan
 from ptq4dm.quantization.quantized_model import QuantizedModel, example_call, with_denoiser
 from ptq4dm.quantization.rewrite import rewrite
@@ -117,7 +118,10 @@ def quantize_network(
     statistics = observe(network, layers, calls, band_edges(recipe.ranges.bands, *span), progress)
     ranges = choose_ranges(statistics, recipe.ranges, shown=progress)
     plan = make_plan(network, recipe.keep_float, statistics, count_macs(network, calls[0][0]))
-    return rewrite(network, plan, ranges, recipe.weights, progress), plan, ranges
+    quantized = rewrite(network, plan, ranges, recipe.weights, progress)
+    if recipe.arithmetic == "qdq":
+        quantized = round_outputs(quantized, calls, recipe.ranges, progress)
+    return quantized, plan, ranges
 
 
 def time_span(calls: Sequence[tuple[Call, Tensor | None]]) -> tuple[float, float]:

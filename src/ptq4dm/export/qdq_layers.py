@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ptq4dm.errors import BackendError
 from ptq4dm.numerics import fake_quantize
 from ptq4dm.quantization.layers import CONVOLUTIONS, QuantizedConv, QuantizedLayer, QuantizedLinear
-from ptq4dm.quantization.layers_qdq import OutputQuantized, replaced
+from ptq4dm.quantization.layers_qdq import OutputQuantized, quantized_names, replaced
 
 
 class QuantizeDequantize(torch.autograd.Function):
@@ -129,15 +129,11 @@ def qdq_form(layer: nn.Module) -> nn.Module:
         return QdqConv(layer)
     if isinstance(layer, QuantizedLinear):
         return QdqLinear(layer)
-    raise BackendError(f"a quantized layer of type {type(layer).__name__} has no ONNX form: use the backend 'simulated'")
+    raise BackendError(
+        f"a quantized layer of type {type(layer).__name__} has no ONNX form: use the backend 'simulated'"
+    )
 
 
 def with_qdq_layers(network: nn.Module) -> nn.Module:
     """A copy of a quantized network with the ONNX form of every quantized layer in place."""
-    inner = {id(module.layer) for module in network.modules() if isinstance(module, OutputQuantized)}
-    layers = {
-        name: qdq_form(module)
-        for name, module in network.named_modules()
-        if isinstance(module, QuantizedLayer | OutputQuantized) and id(module) not in inner
-    }
-    return replaced(network, layers)
+    return replaced(network, {name: qdq_form(network.get_submodule(name)) for name in quantized_names(network)})

@@ -34,7 +34,7 @@ def trace_to_onnx(network: nn.Module, bound: BoundCall, path: Path) -> TracedGra
     traceable, tensors = Traceable(network, bound).eval(), for_tracing(bound)
     count = len(traceable(*tensors))
     outputs = tuple(f"output_{index}" for index in range(count)) if count > 1 else ("output",)
-    dynamic = {name: {0: "batch"} for name, tensor in zip(bound.names, tensors, strict=True) if tensor.dim()}
+    dynamic = {name: {0: f"batch_of_{name}"} for name, x in zip(bound.names, tensors, strict=True) if x.dim()}
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the tracer warns of every shape that a network checks in Python
@@ -44,7 +44,7 @@ def trace_to_onnx(network: nn.Module, bound: BoundCall, path: Path) -> TracedGra
                 str(path),
                 input_names=list(bound.names),
                 output_names=list(outputs),
-                dynamic_axes={**dynamic, **{name: {0: "batch"} for name in outputs}},
+                dynamic_axes={**dynamic, **{name: {0: f"batch_of_{name}"} for name in outputs}},
                 opset_version=OPSET,
                 dynamo=False,
             )

@@ -22,7 +22,8 @@ from ptq4dm import files
 from ptq4dm.errors import ArtifactError, ModelError
 from ptq4dm.pipelines.denoiser import Call
 from ptq4dm.pipelines.pipeline import Pipeline
-from ptq4dm.quantization.layers import QuantizedConv, QuantizedLayer, QuantizedLinear
+from ptq4dm.quantization.layers import QuantizedConv, QuantizedLinear
+from ptq4dm.quantization.layers_qdq import OutputQuantized, quantized_names
 from ptq4dm.quantization.plan import LayerPlan
 from ptq4dm.quantization.quantized_model import QuantizedModel, example_call
 from ptq4dm.recipe import recipe_from_dict
@@ -35,7 +36,7 @@ BARE_WEIGHTS = "module.safetensors"
 
 def write_artifact(model: QuantizedModel, folder: Path) -> Path:
     """Write `model` to `folder`, whole or not at all. Raises ArtifactError if it cannot be written."""
-    quantized = [name for name, module in model.network.named_modules() if isinstance(module, QuantizedLayer)]
+    quantized = quantized_names(model.network)
     header = {"quant_method": "ptq4dm", "format_version": FORMAT_VERSION, "arithmetic": model.recipe.arithmetic}
     tensors = model.network.state_dict()
     with files.new_folder(folder) as building:
@@ -173,7 +174,8 @@ def fill(network: nn.Module, layers: list[str], tensors: dict[str, Tensor], fold
         source = modules[name]
         empty = QuantizedLinear(source) if isinstance(source, nn.Linear) else QuantizedConv(source)  # pyright: ignore[reportArgumentType]
         owner, _, attribute = name.rpartition(".")
-        setattr(network.get_submodule(owner), attribute, empty)
+        rounded = f"{name}.output_scale" in tensors  # the arithmetic `qdq`
+        setattr(network.get_submodule(owner), attribute, OutputQuantized(empty) if rounded else empty)
     try:
         network.load_state_dict(tensors, strict=True)
     except RuntimeError as error:

@@ -5,7 +5,8 @@ output scale of its own::
 
     q_y = clamp(round(y / s_y) + z_y, 0, 255)
 
-with y the float output of the layer (`ptq4dm.numerics`). Its matrix products (MatMulIntegerToFloat) give float, so
+with y the float output of the layer (`ptq4dm.numerics`). The bias is added to the int32 sums, so it is a multiple of
+s_x * s_w (Jacob et al., CVPR 2018, Eq. 11). ONNX Runtime's matrix products (MatMulIntegerToFloat) give float, so
 the outputs of linear layers are not rounded: that would cost accuracy and gain nothing.
 """
 
@@ -25,6 +26,9 @@ from ptq4dm.recipe import RangeRecipe
 
 NARROW: Final = 8
 """Channels below which a convolution has too few products for INT8 to gain anything (`conv_in`, `conv_out`)."""
+
+
+INT32_MAX: Final = 2**31 - 1
 
 
 class OutputQuantized(nn.Module):
@@ -78,7 +82,17 @@ def round_outputs(
         assert isinstance(layer, OutputQuantized)
         layer.output_scale.fill_(chosen.scale)
         layer.output_zero_point.fill_(chosen.zero_point)
+        layer.layer.bias = integer_bias(layer.layer)
     return rounded
+
+
+def integer_bias(layer: QuantizedLayer) -> Tensor | None:
+    """The bias as the nearest multiple of s_x * s_w; as it is where that is no int32."""
+    if layer.bias is None:
+        return None
+    unit = layer.output_scale(torch.float64)
+    integers = torch.round(layer.bias.double() / unit)
+    return torch.where(integers.abs() <= INT32_MAX, integers * unit, layer.bias.double()).float()
 
 
 def with_rounded_outputs(network: nn.Module, names: Iterable[str]) -> nn.Module:
@@ -93,7 +107,17 @@ def with_rounded_outputs(network: nn.Module, names: Iterable[str]) -> nn.Module:
 
 def rounded_names(network: nn.Module) -> list[str]:
     """The quantized layers whose outputs the arithmetic `qdq` rounds."""
-    return [name for name, module in network.named_modules() if isinstance(module, QuantizedConv) and worth_int8(module)]
+    return [
+        name for name, module in network.named_modules() if isinstance(module, QuantizedConv) and worth_int8(module)
+    ]
+
+
+def quantized_names(network: nn.Module) -> list[str]:
+    """The names of the quantized layers, with rounded outputs or not, each once."""
+    modules = dict(network.named_modules())
+    inner = {id(module.layer) for module in modules.values() if isinstance(module, OutputQuantized)}
+    kinds = QuantizedLayer | OutputQuantized
+    return [name for name, module in modules.items() if isinstance(module, kinds) and id(module) not in inner]
 
 
 def worth_int8(layer: QuantizedConv) -> bool:

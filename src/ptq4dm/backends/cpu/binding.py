@@ -59,17 +59,19 @@ class Traceable(nn.Module):
         leaves, self.output_spec = pytree.tree_flatten(self.network(*bound.args, **bound.kwargs))
         if not leaves or not all(isinstance(leaf, Tensor) for leaf in leaves):
             kinds = ", ".join(sorted({type(leaf).__name__ for leaf in leaves})) or "nothing"
-            raise BackendError(f"{type(self.network).__name__} returns {kinds}: an engine needs tensors; use 'simulated'")
+            raise BackendError(
+                f"{type(self.network).__name__} returns {kinds}: an engine needs tensors; use 'simulated'"
+            )
         return tuple(leaves)
 
 
 def bind(network: nn.Module, call: Call) -> BoundCall:
-    """Take a call of `network` apart. Raises BackendError if it does not fit the network's signature."""
+    """Take a call of `network` apart. Raises TypeError, as the network would, if it does not fit its signature."""
     signature = inspect.signature(network.forward)
     try:
         arguments = dict(signature.bind(*call.args, **call.kwargs).arguments)
     except TypeError as error:
-        raise BackendError(f"this call does not fit {type(network).__name__}.forward{signature}: {error}") from None
+        raise TypeError(f"{type(network).__name__}.forward{signature} does not take this call: {error}") from None
     structured = True
     if STRUCTURED in signature.parameters:
         structured = bool(arguments.pop(STRUCTURED, signature.parameters[STRUCTURED].default))
@@ -94,11 +96,11 @@ def answer(outputs: list[Tensor], spec: pytree.TreeSpec, structured: bool) -> An
 
 
 def for_tracing(bound: BoundCall) -> tuple[Tensor, ...]:
-    """The call's tensors with a batch of at least 2: exporters take a size of 1 for a constant."""
-    batched = [tensor for tensor in bound.tensors if tensor.dim() > 0]
-    if not batched or max(tensor.shape[0] for tensor in batched) > 1:
+    """The call's tensors with a batch of 2, where all have one batch: exporters take a size of 1 for a constant."""
+    batches = {tensor.shape[0] for tensor in bound.tensors if tensor.dim() > 0}
+    if len(batches) != 1 or 0 in batches:
         return bound.tensors
-    return tuple(torch.cat([tensor, tensor]) if tensor.dim() else tensor for tensor in bound.tensors)
+    return tuple(torch.cat([tensor, tensor])[:2] if tensor.dim() else tensor for tensor in bound.tensors)
 
 
 def is_input(leaf: Any) -> bool:

@@ -1,6 +1,6 @@
 """ONNX Runtime sessions: how one is opened, and how torch tensors pass through it without needless copies."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +24,13 @@ def why_unavailable() -> str | None:
     return None
 
 
-def open_session(model: Path | bytes, optimized: Path | None = None, optimize: bool = True) -> Any:
+def open_session(
+    model: Path | bytes, optimized: Path | None = None, optimize: bool = True, without: Sequence[str] = ()
+) -> Any:
     """A session on the CPU, on as many threads as torch uses.
 
     optimized: where to save the graph as ONNX Runtime rewrote it. optimize=False runs each node as written: the
-    float meaning of a QDQ graph. Raises MissingDependencyError without onnxruntime.
+    float meaning of a QDQ graph. without: names of ONNX Runtime's optimizers to leave out. Raises MissingDependencyError without onnxruntime.
     """
     reason = why_unavailable()
     if reason:
@@ -43,7 +45,8 @@ def open_session(model: Path | bytes, optimized: Path | None = None, optimize: b
     if optimized is not None:
         options.optimized_model_filepath = str(optimized)
     source = model if isinstance(model, bytes) else str(model)
-    return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    providers = ["CPUExecutionProvider"]
+    return onnxruntime.InferenceSession(source, options, providers, disabled_optimizers=list(without))
 
 
 def runner(session: Any, graph: TracedGraph) -> Callable[[tuple[Tensor, ...]], list[Tensor]]:
@@ -52,7 +55,9 @@ def runner(session: Any, graph: TracedGraph) -> Callable[[tuple[Tensor, ...]], l
 
     def run(tensors: tuple[Tensor, ...]) -> list[Tensor]:
         feeds = {
-            name: tensor.contiguous().numpy() for name, tensor in zip(graph.inputs, tensors, strict=True) if name in used
+            name: tensor.contiguous().numpy()
+            for name, tensor in zip(graph.inputs, tensors, strict=True)
+            if name in used
         }
         return [torch.from_numpy(array) for array in session.run(list(graph.outputs), feeds)]
 
