@@ -32,11 +32,14 @@ FEWEST_STEPS: Final[dict[type, int]] = {PNDMScheduler: 4}
 def make_scheduler(name: str, config: Mapping[str, Any]) -> SchedulerMixin:
     """Build the scheduler called `name` from the config of a pipeline's scheduler. Raises RecipeError.
 
-    Settings that the wanted class does not know (or that belong to another) are left at its defaults.
+    Settings that the wanted class does not have are ignored. All others are passed on: diffusers leaves out those
+    that were at their default in the object (it marks them in `_use_default_values`), so that the same model, once
+    built and once loaded from a folder, would visit other time-steps.
     """
     if name not in SCHEDULERS:
         raise RecipeError(f"unknown scheduler {name!r}: accepted are {', '.join(SCHEDULERS)}")
-    return SCHEDULERS[name].from_config(dict(config), **FIXED.get(name, {}))
+    settings = {key: value for key, value in dict(config).items() if not key.startswith("_")}
+    return SCHEDULERS[name].from_config(settings, **FIXED.get(name, {}))
 
 
 def set_steps(scheduler: Any, steps: int) -> None:

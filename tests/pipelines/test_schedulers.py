@@ -1,0 +1,37 @@
+import pytest
+import torch
+from diffusers import DDPMScheduler
+
+from ptq4dm.errors import RecipeError
+from ptq4dm.pipelines.schedulers import SCHEDULERS, make_scheduler, set_steps
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_keeps_the_betas_and_the_prediction_type_of_the_model(name):
+    own = DDPMScheduler(num_train_timesteps=600, beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction")
+    scheduler = make_scheduler(name, own.config)
+    torch.testing.assert_close(scheduler.alphas_cumprod, own.alphas_cumprod)
+    assert scheduler.config.prediction_type == "v_prediction"
+    assert scheduler.config.num_train_timesteps == 600
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_a_built_and_a_loaded_pipeline_visit_the_same_time_steps(tmp_path, name):
+    built = DDPMScheduler()
+    built.save_pretrained(tmp_path)
+    visits = []
+    for own in (built, DDPMScheduler.from_pretrained(tmp_path)):
+        scheduler = make_scheduler(name, own.config)
+        set_steps(scheduler, 50)
+        visits.append(scheduler.timesteps.tolist())
+    assert visits[0] == visits[1]
+
+
+def test_the_name_decides_the_algorithm():
+    own = {"num_train_timesteps": 1000, "beta_schedule": "linear", "algorithm_type": "sde-dpmsolver++"}
+    assert make_scheduler("dpmsolver++", own).config.algorithm_type == "dpmsolver++"
+
+
+def test_unknown_name():
+    with pytest.raises(RecipeError, match=r"unknown scheduler 'heun': accepted are ddpm, ddim, pndm, dpmsolver\+\+"):
+        make_scheduler("heun", {})
