@@ -29,7 +29,7 @@ from ptq4dm.errors import EvaluationError
 from ptq4dm.evaluation.environment import environment
 from ptq4dm.evaluation.fidelity import compare_calls
 from ptq4dm.evaluation.layer_errors import layer_errors
-from ptq4dm.evaluation.measure import ROUNDS, network_speed, prepare_engines
+from ptq4dm.evaluation.measure import INT8, ROUNDS, network_speed, prepare_engines
 from ptq4dm.evaluation.sections import SIMULATED, aims, commands, distributions, executed, fidelity, find_extractors
 from ptq4dm.evaluation.sheet import write_sheet
 from ptq4dm.files import exclusive, write_json, write_tensors
@@ -150,9 +150,11 @@ def check_pair(model: QuantizedModel, pipeline: Pipeline) -> None:
 def measured_speed(
     model: QuantizedModel, pipeline: Pipeline, deployed: nn.Module, engine: str, rounds: int, shown: bool
 ) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
-    """The sections `speed` and `memory`, and notes on engines that are not here."""
+    """The sections `speed` and `memory`, and notes on engines that are not here.
+
+    The INT8 network is built once more, so that its memory is seen apart from that of the engines `auto` tried.
+    """
     example = example_call(pipeline, SPEED_BATCH)
     engines = prepare_engines(pipeline.denoiser, {engine: lambda: model.to_module(engine)}, example)
-    engines.networks[engine, "INT8"] = deployed
-    speed = network_speed(engines.networks, example, model.plan, rounds, shown)
-    return speed, {"rows": engines.memory}, engines.notes
+    networks = engines.networks | {(engine, INT8): deployed}
+    return network_speed(networks, example, model.plan, rounds, shown), {"rows": engines.memory}, engines.notes

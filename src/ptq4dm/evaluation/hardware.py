@@ -1,5 +1,7 @@
 """Facts of the processor, and how much faster INT8 multiply-adds can be on it than FP32 ones."""
 
+import ctypes
+import gc
 import os
 import platform
 import re
@@ -83,6 +85,14 @@ def reset_peak_memory() -> bool:
     except OSError:
         return False
     return True
+
+
+def release_free_memory() -> None:
+    """Give memory that was freed back to the system, where the C library can, so that a rise of it shows."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    gc.collect()
+    if trim is not None:
+        trim(0)
 
 
 def int8_over_fp32(flags: set[str]) -> float | None:

@@ -8,12 +8,19 @@ import torch
 from torch import nn
 
 from ptq4dm.evaluation.baselines import EAGER, float_engines
-from ptq4dm.evaluation.hardware import peak_memory, reset_peak_memory, resident_memory, this_processor
+from ptq4dm.evaluation.hardware import (
+    peak_memory,
+    release_free_memory,
+    reset_peak_memory,
+    resident_memory,
+    this_processor,
+)
 from ptq4dm.evaluation.speed import alternate, fastest, predicted_limit, speedup, spread
 from ptq4dm.pipelines.denoiser import Call
 from ptq4dm.pipelines.pipeline import Pipeline
 from ptq4dm.pipelines.sampling import sample
 from ptq4dm.quantization.plan import LayerPlan
+from ptq4dm.quantization.quantized_model import tensor_bytes
 
 ROUNDS: Final = 12
 FP32, INT8 = "FP32", "INT8"
@@ -30,30 +37,42 @@ class Engines:
     notes: list[str]
 
 
-def prepare_engines(network: nn.Module, int8: Mapping[str, Callable[[], nn.Module]], example: Call) -> Engines:
-    """Build the float network on every engine here and the INT8 ones given by engine name, watching the memory.
+def prepare_engines(
+    network: nn.Module, int8: Mapping[str, Callable[[], nn.Module]], example: Call, rewritten: bool = False
+) -> Engines:
+    """Build the float network on every engine here and the INT8 ones by engine name, watching the memory of each.
 
-    The memory of an engine is how far the resident memory of the process rises while it is built and called once.
+    rewritten: FP32 with the graph rewritten as for INT8 too.
     """
     memory: list[dict[str, Any]] = []
 
-    def watched(label: str, build: Callable[[], nn.Module]) -> nn.Module:
-        allowed = reset_peak_memory()
-        before = resident_memory()
-        module = build()
-        with torch.no_grad():
-            module(*example.args, **example.kwargs)
-        if allowed and before:
-            memory.append({"name": label, "peak_bytes": max(0, peak_memory() - before)})
-        return module
+    def watched_float(name: str, build: Callable[[], nn.Module]) -> nn.Module:
+        label = f"float, {'PyTorch eager' if name == EAGER else name}"
+        return watched(label, build, example, memory, tensor_bytes(network) if name == EAGER else 0)
 
-    engines, notes = float_engines(
-        network, example, lambda name, build: watched(f"float, {'PyTorch eager' if name == EAGER else name}", build)
-    )
+    engines, notes = float_engines(network, example, watched_float, rewritten)
     networks: Contestants = {(name, FP32): module for name, module in engines.items()}
     for name, build in int8.items():
-        networks[name, INT8] = watched(f"INT8, {name}", build)
+        networks[name, INT8] = watched(f"INT8, {name}", build, example, memory)
     return Engines(networks, memory, notes)
+
+
+def watched(
+    name: str, build: Callable[[], nn.Module], example: Call, memory: list[dict[str, Any]], held: int = 0
+) -> nn.Module:
+    """Build a network, call it once, and add a row to `memory`: how far the resident memory rose meanwhile.
+
+    held: bytes of the network that were there before (eager PyTorch builds nothing). No row where the system does not
+    tell the peak.
+    """
+    release_free_memory()
+    allowed, before = reset_peak_memory(), resident_memory()
+    module = build()
+    with torch.no_grad():
+        module(*example.args, **example.kwargs)
+    if allowed and before:
+        memory.append({"name": name, "peak_bytes": max(0, peak_memory() - before) + held})
+    return module
 
 
 def network_speed(

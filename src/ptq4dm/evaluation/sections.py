@@ -58,6 +58,8 @@ def fidelity(
         distances = feature_distance(extractors[0], drawn["float"], drawn["int8"])
         pictures["perceptual_mean"] = float(distances.mean())
         pictures["perceptual"] = distances.tolist()
+        others = feature_distance(extractors[0], drawn["float"], drawn["float"].roll(1, 0))
+        pictures["perceptual_between_pictures"] = float(others.mean())
         pictures["perceptual_name"] = f"normalised multi-layer feature distance ({extractors[0].name})"
     simulated = walk.errors.get(SIMULATED, walk.errors["int8"]).to_dict()
     psnr = mean_db(picture_psnr(drawn["float"], drawn.get(SIMULATED, drawn["int8"])))

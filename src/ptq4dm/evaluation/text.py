@@ -26,7 +26,10 @@ def fidelity_lines(fidelity: dict[str, Any] | None) -> list[str]:
         f"(n = {pictures['n']}, {fidelity['sampler']} in {fidelity['steps']} steps, {fidelity['backend']})",
     ]
     if pictures.get("perceptual_mean") is not None:
-        lines.append(f"          {pictures['perceptual_name']} {pictures['perceptual_mean']:.4f}")
+        lines.append(
+            f"          {pictures['perceptual_name']} {pictures['perceptual_mean']:.4f} "
+            f"(between different float pictures {pictures['perceptual_between_pictures']:.4f})"
+        )
     return lines
 
 

@@ -1,0 +1,107 @@
+"""Does the distribution change? Distances of 2,048 pictures from the training pictures, float and INT8, same seeds.
+
+    python benchmarks/bench_distribution.py [--quick] [--count 2048] [--work DIR] [--inception WEIGHTS]
+
+Pictures and features are kept in --work, chunk by chunk: run it again after an interruption and it goes on. The float
+pictures are drawn on an FP32 engine (--float-engine), which differs from eager PyTorch by float rounding.
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from common import parser, save
+
+import ptq4dm
+from ptq4dm.evaluation.baselines import float_engines
+from ptq4dm.evaluation.distribution import feature_rows
+from ptq4dm.evaluation.drawing import draw_resumable
+from ptq4dm.evaluation.features import Extractor, Features, extract, make_extractor
+from ptq4dm.evaluation.fidelity import mean_db, picture_psnr
+from ptq4dm.files import fingerprint, read_tensors, write_tensors
+from ptq4dm.quantization.quantized_model import example_call
+from ptq4dm.zoo import zoo
+
+FIRST_SEED = 2_000_000
+
+
+def main() -> None:
+    own = parser(__doc__ or "")
+    own.add_argument("--model", default="emoji-32")
+    own.add_argument("--artifact", help="a quantized model's folder (default: the built-in one)")
+    own.add_argument("--backend", default="openvino")
+    own.add_argument("--float-engine", default="openvino", choices=("eager", "openvino", "onnxruntime"))
+    own.add_argument("--scheduler", default="ddim")
+    own.add_argument("--steps", type=int)
+    own.add_argument("--count", type=int)
+    own.add_argument("--batch-size", type=int, default=32)
+    own.add_argument("--inception", type=Path, help="weights of the standard Inception network, for published names")
+    own.add_argument("--work", type=Path, default=Path("benchmarks/work/distribution"))
+    args = own.parse_args()
+    args.count = args.count or (16 if args.quick else 2048)
+    args.steps = args.steps or (5 if args.quick else 50)
+    drawn = draw(args)
+    reference = (zoo.pictures(args.model) / 2 + 0.5).clamp(0, 1)
+    rows = []
+    for extractor in [make_extractor()] + ([make_extractor(args.inception)] if args.inception else []):
+        found = {
+            name: cached_features(extractor, value, args.work)
+            for name, value in {**drawn, "reference": reference}.items()
+        }
+        rows += feature_rows(extractor, found["float"], found["int8"], found["reference"], shown=sys.stderr.isatty())
+    for row in rows:
+        inside = "inside its interval" if row["low"] <= 0 <= row["high"] else "OUTSIDE its interval"
+        print(f"{row['measure']}: float {row['float']:.5g}, INT8 {row['int8']:.5g}")
+        print(f"  difference {row['difference']:+.4g} [{row['low']:+.4g}, {row['high']:+.4g}]: zero is {inside}")
+        print(f"  smallest detectable difference {row['detectable']:.3g} (n = {row['n']})")
+    psnr = mean_db(picture_psnr(drawn["float"], drawn["int8"]))
+    print(f"PSNR of the pictures: {psnr:.2f} dB" if psnr is not None else "the pictures are identical")
+    results = {
+        "what": f"{args.model}, {args.scheduler} in {args.steps} steps, against {len(reference)} training pictures",
+        "n": args.count,
+        "first_seed": FIRST_SEED,
+        "backend": args.backend,
+        "float_engine": args.float_engine,
+        "interval": "95 % paired bootstrap",
+        "rows": rows,
+        "pictures_psnr_mean": psnr,
+    }
+    save("distribution", args, results)
+
+
+def draw(args) -> dict[str, torch.Tensor]:
+    pipeline = ptq4dm.open_pipeline(args.model)
+    model = ptq4dm.load(args.artifact or zoo.int8_folder(args.model))
+    engines, notes = float_engines(pipeline.denoiser, example_call(pipeline))
+    if args.float_engine not in engines:
+        raise SystemExit("; ".join(notes))
+    made = fingerprint(dict(model.network.state_dict()))
+    seeds = range(FIRST_SEED, FIRST_SEED + args.count)
+    shown = sys.stderr.isatty()
+    drawn = {}
+    for name, network, identity in (
+        ("float", engines[args.float_engine], [pipeline.fingerprint, args.float_engine]),
+        ("int8", model.to_module(args.backend), [pipeline.fingerprint, made, args.backend]),
+    ):
+        folder = args.work / f"{name}-{fingerprint({}, identity, args.scheduler, args.steps)}"
+        drawn[name] = draw_resumable(
+            network, pipeline, args.scheduler, args.steps, seeds, args.batch_size, folder, identity, shown
+        )
+    return drawn
+
+
+def cached_features(extractor: Extractor, pictures: torch.Tensor, work: Path) -> Features:
+    """Features of pictures, read where they were extracted before."""
+    path = work / f"features-{extractor.name}-{fingerprint({'pictures': pictures})}.safetensors"
+    if path.exists():
+        tensors, _ = read_tensors(path)
+        return Features(**{name: tensors[name].numpy() for name in ("pooled", "spatial", "logits")})
+    features = extract(extractor, pictures, shown=sys.stderr.isatty())
+    arrays = {name: np.ascontiguousarray(value) for name, value in vars(features).items()}
+    write_tensors(path, {name: torch.from_numpy(value) for name, value in arrays.items()})
+    return features
+
+
+if __name__ == "__main__":
+    main()
