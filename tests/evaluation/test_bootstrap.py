@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import norm
 
 from ptq4dm.errors import EvaluationError
-from ptq4dm.evaluation.bootstrap import Statistic, bootstrap, mean_statistic, paired_difference
+from ptq4dm.evaluation.bootstrap import Statistic, bootstrap, mean_statistic, paired_difference, resample
 from ptq4dm.evaluation.frechet import frechet_statistic, gaussian
 from ptq4dm.evaluation.kernel_distance import kernel_statistic
 
@@ -87,3 +87,10 @@ def test_too_few_pictures_are_refused() -> None:
         bootstrap(mean_statistic(np.ones(1)), 1)
     with pytest.raises(EvaluationError, match=r"confidence = 1\.5"):
         bootstrap(mean_statistic(np.ones(4)), 4, confidence=1.5)
+
+
+def test_a_resample_holds_at_least_two_pictures() -> None:
+    rng = np.random.default_rng(0)
+    drawn = [resample(2, rng) for _ in range(50)]
+    assert all(counts.tolist() == [1.0, 1.0] for counts in drawn)
+    assert {int(resample(5, rng).sum()) for _ in range(20)} == {5}

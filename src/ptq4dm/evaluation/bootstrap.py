@@ -77,12 +77,21 @@ def bootstrap(
     if replicates < 2 or not 0.0 < confidence < 1.0:
         raise EvaluationError(f"replicates = {replicates} and confidence = {confidence}: at least 2, and in (0, 1)")
     rng = np.random.default_rng(seed)
-    drawn = [statistic(rng.multinomial(n, np.full(n, 1.0 / n)).astype(np.float64)) for _ in range(replicates)]
+    drawn = [statistic(resample(n, rng)) for _ in range(replicates)]
     error = float(np.std(drawn, ddof=1))
     value = float(statistic(np.ones(n)))
     z = NormalDist().inv_cdf(0.5 + confidence / 2.0)
     detectable = (z + NormalDist().inv_cdf(POWER)) * error
     return Estimate(value, value - z * error, value + z * error, n, error, detectable, confidence)
+
+
+def resample(n: int, rng: np.random.Generator) -> np.ndarray:
+    """How often each of n pictures is drawn in n draws, (n,) float64. A draw of one picture alone, which has no
+    variance and no pairs, is drawn again; beyond a handful of pictures that never happens."""
+    while True:
+        counts = rng.multinomial(n, np.full(n, 1.0 / n))
+        if np.count_nonzero(counts) > 1:
+            return counts.astype(np.float64)
 
 
 def mean_statistic(values: np.ndarray) -> Statistic:
