@@ -13,8 +13,8 @@ from ptq4dm.calibration.collect import collect
 from ptq4dm.pipelines.denoiser import Call
 from ptq4dm.pipelines.pipeline import Pipeline, open_pipeline
 from ptq4dm.quantization.facts import calibration_facts, model_facts, range_facts
-from ptq4dm.quantization.macs import count_macs
 from ptq4dm.quantization.layers_qdq import round_outputs
+from ptq4dm.quantization.macs import count_macs
 from ptq4dm.quantization.plan import LayerPlan, float_by_method, make_plan
 from ptq4dm.quantization.quantized_model import QuantizedModel, example_call, with_denoiser
 from ptq4dm.quantization.rewrite import rewrite

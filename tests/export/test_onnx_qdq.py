@@ -22,7 +22,7 @@ LAYERS = {
     "dilation, no bias": (nn.Conv2d(4, 4, 3, dilation=2, bias=False), (4, 9, 8)),
     "grouped": (nn.Conv2d(6, 4, 3, groups=2, padding=1), (6, 5, 5)),
     "depthwise": (nn.Conv2d(6, 6, 3, groups=6, padding=1), (6, 5, 5)),
-    "same padding, even kernel": (nn.Conv2d(4, 4, 4, padding="same"), (4, 6, 5)),
+    "same padding": (nn.Conv2d(4, 4, (3, 5), padding="same"), (4, 6, 5)),
     "conv1d": (nn.Conv1d(4, 5, 3, padding=1), (4, 9)),
     "conv1d pointwise": (nn.Conv1d(5, 4, 1), (5, 6)),
     "conv3d": (nn.Conv3d(2, 3, 2), (2, 4, 3, 3)),

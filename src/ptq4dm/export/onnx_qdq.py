@@ -18,7 +18,7 @@ PROTOBUF_LIMIT = 2 << 30
 
 
 def export_qdq(network: nn.Module, example: Call, path: str | Path) -> Path:
-    """Write `network` (with quantized layers in it) as QDQ ONNX: opset 17, dynamic batch, every tensor of a call an input.
+    """Write `network`, which has quantized layers, as QDQ ONNX: opset 17, dynamic batch, a call's tensors as inputs.
 
     Activations are uint8 per tensor, asymmetric; weights int8 per output channel behind DequantizeLinear; bias float.
     Run as written, the graph computes what the simulated backend computes, to float rounding; a runtime that fuses it

@@ -60,7 +60,7 @@ class EngineModule(nn.Module):
 
     @torch.no_grad()
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """The network's answer to this call, in float32 on the CPU. Raises TypeError for a call that it does not take."""
+        """The network's answer to this call, in float32 on the CPU. Raises TypeError for a call that does not fit."""
         bound = bind(self.stands_for[0], Call(args, kwargs))
         graph = self.graph_of(bound)
         return answer(graph.run(bound.tensors), graph.output_spec, bound.structured)

@@ -26,7 +26,7 @@ def executed_layers(network: nn.Module, optimized: Path) -> tuple[ExecutedLayer,
 
 
 def multiplying_nodes(model: Any) -> dict[str, str]:
-    """The type of the node that consumes each initializer, seen through the nodes that only reshape or dequantize it."""
+    """The type of the node that consumes each initializer, seen through those that only reshape or dequantize it."""
     consumers: dict[str, Any] = {}
     for node in model.graph.node:
         for tensor in node.input:

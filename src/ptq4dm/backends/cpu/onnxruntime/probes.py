@@ -11,12 +11,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ptq4dm.numerics import ACTIVATION_MAX, pair_up
+from ptq4dm.numerics import ACTIVATION_MAX, PAIR_LIMIT, pair_up
 from ptq4dm.quantization.layers import QuantizedConv, QuantizedLayer, QuantizedLinear
 from ptq4dm.quantization.layers_qdq import OutputQuantized
 
 PAIRS = 32
 """How many pairs of channels the pair probe lights: those with the largest sums."""
+PAIR_STEP = 8.0
+"""Output step of the pair probe, in units of the integer sums: the outputs show the surroundings of the int16 limit
+only, where a sum that is too large by one weight unit (255) is 16 steps away from the one that saturated."""
 FLOAT_ULPS = 8
 """What a float output may differ by: roundings of the product with the scale and of the sum with the bias."""
 
@@ -60,7 +63,11 @@ def full_range_probe(name: str, layer: nn.Module, seed: int = 0) -> Probe:
 
 @torch.no_grad()
 def pair_probe(name: str, layer: nn.Module) -> Probe:
-    """The layer's weights alone (no zero point, bias, stride), on one pair of adjacent channels at a time."""
+    """The layer's weights alone (no zero point, no stride), on one pair of adjacent channels at a time.
+
+    With rounded outputs, a bias moves the int16 limit, on the side where a channel's largest pair is, to the middle
+    of the 256 levels.
+    """
     inner = copy.deepcopy(inner_layer(layer))
     inner.input_zero_point.zero_()
     inner.input_scale.fill_(1.0)
@@ -82,9 +89,11 @@ def pair_probe(name: str, layer: nn.Module) -> Probe:
     if not isinstance(layer, OutputQuantized):
         expected = inner(x.double())
         return Probe(name, inner, x, expected, allowed_error(inner, expected))
+    sums = pairs[:, worst].sum(2).flatten(1)
+    side = torch.sign(sums.gather(1, sums.abs().argmax(1, keepdim=True)).squeeze(1))
+    inner.bias = -side * ACTIVATION_MAX * PAIR_LIMIT
     rounded = OutputQuantized(inner)
-    largest = float(ACTIVATION_MAX * pairs[:, worst].sum(2).abs().max())
-    rounded.output_scale.fill_(max(largest, 1.0) / 127)
+    rounded.output_scale.fill_(PAIR_STEP)
     rounded.output_zero_point.fill_(128)
     expected = rounded(x.double())
     return Probe(name, rounded, x, expected, allowed_error(rounded, expected))

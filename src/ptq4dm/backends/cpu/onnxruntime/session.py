@@ -1,5 +1,6 @@
 """ONNX Runtime sessions: how one is opened, and how torch tensors pass through it without needless copies."""
 
+import importlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,13 +31,13 @@ def open_session(
     """A session on the CPU, on as many threads as torch uses.
 
     optimized: where to save the graph as ONNX Runtime rewrote it. optimize=False runs each node as written: the
-    float meaning of a QDQ graph. without: names of ONNX Runtime's optimizers to leave out. Raises MissingDependencyError without onnxruntime.
+    float meaning of a QDQ graph. without: names of ONNX Runtime's optimizers to leave out. Raises
+    MissingDependencyError without onnxruntime.
     """
     reason = why_unavailable()
     if reason:
         raise MissingDependencyError(reason)
-    import onnxruntime
-
+    onnxruntime: Any = importlib.import_module("onnxruntime")
     levels = onnxruntime.GraphOptimizationLevel
     options = onnxruntime.SessionOptions()
     options.log_severity_level = ERRORS_ONLY
