@@ -37,6 +37,15 @@ def test_ndtc_is_scipys_skew_normal(location, scale, shape, overflow):
     assert distance < stats.kstwo.ppf(0.999, MANY)
 
 
+@pytest.mark.parametrize("shape", [0.0, 3.0])
+def test_a_time_step_is_the_nearest_whole_number(shape):
+    """On ten time-steps, rounding down instead is half a step off, which chi-square sees."""
+    law = stats.skewnorm(shape, loc=3, scale=2)
+    drawn = ndtc(0.3, 0.2, shape, "resample")(MANY, 10, np.random.default_rng(5))
+    mass = mass_of(law, 0, 9)
+    assert stats.chisquare(np.bincount(drawn, minlength=10), MANY * mass / mass.sum()).pvalue > 0.001
+
+
 def test_clipping_puts_the_masses_of_the_paper_at_the_ends():
     drawn = ndtc()(MANY, T, np.random.default_rng(1))
     assert np.mean(drawn == 0) == pytest.approx(0.16, abs=0.01)

@@ -156,6 +156,12 @@ def test_trajectory_can_be_watched_and_stopped(pipe):
     assert scheduler.num_inference_steps is None and torch.equal(scheduler.timesteps, before)
 
 
+def test_ddpm_without_generators_is_refused():
+    pipeline = gaussian_pipeline()
+    with pytest.raises(RecipeError, match="give one generator a picture"):
+        next(trajectory(pipeline.unet, pipeline.scheduler, 10, seeded_noise((3, 8, 8), [0])))
+
+
 def test_pndm_calls_are_counted():
     pipeline = gaussian_pipeline()
     scheduler = make_scheduler("pndm", pipeline.scheduler.config)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from diffusers import DDPMScheduler
 from torch import Tensor, nn
 
 from ptq4dm.errors import ModelError, RecipeError
@@ -78,9 +79,12 @@ def trajectory(
     """Denoise x_T, yielding every call of the network before x_{t-1} is computed; returns x_0 (in [-1, 1], unclipped).
 
     x_T: (batch, channels, height, width), standard normal. generators: one a picture, for schedulers that draw noise
-    (`seeded_start` gives both). `scheduler` is copied, so it is left as it was. Stop iterating to stop denoising.
+    (`seeded_start` gives both); None is refused for DDPM (RecipeError). `scheduler` is copied, so it is left as it
+    was. Stop iterating to stop denoising.
     """
     scheduler, x = begin(scheduler, steps, x_T)
+    if generators is None and isinstance(scheduler, DDPMScheduler):
+        raise RecipeError("DDPM draws noise at every step: give one generator a picture, as seeded_start does")
     for index, timestep in enumerate(scheduler.timesteps):
         x_t = scheduler.scale_model_input(x, timestep)
         output = predict(network, x_t, timestep)
