@@ -41,15 +41,21 @@ def test_a_failed_rewrite_keeps_the_old_folder(tmp_path):
 def test_somebody_elses_folder_is_never_replaced(tmp_path):
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "only copy.txt").write_text("x")
-    with pytest.raises(ArtifactError, match=r"will not replace .*thesis: it is not empty"), files.new_folder(tmp_path / "thesis"):
+    with (
+        pytest.raises(ArtifactError, match="will not replace .*thesis: not empty"),
+        files.new_folder(tmp_path / "thesis"),
+    ):
         pass
     assert (tmp_path / "thesis" / "only copy.txt").exists()
 
 
 def test_two_runs_cannot_write_to_one_folder(tmp_path):
-    with files.new_folder(tmp_path / "a"), pytest.raises(ArtifactError, match="another run is writing to"):
-        with files.new_folder(tmp_path / "a"):
-            pass
+    with (
+        files.new_folder(tmp_path / "a"),
+        pytest.raises(ArtifactError, match="another run is writing to"),
+        files.new_folder(tmp_path / "a"),
+    ):
+        pass
 
 
 def test_a_full_disk_is_said_in_one_line(tmp_path):
@@ -59,9 +65,12 @@ def test_a_full_disk_is_said_in_one_line(tmp_path):
 
 
 def test_a_real_full_device_is_said_in_one_line():
-    with pytest.raises(ArtifactError, match="cannot write /dev/full"), files.written_or_explained("/dev/full"):
-        with open("/dev/full", "w") as full:
-            full.write("x")
+    with (
+        pytest.raises(ArtifactError, match="cannot write /dev/full"),
+        files.written_or_explained("/dev/full"),
+        open("/dev/full", "w") as full,
+    ):
+        full.write("x")
 
 
 def test_a_place_that_cannot_be_a_folder_is_refused(tmp_path):

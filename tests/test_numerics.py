@@ -20,7 +20,9 @@ def half_even(value: Fraction) -> int:
 def test_quantize_equals_exact_rational_arithmetic(values, exponent, zero_point):
     scale = Fraction(2) ** exponent  # a power of two, so that x / scale is exact in float32 as well
     expected = [min(255, max(0, half_even(Fraction(np.float32(v).item()) / scale) + zero_point)) for v in values]
-    got = quantize(torch.tensor(values, dtype=torch.float32), torch.tensor(float(scale)), torch.tensor(float(zero_point)))
+    got = quantize(
+        torch.tensor(values, dtype=torch.float32), torch.tensor(float(scale)), torch.tensor(float(zero_point))
+    )
     assert got.tolist() == expected
 
 

@@ -24,7 +24,9 @@ def place(tmp_path_factory):
 def test_the_five_lines_of_python(place, monkeypatch):
     monkeypatch.chdir(place)
     scope = {}
-    lines = block("python").replace('"w8a8-quick"', 'ptq4dm.load_recipe("w8a8-quick").replace(calibration={"samples": 8})')
+    lines = block("python").replace(
+        '"w8a8-quick"', 'ptq4dm.load_recipe("w8a8-quick").replace(calibration={"samples": 8})'
+    )
     exec(lines.replace("emoji-int8", "python-int8"), scope)
     pictures = scope["fast"](batch_size=1, num_inference_steps=2).images
     assert pictures[0].size == (32, 32)

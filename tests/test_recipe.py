@@ -16,7 +16,11 @@ def test_every_preset_loads_and_survives_json(name):
 def test_the_default_preset_is_what_the_paper_released():
     calibration = load_recipe("w8a8").calibration
     assert (calibration.samples, calibration.sampler, calibration.steps) == (1024, "ddim", 50)
-    assert (calibration.timesteps, calibration.law_options["location"], calibration.law_options["scale"]) == ("ndtc", 0.4, 0.4)
+    assert (calibration.timesteps, calibration.law_options["location"], calibration.law_options["scale"]) == (
+        "ndtc",
+        0.4,
+        0.4,
+    )
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,9 @@ def main() -> None:
     parser.add_argument("assets", type=Path, help="the package's folder of 256x256 WebP pictures")
     parser.add_argument("out", type=Path, help="the sprite sheet to write; its names go beside it as .txt")
     args = parser.parse_args()
-    paths = sorted((p for p in args.assets.glob("*.webp") if chosen(p.stem)), key=lambda p: int(p.stem.split("-")[0], 16))
+    paths = sorted(
+        (p for p in args.assets.glob("*.webp") if chosen(p.stem)), key=lambda p: int(p.stem.split("-")[0], 16)
+    )
     if not paths:
         raise SystemExit(f"no pictures of the subset in {args.assets}: unpack @lobehub/fluent-emoji-3d there")
     rows = -(-len(paths) // COLUMNS)

@@ -47,7 +47,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name when it is first used, so that `import ptq4dm` and the help of the command line are quick."""
+    """Import a public name when it is first used, so that `import ptq4dm` is quick."""
     if name not in _HOMES:
         raise AttributeError(f"module 'ptq4dm' has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)

@@ -30,7 +30,9 @@ def new_folder(target: Path) -> Iterator[Path]:
     target = Path(os.path.abspath(target))
     with written_or_explained(target), exclusive(target):
         if target.exists() and not replaceable(target):
-            raise ArtifactError(f"will not replace {target}: it is not empty and not written by ptq4dm; name a new folder")
+            raise ArtifactError(
+                f"will not replace {target}: it is not empty and not written by ptq4dm; name a new folder"
+            )
         building = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
         try:
             yield building
@@ -91,9 +93,12 @@ def exclusive(target: Path) -> Iterator[None]:
             lock.unlink(missing_ok=True)
 
 
-def replaceable(target: Path) -> bool:
-    """Whether a folder may be replaced: an empty one, or one that ptq4dm wrote."""
-    return target.is_dir() and (not any(target.iterdir()) or (target / "ptq4dm.json").exists())
+def check_replaceable(target: Path) -> None:
+    """Raise ArtifactError if `target` stands and is neither an empty folder nor one that ptq4dm wrote."""
+    if not target.exists():
+        return
+    if not target.is_dir() or (any(target.iterdir()) and not (target / "ptq4dm.json").exists()):
+        raise ArtifactError(f"will not replace {target}: not empty and not written by ptq4dm; name a new folder")
 
 
 def sync_tree(folder: Path) -> None:
@@ -132,7 +137,8 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise ArtifactError(f"{path} is missing")
     try:
         with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (safe_open is no dict)
+            return tensors, dict(file.metadata() or {})
     except (SafetensorError, OSError, ValueError) as error:
         raise ArtifactError(f"{path} is damaged or no safetensors file ({error}): write it again") from error
 

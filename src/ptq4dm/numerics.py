@@ -22,7 +22,9 @@ PAIR_LIMIT = 128
 """Bound on the same-signed sum of two adjacent weights: 255 * 128 < 2**15, so no int16 pair sum can saturate."""
 
 
-def quantize(x: Tensor, scale: Tensor, zero_point: Tensor, low: int = ACTIVATION_MIN, high: int = ACTIVATION_MAX) -> Tensor:
+def quantize(
+    x: Tensor, scale: Tensor, zero_point: Tensor, low: int = ACTIVATION_MIN, high: int = ACTIVATION_MAX
+) -> Tensor:
     """Round `x` to integers, kept in the dtype of `x`. `scale` and `zero_point` broadcast against `x`."""
     return torch.clamp(torch.round(x / scale) + zero_point, low, high)
 
@@ -32,7 +34,9 @@ def dequantize(q: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
     return (q - zero_point) * scale
 
 
-def fake_quantize(x: Tensor, scale: Tensor, zero_point: Tensor, low: int = ACTIVATION_MIN, high: int = ACTIVATION_MAX) -> Tensor:
+def fake_quantize(
+    x: Tensor, scale: Tensor, zero_point: Tensor, low: int = ACTIVATION_MIN, high: int = ACTIVATION_MAX
+) -> Tensor:
     """Quantize, then dequantize: `x` as a quantized layer sees it."""
     return dequantize(quantize(x, scale, zero_point, low, high), scale, zero_point)
 

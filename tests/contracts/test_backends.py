@@ -15,9 +15,7 @@ ARITHMETIC = {"simulated": "float-out"} | {name: b.arithmetic for name, b in BAC
 def models():
     pipe = tiny_pipeline((32, 64))
     recipe = ptq4dm.load_recipe("w8a8").replace(calibration={"samples": 8, "steps": 4, "batch_size": 8})
-    return {
-        name: ptq4dm.quantize(pipe, recipe.replace(arithmetic=name)) for name in sorted(set(ARITHMETIC.values()))
-    }
+    return {name: ptq4dm.quantize(pipe, recipe.replace(arithmetic=name)) for name in sorted(set(ARITHMETIC.values()))}
 
 
 @pytest.fixture(params=sorted(BACKENDS))

@@ -136,7 +136,7 @@ def test_a_format_that_is_no_version(folder, version):
 
 def test_layers_of_another_network(folder):
     edit(folder / "ptq4dm.json", layers=["encoder.0"])
-    with pytest.raises(ArtifactError, match="has no layer 'encoder.0'"):
+    with pytest.raises(ArtifactError, match=r"has no layer 'encoder\.0'"):
         ptq4dm.load(folder)
 
 
@@ -168,7 +168,9 @@ class Score(nn.Module):
 def test_a_bare_module_is_quantized_saved_and_loaded(tmp_path):
     score = Score().eval()
     generator = torch.Generator().manual_seed(3)
-    batches = [((torch.randn(4, 2, 9, generator=generator) * s,), {"sigma": torch.full((4,), s)}) for s in (0.1, 1.0, 5.0)]
+    batches = [
+        ((torch.randn(4, 2, 9, generator=generator) * s,), {"sigma": torch.full((4,), s)}) for s in (0.1, 1.0, 5.0)
+    ]
     model = ptq4dm.quantize_module(score, batches, timestep="sigma")
     x, sigma = torch.randn(5, 2, 9, generator=generator), torch.full((5,), 1.0)
     fast = model.to_module("simulated")

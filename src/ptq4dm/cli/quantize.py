@@ -4,9 +4,8 @@ import argparse
 from pathlib import Path
 
 from ptq4dm import workflow
-from ptq4dm.cli.options import add_device, add_json, add_seed, positive, show, use_device
-from ptq4dm.errors import ArtifactError
-from ptq4dm.files import replaceable
+from ptq4dm.cli.options import add_device, add_json, positive, show, use_device
+from ptq4dm.files import check_replaceable
 from ptq4dm.pipelines.pipeline import open_pipeline
 from ptq4dm.quantization.summary import summary
 from ptq4dm.recipe import load_recipe, preset_names
@@ -30,7 +29,9 @@ def run(args: argparse.Namespace) -> None:
     changes = {"samples": args.samples, "seed": args.seed}
     recipe = recipe.replace(calibration={key: value for key, value in changes.items() if value is not None})
     if args.out.exists() and not replaceable(args.out):
-        raise ArtifactError(f"will not replace {args.out}: it is not empty and not written by ptq4dm; name a new folder")
+        raise ArtifactError(
+            f"will not replace {args.out}: it is not empty and not written by ptq4dm; name a new folder"
+        )
     pipeline = open_pipeline(args.model)
     use_device(pipeline, args.device)
     work = args.work or args.out.with_name(args.out.name + ".work")
@@ -38,11 +39,10 @@ def run(args: argparse.Namespace) -> None:
     model.save(args.out)
     data = {"out": str(args.out), "work": str(work), **summary(model)}
     text = (
-        f"{data['quantized']} of {data['layers']} layers in INT8 ({100 * data['int8_share']:.1f} % of the multiply-adds), "
+        f"{data['quantized']} of {data['layers']} layers in INT8 "
+        f"({100 * data['int8_share']:.1f} % of the multiply-adds), "
         f"{data['ratio']:.2f}x smaller ({data['float_bytes'] / 1e6:.1f} -> {data['int8_bytes'] / 1e6:.1f} MB)\n"
         f"saved to {args.out}; the calibration is kept in {work}\n"
         f"next: ptq4dm sample {args.out} | ptq4dm evaluate {args.out} --out results"
     )
     show(args, data, text)
-
-

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ptq4dm.cli.options import add_backend, add_device, add_json, add_sampling, add_seed, note, show
 from ptq4dm.cli.subject import open_subject
-from ptq4dm.evaluation.sheets import save_sheet
+from ptq4dm.evaluation.sheet import write_sheet
 from ptq4dm.pipelines.sampling import sample
 
 
@@ -39,6 +39,6 @@ def run(args: argparse.Namespace) -> None:
         shown=not args.json,
     )
     seconds = time.perf_counter() - started
-    save_sheet(pictures, args.out)
+    write_sheet(args.out, pictures, columns=min(8, args.count))
     data = {"out": str(args.out), "pictures": args.count, "backend": subject.backend, "seconds": round(seconds, 3)}
     show(args, data, f"{args.count} pictures in {seconds:.1f} s on the {subject.backend} backend -> {args.out}")

@@ -1,0 +1,1 @@
+"""From a plan and ranges to a quantized model: weights, layers, the artifact."""

@@ -49,7 +49,7 @@ class QuantizedModel:
         return with_denoiser(self.pipeline, self.to_module(backend)).source
 
     def save(self, folder: str | Path) -> Path:
-        """Write the artifact: a diffusers pipeline folder with INT8 weights, whole or not at all. Raises ArtifactError."""
+        """Write the artifact, a diffusers pipeline folder with INT8 weights, whole or not at all."""
         from ptq4dm.quantization.artifact import write_artifact
 
         return write_artifact(self, Path(folder))
