@@ -42,7 +42,7 @@ def test_somebody_elses_folder_is_never_replaced(tmp_path):
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "only copy.txt").write_text("x")
     with (
-        pytest.raises(ArtifactError, match="will not replace .*thesis: not empty"),
+        pytest.raises(ArtifactError, match=r"will not replace .*thesis: not empty"),
         files.new_folder(tmp_path / "thesis"),
     ):
         pass

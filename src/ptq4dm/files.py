@@ -29,10 +29,7 @@ def new_folder(target: Path) -> Iterator[Path]:
     """
     target = Path(os.path.abspath(target))
     with written_or_explained(target), exclusive(target):
-        if target.exists() and not replaceable(target):
-            raise ArtifactError(
-                f"will not replace {target}: it is not empty and not written by ptq4dm; name a new folder"
-            )
+        check_replaceable(target)
         building = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
         try:
             yield building

@@ -1,7 +1,6 @@
 """The command line as a user meets it: one line for a mistake, exit code 2, nothing half-written."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -20,8 +19,8 @@ def place(tmp_path_factory):
     folder = tmp_path_factory.mktemp("cli")
     tiny_pipeline().save_pretrained(folder / "float")
     (folder / "tiny.toml").write_text(RECIPE)
-    assert main(["quantize", str(folder / "float"), "--out", str(folder / "int8"), "--recipe", str(folder / "tiny.toml"),
-                 "--json"]) == 0  # fmt: skip
+    names = [str(folder / name) for name in ("float", "int8", "tiny.toml")]
+    assert main(["quantize", names[0], "--out", names[1], "--recipe", names[2], "--json"]) == 0
     return folder
 
 
@@ -58,8 +57,8 @@ def test_sample_draws_the_same_pictures_for_the_same_seed(place, capsys, tmp_pat
 
 
 def test_sample_draws_with_the_float_model_too(place, capsys, tmp_path):
-    data = printed(capsys, "sample", place / "float", "--float", "--out", tmp_path / "f.png", "--count", 2, "--steps", 2,
-                   "--scheduler", "euler", "--json")  # fmt: skip
+    common = ["--count", 2, "--steps", 2, "--scheduler", "euler", "--json"]
+    data = printed(capsys, "sample", place / "float", "--float", "--out", tmp_path / "f.png", *common)
     assert data["backend"] == "float" and (tmp_path / "f.png").stat().st_size > 100
 
 
@@ -92,9 +91,9 @@ def test_a_mistake_is_one_line_and_leaves_nothing(place, capsys, tmp_path, argum
 
 def test_ctrl_c_leaves_no_artifact_and_the_run_resumes(place, tmp_path):
     (tmp_path / "long.toml").write_text("[calibration]\nsamples = 400\nsteps = 100\nbatch_size = 4\n")
-    command = [sys.executable, "-m", "ptq4dm.cli.main", "quantize", str(place / "float"), "--out", str(tmp_path / "int8"),
-               "--recipe", str(tmp_path / "long.toml")]  # fmt: skip
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": "src"})
+    program = [sys.executable, "-m", "ptq4dm.cli.main", "quantize", str(place / "float")]
+    command = [*program, "--out", str(tmp_path / "int8"), "--recipe", str(tmp_path / "long.toml")]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     work = tmp_path / "int8.work"
     deadline = time.time() + 120
     while not list(work.rglob("chunk-*")) and time.time() < deadline:

@@ -45,9 +45,7 @@ def add_device(parser: argparse.ArgumentParser) -> None:
 def add_sampling(parser: argparse.ArgumentParser, count: int) -> None:
     """--count, --scheduler, --steps, --batch-size."""
     parser.add_argument("--count", type=positive, default=count, help=f"pictures (default {count})")
-    parser.add_argument(
-        "--scheduler", default="ddim", help="ddpm, ddim, pndm, dpmsolver++, unipc, euler (default ddim)"
-    )
+    parser.add_argument("--scheduler", default="ddim", help=f"{', '.join(SCHEDULERS)} (default ddim)")
     parser.add_argument("--steps", type=positive, default=50, help="denoising steps (default 50)")
     parser.add_argument("--batch-size", type=positive, default=16, help="pictures drawn at once (default 16)")
 

@@ -28,10 +28,7 @@ def run(args: argparse.Namespace) -> None:
     recipe = load_recipe(args.recipe)
     changes = {"samples": args.samples, "seed": args.seed}
     recipe = recipe.replace(calibration={key: value for key, value in changes.items() if value is not None})
-    if args.out.exists() and not replaceable(args.out):
-        raise ArtifactError(
-            f"will not replace {args.out}: it is not empty and not written by ptq4dm; name a new folder"
-        )
+    check_replaceable(args.out)
     pipeline = open_pipeline(args.model)
     use_device(pipeline, args.device)
     work = args.work or args.out.with_name(args.out.name + ".work")
