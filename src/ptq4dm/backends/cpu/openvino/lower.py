@@ -1,0 +1,118 @@
+"""A torch network with quantized layers as an OpenVINO graph.
+
+The network is traced with each quantized layer as one opaque operator, `ptq4dm::quantized_layer(x, index)`, which the
+conversion then replaces by INT8 nodes. Normalisation and attention are traced in a form that the engine runs without
+changing the memory layout between convolutions (`friendly`).
+"""
+
+import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from ptq4dm.backends.cpu.binding import BoundCall, Traceable, for_tracing
+from ptq4dm.backends.cpu.openvino.friendly import friendly_forwards
+from ptq4dm.backends.cpu.openvino.layer import can_express, layer_nodes
+from ptq4dm.backends.cpu.openvino.passes import quantize_before_resizing
+from ptq4dm.backends.cpu.openvino.replaced import replaced_forward
+from ptq4dm.errors import BackendError
+from ptq4dm.quantization.layers import QuantizedLayer
+
+if TYPE_CHECKING:
+    import openvino as ov
+
+OPERATOR = "ptq4dm::quantized_layer"
+TRACED: ContextVar[tuple[QuantizedLayer, ...]] = ContextVar("TRACED", default=())
+"""The quantized layers of the network being traced; the operator refers to them by index."""
+
+
+def run_traced_layer(x: Tensor, index: int, channels_first: bool) -> Tensor:
+    """The operator's meaning: layer `index` applied to `x`; channels_first: a linear layer along axis 1."""
+    layer = TRACED.get()[index]
+    if channels_first:
+        return type(layer).forward(layer, x.movedim(1, -1)).movedim(-1, 1)
+    return type(layer).forward(layer, x)
+
+
+LIBRARY = torch.library.Library("ptq4dm", "FRAGMENT")
+LIBRARY.define("quantized_layer(Tensor x, int index, bool channels_first) -> Tensor")
+LIBRARY.impl("quantized_layer", run_traced_layer, "CPU")
+
+
+def quantized_layers(network: nn.Module) -> dict[str, QuantizedLayer]:
+    """The network's quantized layers by name."""
+    return {name: module for name, module in network.named_modules() if isinstance(module, QuantizedLayer)}
+
+
+@contextmanager
+def layers_as_operators(layers: dict[str, QuantizedLayer]) -> Iterator[None]:
+    """While open, each of `layers` runs as the opaque operator."""
+    token = TRACED.set(tuple(layers.values()))
+    with ExitStack() as stack:
+        for index, layer in enumerate(layers.values()):
+            stack.enter_context(replaced_forward(layer, operator_forward(index)))
+        yield
+    TRACED.reset(token)
+
+
+def operator_forward(index: int) -> Any:
+    """A forward method that calls the operator for layer `index`."""
+
+    def forward(layer: QuantizedLayer, x: Tensor, channels_first: bool = False) -> Tensor:
+        return torch.ops.ptq4dm.quantized_layer(x, index, channels_first)
+
+    return forward
+
+
+@torch.no_grad()
+def lower(network: nn.Module, bound: BoundCall, friendly: bool = True) -> tuple["ov.Model", pytree.TreeSpec]:
+    """The graph for calls like `bound` (any batch size), and the structure its outputs belong in.
+
+    friendly: trace normalisation and attention in the engine's favourite form. Raises BackendError if a layer or an
+    operation cannot be expressed.
+    """
+    import openvino as ov
+    from openvino.frontend.pytorch import ConversionExtension
+
+    layers = quantized_layers(network)
+    for name, layer in layers.items():
+        reason = can_express(layer)
+        if reason:
+            raise BackendError(
+                f"OpenVINO cannot run layer {name!r} ({reason}): use backend='simulated', or keep it in float"
+            )
+    names = tuple(layers)
+
+    def convert(node: Any) -> list["ov.Output"]:
+        index = int(node.get_values_from_const_input(1))
+        channels_first = bool(node.get_values_from_const_input(2))
+        return [layer_nodes(layers[names[index]], names[index], node.get_input(0), channels_first)]
+
+    traceable, tensors = Traceable(network, bound).eval(), for_tracing(bound)
+    try:
+        with (
+            layers_as_operators(layers),
+            friendly_forwards(network if friendly else nn.Identity()),
+            warnings.catch_warnings(),
+        ):
+            warnings.simplefilter("ignore")  # the tracer warns of every shape that a network checks in Python
+            traced = torch.jit.trace(traceable, tensors, strict=False, check_trace=False)
+        model = ov.convert_model(
+            traced,
+            example_input=tensors,
+            input=[ov.PartialShape([-1, *tensor.shape[1:]] if tensor.dim() else []) for tensor in tensors],
+            extension=[ConversionExtension(OPERATOR, convert)],
+        )
+    except RuntimeError as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise BackendError(
+            f"OpenVINO cannot express {type(network).__name__} ({first}): use backend='simulated'"
+        ) from error
+    quantize_before_resizing(model)
+    assert traceable.output_spec is not None
+    return model, traceable.output_spec

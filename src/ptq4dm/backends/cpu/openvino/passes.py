@@ -1,0 +1,40 @@
+"""Rewrites of a converted graph that leave every number as it is."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import openvino as ov
+
+RESIZING = ("Interpolate", "Pad")
+
+
+def quantize_before_resizing(model: "ov.Model") -> None:
+    """Move a FakeQuantize in front of the nearest-neighbour upsampling or zero padding that feeds it.
+
+    Copying integers and copying the numbers they stand for commute, and 0.0 is an integer exactly; upsampling by two
+    is then done on a quarter of the bytes, and the padding becomes the convolution's own.
+    """
+    from openvino import opset13 as ops
+
+    for quantizer in [node for node in model.get_ordered_ops() if node.get_type_name() == "FakeQuantize"]:
+        resize = quantizer.input_value(0).get_node()
+        if not copies(resize) or len(resize.output(0).get_target_inputs()) > 1:
+            continue
+        levels = quantizer.get_attributes()["levels"]
+        inner = ops.fake_quantize(resize.input_value(0), *(quantizer.input_value(i) for i in range(1, 5)), levels)
+        resize.input(0).replace_source_output(inner.output(0))
+        for target in quantizer.output(0).get_target_inputs():
+            target.replace_source_output(resize.output(0))
+    model.validate_nodes_and_infer_types()
+
+
+def copies(node: "ov.Node") -> bool:
+    """Whether a node only copies its input to a larger map (and adds zeros)."""
+    if node.get_type_name() not in RESIZING:
+        return False
+    attributes = node.get_attributes()
+    if node.get_type_name() == "Interpolate":
+        return attributes.get("mode") == "nearest"
+    fill = node.input_value(3).get_node() if node.get_input_size() > 3 else None
+    zero = fill is None or (fill.get_type_name() == "Constant" and not fill.get_data().any())  # type: ignore[attr-defined]
+    return attributes.get("pad_mode") == "constant" and zero

@@ -1,0 +1,42 @@
+"""The OpenVINO backend: INT8 convolutions and linears with float outputs, on a CPU."""
+
+from torch import nn
+
+from ptq4dm.backends.cpu.binding import BoundCall
+from ptq4dm.backends.cpu.engine_module import Compiled, EngineModule
+from ptq4dm.backends.cpu.openvino.batches import BatchRunner, shapes_of
+from ptq4dm.backends.cpu.openvino.engine import why_unavailable
+from ptq4dm.backends.cpu.openvino.executed import executed_layers
+from ptq4dm.backends.cpu.openvino.lower import lower, quantized_layers
+from ptq4dm.backends.cpu.openvino.self_check import self_check
+from ptq4dm.errors import MissingDependencyError
+from ptq4dm.pipelines.denoiser import Call
+
+
+class OpenVINOBackend:
+    """Runs quantized networks on OpenVINO; refuses where it would not be exact."""
+
+    name = "openvino"
+    arithmetic = "float-out"
+
+    def unavailable(self) -> str | None:
+        """Why OpenVINO cannot be used, with the pip line; None if it can."""
+        return why_unavailable()
+
+    def prepare(self, network: nn.Module, example: Call) -> nn.Module:
+        """`network` on OpenVINO, an EngineModule with the same signature and a dynamic batch.
+
+        Raises BackendError if it cannot be expressed or is not exact here, MissingDependencyError without openvino.
+        """
+        reason = self.unavailable()
+        if reason:
+            raise MissingDependencyError(reason)
+        self_check(quantized_layers(network))
+        return EngineModule(network, example, compile_graph)
+
+
+def compile_graph(network: nn.Module, bound: BoundCall) -> Compiled:
+    """One INT8 graph for calls like `bound`, with what the engine really runs for each quantized layer."""
+    model, output_spec = lower(network, bound)
+    run = BatchRunner(model, shapes_of(bound.tensors))
+    return Compiled(run, output_spec, executed_layers(run.first, quantized_layers(network)))

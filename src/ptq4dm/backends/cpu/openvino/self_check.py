@@ -1,0 +1,108 @@
+"""Is the engine exact on this processor? Asked of the model's own layers, on the worst inputs there are."""
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ptq4dm.backends.cpu.openvino.engine import compile_model, processor, runner
+from ptq4dm.backends.cpu.openvino.executed import executed_layers
+from ptq4dm.backends.cpu.openvino.layer import layer_nodes
+from ptq4dm.backends.exactness import ULPS_ALLOWED, ulp_distance
+from ptq4dm.errors import BackendError
+from ptq4dm.numerics import ACTIVATION_MAX, dequantize, pair_up
+from ptq4dm.quantization.layers import QuantizedConv, QuantizedLayer
+
+if TYPE_CHECKING:
+    import openvino as ov
+
+SIDE = 5
+"""Height and width of a test input: room for a padded corner, an edge and an interior point."""
+
+
+def self_check(layers: dict[str, QuantizedLayer]) -> None:
+    """Run one layer of each kind, the one nearest to saturation, and compare with float64.
+
+    Raises BackendError that names the layer and the processor if the engine is off by more than its rounding.
+    """
+    for name, distance in distances(representatives(layers)).items():
+        if distance > ULPS_ALLOWED:
+            raise BackendError(
+                f"OpenVINO is not exact on this processor ({processor()}): layer {name!r} is {distance:.3g} float32 "
+                f"units off (up to {ULPS_ALLOWED:g} is rounding); its INT8 sums saturate. "
+                "Use backend='simulated', or quantize again with portable = true"
+            )
+
+
+def representatives(layers: dict[str, QuantizedLayer]) -> dict[str, QuantizedLayer]:
+    """One layer of each kind: the one whose pairs of weights make the largest int16 sums."""
+    chosen: dict[tuple, tuple[float, str]] = {}
+    for name, layer in layers.items():
+        candidate = (largest_pair_sum(layer), name)
+        chosen[kind(layer)] = max(chosen.get(kind(layer), candidate), candidate)
+    return {name: layers[name] for _, name in chosen.values()}
+
+
+def kind(layer: QuantizedLayer) -> tuple:
+    """What decides which kernel an engine takes: type, geometry, and whether channels fill its vectors."""
+    inputs, outputs = layer.weight.shape[1], layer.weight.shape[0]
+    channels = (inputs % 2, inputs < 4, inputs % 16 == 0, outputs % 16 == 0, int(layer.input_zero_point) == 0)
+    if isinstance(layer, QuantizedConv):
+        geometry = (layer.kernel_size, layer.stride, layer.padding, layer.dilation)
+        return (type(layer), geometry, layer.groups if layer.groups == 1 else (inputs, outputs), channels)
+    return (type(layer), channels)
+
+
+def largest_pair_sum(layer: QuantizedLayer) -> float:
+    """The largest same-signed sum of two adjacent weights."""
+    pairs = pair_up(layer.weight.int())
+    return float(torch.maximum(pairs.clamp(min=0).sum(2).max(), -pairs.clamp(max=0).sum(2).min()))
+
+
+@torch.no_grad()
+def distances(layers: dict[str, QuantizedLayer]) -> dict[str, float]:
+    """The largest distance of the engine from float64 for each layer, in float32 units in the last place."""
+    if not layers:
+        return {}
+    inputs = {name: hard_inputs(layer) for name, layer in layers.items()}
+    compiled = compile_model(side_by_side(layers, inputs.values()))
+    for run in executed_layers(compiled, layers):
+        if not run.int8:
+            raise BackendError(f"OpenVINO runs layer {run.layer!r} as {run.primitive or run.type}, not in INT8")
+    outputs = runner(compiled)(tuple(inputs.values()))
+    return {name: distance(layers[name], x, y) for (name, x), y in zip(inputs.items(), outputs, strict=True)}
+
+
+def side_by_side(layers: dict[str, QuantizedLayer], inputs: Iterable[Tensor]) -> "ov.Model":
+    """One graph that holds each layer by itself: input i -> layer i -> output i."""
+    import openvino as ov
+    from openvino import opset13 as ops
+
+    parameters = [ops.parameter(list(x.shape), np.float32) for x in inputs]
+    results = [
+        ops.result(layer_nodes(layer, name, parameter.output(0)))
+        for (name, layer), parameter in zip(layers.items(), parameters, strict=True)
+    ]
+    return ov.Model(results, parameters)  # type: ignore[reportGeneralTypeIssues]  # openvino's own stubs disagree
+
+
+def hard_inputs(layer: QuantizedLayer) -> Tensor:
+    """Float inputs that are integers of the layer's grid: all 255, 0 or 255 at random, and anything at random."""
+    channels = layer.weight.shape[1] * (layer.groups if isinstance(layer, QuantizedConv) else 1)
+    spatial = (SIDE * max(layer.stride),) * (layer.weight.dim() - 2) if isinstance(layer, QuantizedConv) else ()
+    generator = torch.Generator().manual_seed(0)
+    anything = torch.randint(0, ACTIVATION_MAX + 1, (2, channels, *spatial), generator=generator)
+    extremes = torch.where(anything > ACTIVATION_MAX // 2, ACTIVATION_MAX, 0)
+    integers = torch.cat([torch.full_like(anything[:1], ACTIVATION_MAX), extremes, anything]).double()
+    return dequantize(integers, layer.input_scale.double(), layer.input_zero_point.double()).float()
+
+
+def distance(layer: QuantizedLayer, x: Tensor, y: Tensor) -> float:
+    """How far `y` is from the layer's exact output for `x`, in float32 units in the last place; inf if not finite."""
+    exact = layer(x.double())
+    axis = (1, -1) + (1,) * (exact.dim() - 2)
+    product = exact if layer.bias is None else exact - layer.bias.double().reshape(axis)
+    worst = ulp_distance(y, exact, product).max()
+    return float(worst) if torch.isfinite(worst) else float("inf")

@@ -1,0 +1,171 @@
+"""Whole networks on OpenVINO: the same numbers and the same signature as the simulated backend."""
+
+import pytest
+import torch
+from diffusers.models.attention_processor import Attention
+from diffusers.models.unets.unet_2d import UNet2DOutput
+from tiny import tiny_unet
+from torch import Tensor, nn
+
+from ptq4dm.backends.cpu.openvino import compile_float
+from ptq4dm.backends.cpu.openvino.batches import FIXED_SIZES
+from ptq4dm.backends.cpu.openvino.friendly import friendly_forwards
+from ptq4dm.backends.cpu.openvino.run import OpenVINOBackend
+from ptq4dm.backends.simulated import SimulatedBackend
+from ptq4dm.numerics import asymmetric_params
+from ptq4dm.pipelines.denoiser import Call
+from ptq4dm.quantization.layers import QuantizedConv, QuantizedLinear
+
+pytest.importorskip("openvino")
+KINDS = {nn.Conv2d: QuantizedConv, nn.Linear: QuantizedLinear}
+
+
+def quantize_by_min_max(network: nn.Module, *call: Tensor) -> nn.Module:
+    """Replace each convolution and linear by its INT8 twin: 7-bit weights, ranges as seen in one call."""
+    layers = {name: module for name, module in network.named_modules() if type(module) in KINDS}
+    ranges, hooks = {}, []
+    for name, module in layers.items():
+        note = lambda _, inputs, name=name: ranges.update({name: (inputs[0].min(), inputs[0].max())})  # noqa: E731
+        hooks.append(module.register_forward_pre_hook(note))
+    network(*call)
+    for hook in hooks:
+        hook.remove()
+    for name, module in layers.items():
+        twin = KINDS[type(module)](module)
+        scale = module.weight.flatten(1).abs().amax(1) / 64
+        twin.weight.copy_(torch.round(module.weight / scale.view(-1, *[1] * (module.weight.dim() - 1))))
+        twin.weight_scale.copy_(scale)
+        input_scale, zero_point = asymmetric_params(*ranges[name])
+        twin.input_scale.copy_(input_scale)
+        twin.input_zero_point.copy_(zero_point)
+        if module.bias is not None:
+            twin.bias.copy_(module.bias)
+        parent, _, leaf = name.rpartition(".")
+        setattr(network.get_submodule(parent), leaf, twin)
+    return network
+
+
+def relative(a: Tensor, b: Tensor) -> float:
+    return float((a.double() - b.double()).norm() / b.double().norm())
+
+
+@pytest.fixture(scope="module")
+def unet():
+    torch.manual_seed(0)
+    return quantize_by_min_max(tiny_unet((8, 16), 16), torch.randn(4, 3, 16, 16), torch.tensor([1, 300, 600, 999]))
+
+
+@pytest.fixture(scope="module")
+def deployed(unet):
+    return OpenVINOBackend().prepare(unet, Call((torch.randn(4, 3, 16, 16), torch.tensor([1, 300, 600, 999]))))
+
+
+def test_every_quantized_layer_ran_in_int8_under_its_name(unet, deployed):
+    names = [name for name, module in unet.named_modules() if isinstance(module, QuantizedConv | QuantizedLinear)]
+    assert [run.layer for run in deployed.executed] == names
+    assert [run for run in deployed.executed if not run.int8] == []
+
+
+@pytest.mark.parametrize("batch", [1, 3, 4])
+def test_as_near_the_simulated_network_as_float32_is_to_float64(unet, deployed, batch):
+    torch.manual_seed(batch)
+    x, t = torch.randn(batch, 3, 16, 16), torch.randint(0, 1000, (batch,))
+    simulated = unet(x, t).sample
+    engine = deployed(x, t).sample
+    assert relative(engine, simulated) < 0.01  # a flipped 8-bit step here and there; a wrong layer gives 0.1 and more
+    assert engine.dtype == torch.float32 and len(deployed.graphs) == 1
+
+
+def test_time_step_is_an_input(unet, deployed):
+    x = torch.randn(2, 3, 16, 16)
+    early, late = (deployed(x, torch.full((2,), t)).sample for t in (0, 999))
+    assert relative(early, late) > 10 * relative(late, unet(x, torch.full((2,), 999)).sample)
+
+
+def test_signature_and_attributes_of_the_network(unet, deployed):
+    x, t = torch.randn(2, 3, 16, 16), torch.tensor([5, 6])
+    assert isinstance(deployed(x, timestep=t), UNet2DOutput)
+    assert torch.equal(deployed(x, t, return_dict=False)[0], deployed(x, t).sample)
+    assert deployed.config.in_channels == 3 and deployed.config.sample_size == 16
+    assert deployed.dtype == torch.float32 and deployed.device == torch.device("cpu")
+
+
+def test_any_number_of_batch_sizes(deployed):
+    x, t = torch.randn(FIXED_SIZES + 3, 3, 16, 16), torch.arange(FIXED_SIZES + 3)
+    whole = deployed(x, t).sample
+    for size in range(1, FIXED_SIZES + 3):
+        assert relative(deployed(x[:size], t[:size]).sample, whole[:size]) < 0.01
+
+
+def test_answers_do_not_share_memory(deployed):
+    x, t = torch.randn(2, 3, 16, 16), torch.tensor([5, 6])
+    first = deployed(x, t).sample
+    copy = first.clone()
+    deployed(-x, t)
+    assert torch.equal(first, copy)
+
+
+def test_simulated_backend_is_the_network_itself(unet):
+    backend = SimulatedBackend()
+    assert backend.prepare(unet, Call()) is unet and backend.unavailable() is None
+
+
+@pytest.mark.parametrize("friendly", [False, True])
+def test_float_baseline_equals_pytorch(friendly):
+    network = tiny_unet((8, 16), 16)
+    x, t = torch.randn(2, 3, 16, 16), torch.tensor([3, 900])
+    module = compile_float(network, Call((x, t)), friendly)
+    torch.testing.assert_close(module(x, t).sample, network(x, t).sample, rtol=1e-4, atol=1e-5)
+
+
+class Blocks(nn.Module):
+    """Group normalisation in 1d to 3d and an attention with several heads, no residual, a scaled output."""
+
+    def __init__(self):
+        super().__init__()
+        self.norms = nn.ModuleList([nn.GroupNorm(4, 8), nn.GroupNorm(1, 8, affine=False), nn.GroupNorm(8, 8, eps=1e-3)])
+        self.attention = Attention(
+            8,
+            heads=2,
+            dim_head=4,
+            norm_num_groups=4,
+            bias=True,
+            rescale_output_factor=1.7,
+            _from_deprecated_attn_block=True,
+        )
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        maps = [x.reshape(x.shape[0], 8, *shape) for shape in ((36,), (6, 6), (3, 3, 4))]
+        return (*(norm(y) for norm, y in zip(self.norms, maps)), self.attention(x))
+
+
+def test_friendly_forms_are_the_same_functions():
+    torch.manual_seed(0)
+    blocks, x = Blocks().eval().requires_grad_(False), torch.randn(3, 8, 6, 6) * 2 + 1
+    for norm in (blocks.norms[0], blocks.norms[2]):
+        norm.weight.normal_(), norm.bias.normal_()
+    expected = blocks(x)
+    with friendly_forwards(blocks):
+        torch.testing.assert_close(blocks(x), expected, rtol=1e-4, atol=1e-5)
+    assert all(torch.equal(a, b) for a, b in zip(blocks(x), expected))  # nothing stays replaced
+
+
+class Sampled(nn.Module):
+    """A downsampler with asymmetric zero padding and a nearest upsampler, as diffusers has them."""
+
+    def __init__(self):
+        super().__init__()
+        self.down, self.up = nn.Conv2d(8, 8, 3, stride=2), nn.Conv2d(8, 8, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        low = self.down(nn.functional.pad(x, (0, 1, 0, 1)))
+        return self.up(nn.functional.interpolate(low, scale_factor=2.0, mode="nearest")) + x
+
+
+def test_quantizing_before_resizing_changes_nothing():
+    torch.manual_seed(0)
+    x = torch.randn(2, 8, 8, 8)
+    network = quantize_by_min_max(Sampled().eval().requires_grad_(False), x)
+    module = OpenVINOBackend().prepare(network, Call((x,)))
+    torch.testing.assert_close(module(x), network(x), rtol=1e-5, atol=1e-5)
+    assert all(run.int8 for run in module.executed)
