@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from ptq4dm.backends.base import Backend
-from ptq4dm.backends.cpu.onnxruntime.backend import OnnxRuntimeBackend
+from ptq4dm.backends.cpu.onnxruntime.run import OnnxRuntimeBackend
 from ptq4dm.backends.cpu.openvino.run import OpenVINOBackend
 from ptq4dm.backends.simulated import SimulatedBackend
 from ptq4dm.errors import BackendError, PTQ4DMError

@@ -20,7 +20,7 @@ def run(args: argparse.Namespace) -> None:
     modules = dict(model.network.named_modules())
     rows, layers = [], []
     for layer in model.plan:
-        module = modules.get(layer.name)
+        module = modules.get(f"{layer.name}.layer", modules.get(layer.name))  # `.layer`: its output is rounded too
         held = isinstance(module, QuantizedLayer)
         scale = float(module.input_scale) if held else None
         zero_point = int(module.input_zero_point) if held else None

@@ -6,10 +6,10 @@ import sys
 import warnings
 from collections.abc import Sequence
 
-from ptq4dm.cli import bench, demo, evaluate, inspect, quantize, report, sample, zoo
+from ptq4dm.cli import bench, demo, evaluate, export, inspect, quantize, report, sample, zoo
 from ptq4dm.errors import PTQ4DMError
 
-VERBS = (demo, quantize, sample, evaluate, bench, inspect, report, zoo)
+VERBS = (demo, quantize, sample, evaluate, bench, inspect, report, export, zoo)
 INTERRUPTED = 130
 
 

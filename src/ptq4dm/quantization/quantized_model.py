@@ -54,6 +54,12 @@ class QuantizedModel:
 
         return write_artifact(self, Path(folder))
 
+    def export_onnx(self, path: str | Path) -> Path:
+        """Write the denoiser as standard QDQ ONNX: dynamic batch, the time-step an input. Raises BackendError."""
+        from ptq4dm.export.onnx_qdq import export_qdq
+
+        return export_qdq(self.network, self.example, path)
+
     @cached_property
     def int8_bytes(self) -> int:
         """Bytes of the quantized denoiser's tensors."""
