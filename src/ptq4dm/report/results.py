@@ -1,0 +1,77 @@
+"""Read results.json and refuse what the page cannot be drawn from, before anything is drawn."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from ptq4dm.errors import ArtifactError
+from ptq4dm.files import read_json
+
+FORMAT_VERSION: Final = 1
+RESULTS: Final = "results.json"
+
+REQUIRED: Final[dict[str, dict[str, type]]] = {
+    "model": {"name": str},
+    "size": {"float_bytes": float, "int8_bytes": float, "ratio": float},
+    "fidelity.call": {"relative_l2_mean": float},
+    "fidelity.call.curve": {"t": list, "relative_l2": list},
+    "fidelity.pictures": {"n": float},
+    "plan[]": {"name": str, "kind": str, "quantized": bool, "reason": str},
+    "executed.layers[]": {"layer": str, "type": str, "int8": bool},
+    "layers[]": {"name": str, "relative_l2": float},
+    "activation_ranges[]": {"layer": str, "t": list, "min": list, "max": list, "low": float, "high": float},
+    "distribution.rows[]": {"measure": str, "float": float, "int8": float, "difference": float},
+    "speed.rows[]": {"engine": str, "precision": str, "seconds_median": float},
+    "speed.ratios[]": {"name": str, "value": float},
+    "speed.predicted_limit": {"int8_share": float, "processor_ratio": float, "limit": float},
+    "speed.sampling.rows[]": {"engine": str, "precision": str, "seconds_median": float},
+    "memory.rows[]": {"name": str, "peak_bytes": float},
+    "pictures": {"float": str, "int8": str, "tile": list, "columns": float, "count": float},
+}
+"""What each part must hold, if it is there at all; `[]` is every entry of a list."""
+
+
+def load_results(folder: Path) -> dict[str, Any]:
+    """Read and check `results.json` of a folder. Raises ArtifactError with the part that is wrong and the mend."""
+    path = Path(folder) / RESULTS
+    if not path.is_file():
+        raise ArtifactError(f"no {RESULTS} in {folder}: name a folder that `ptq4dm evaluate` or `ptq4dm demo` wrote")
+    return checked(read_json(path), path)
+
+
+def checked(results: Any, path: Path) -> dict[str, Any]:
+    """Give back `results` if the page can be drawn from them. Raises ArtifactError."""
+    if not isinstance(results, dict):
+        raise ArtifactError(f"{path} holds a {type(results).__name__}, not an object: evaluate again")
+    version = results.get("format_version")
+    if version != FORMAT_VERSION:
+        newer = isinstance(version, int) and version > FORMAT_VERSION
+        mend = "update ptq4dm" if newer else "evaluate again"
+        raise ArtifactError(f"{path} has format_version {version!r}, this ptq4dm reads {FORMAT_VERSION}: {mend}")
+    if not isinstance(results.get("model"), dict):
+        raise ArtifactError(f"{path} does not say which model it is of (key 'model'): evaluate again")
+    for where, keys in REQUIRED.items():
+        for number, part in enumerate(find(results, where)):
+            check_part(part, keys, where.replace("[]", f"[{number}]"), path)
+    return results
+
+
+def find(results: Mapping[str, Any], where: str) -> Sequence[Any]:
+    """The parts at a dotted place: none if it is absent or null, all entries for a place that ends in `[]`."""
+    value: Any = results
+    for key in where.removesuffix("[]").split("."):
+        value = value.get(key) if isinstance(value, Mapping) else None
+    if value is None:
+        return []
+    return value if where.endswith("[]") and isinstance(value, list) else [value]
+
+
+def check_part(part: Any, keys: Mapping[str, type], where: str, path: Path) -> None:
+    """Raise ArtifactError unless `part` is an object with `keys` of these kinds (float: any number)."""
+    if not isinstance(part, Mapping):
+        raise ArtifactError(f"{path}: {where} is a {type(part).__name__}, not an object: evaluate again")
+    for key, kind in keys.items():
+        value = part.get(key)
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not (number if kind is float else isinstance(value, kind)):
+            raise ArtifactError(f"{path}: {where}.{key} = {value!r:.60} should be a {kind.__name__}: evaluate again")
