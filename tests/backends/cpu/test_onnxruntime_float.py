@@ -82,3 +82,29 @@ class Countdown(nn.Module):
 def test_an_output_that_is_no_tensor_is_refused():
     with pytest.raises(BackendError, match="Countdown returns Tensor, str"):
         compile_float(Countdown(), Call((torch.randn(2, 2),)))
+
+
+class ReadsInPython(nn.Module):
+    def forward(self, x, timestep):
+        return x * timestep.item()
+
+
+class Branches(nn.Module):
+    def forward(self, x, timestep):
+        return x if timestep > 500 else -x
+
+
+class Ignores(nn.Module):
+    def forward(self, x, timestep):
+        return x + 1
+
+
+def test_a_time_step_that_tracing_would_hold_fixed_is_refused():
+    for network, timestep in ((ReadsInPython(), 3), (Branches(), 700), (ReadsInPython(), 0)):
+        with pytest.raises(BackendError, match=f"{type(network).__name__} reads timestep in Python"):
+            compile_float(network, Call((torch.randn(2, 2), torch.tensor(timestep))))
+
+
+def test_a_network_may_ignore_the_time_step():
+    x = torch.randn(3, 2)
+    assert torch.equal(compile_float(Ignores(), Call((torch.randn(2, 2), torch.tensor(3))))(x, torch.tensor(9)), x + 1)
