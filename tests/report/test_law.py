@@ -2,7 +2,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.integrate import trapezoid
 
 from ptq4dm.calibration.timesteps import resolve_law
 from ptq4dm.report.law import law_density
@@ -22,7 +21,7 @@ OPTIONS = st.fixed_dictionaries(
 def test_density_and_clipped_mass_make_a_whole(options: dict) -> None:
     found = law_density({"law": "ndtc", "law_options": options, "num_train_timesteps": 1000}, points=1000)
     assert found is not None
-    assert trapezoid(found.density, found.t) + found.below + found.above == pytest.approx(1, abs=0.01)
+    assert sum(found.density) + found.below + found.above == pytest.approx(1, abs=1e-3)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 import html.parser
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,9 @@ import pytest
 from report.example import example_results, write_example
 
 from ptq4dm.errors import ArtifactError
+from ptq4dm.report.page import render
 from ptq4dm.report.report import build_report
+from ptq4dm.report.results import checked
 
 OPTIONAL = [key for key in example_results() if key not in ("format_version", "model")]
 VOID = {"meta", "link", "img", "br", "wbr"}
@@ -92,6 +95,27 @@ def test_a_missing_part_is_told_and_the_rest_is_drawn(tmp_path: Path, key: str) 
     assert "emoji-32 in INT8" in with_null
 
 
+def without_one_key(value: Any) -> Iterator[Any]:
+    """Copies of nested data with one key null, at every depth (of a list, in its first entry), or one list empty."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield value | {key: None}
+            yield from (value | {key: changed} for changed in without_one_key(item))
+    elif isinstance(value, list) and value:
+        yield []
+        yield from ([changed, *value[1:]] for changed in without_one_key(value[0]))
+
+
+def test_no_missing_key_ends_in_a_traceback(tmp_path: Path) -> None:
+    drawn = refused = 0
+    for results in without_one_key(example_results() | {"pictures": None}):
+        try:
+            drawn += len(render(checked(results, tmp_path), tmp_path)) > 10_000
+        except ArtifactError:
+            refused += 1
+    assert drawn > 80 and refused > 20
+
+
 def test_what_was_not_measured_is_said(tmp_path: Path) -> None:
     text = outline(build_report(write_example(tmp_path, {"format_version": 1, "model": {"name": "net"}}))).text
     for words in ("No pictures were drawn", "Speed was not measured", "Memory was not measured", "was not measured",
@@ -119,7 +143,7 @@ def test_identical_pictures_and_unknown_laws_are_drawn(tmp_path: Path) -> None:
     results: dict[str, Any] = example_results()
     results["fidelity"]["pictures"] |= {"psnr_mean": None, "psnr": [None] * 16, "identical": 16}
     results["fidelity"]["call"]["psnr_mean"] = None
-    results["fidelity"]["call"]["curve"]["psnr"] = [None] * 49
+    results["fidelity"]["call"]["curve"]["psnr"] = [None] * 50
     results["calibration"] |= {"law": "mine.law", "law_options": {}}
     text = outline(build_report(write_example(tmp_path, results))).text
     assert "identical" in text

@@ -11,7 +11,12 @@ FORMAT_VERSION: Final = 1
 RESULTS: Final = "results.json"
 
 REQUIRED: Final[dict[str, dict[str, type]]] = {
+    **{
+        section: {}
+        for section in ("recipe", "calibration", "fidelity", "speed", "memory", "distribution", "environment")
+    },
     "model": {"name": str},
+    "calibration.law_density": {"t": list, "density": list},
     "size": {"float_bytes": float, "int8_bytes": float, "ratio": float},
     "fidelity.call": {"relative_l2_mean": float},
     "fidelity.call.curve": {"t": list, "relative_l2": list},
@@ -30,6 +35,13 @@ REQUIRED: Final[dict[str, dict[str, type]]] = {
 }
 """What each part must hold, if it is there at all; `[]` is every entry of a list."""
 
+ALIGNED: Final = {
+    "fidelity.call.curve": ("relative_l2", "psnr"),
+    "activation_ranges[]": ("min", "max", "p01", "p99"),
+    "calibration.law_density": ("density",),
+}
+"""Lists that go with the list `t` of the same part, entry by entry."""
+
 
 def load_results(folder: Path) -> dict[str, Any]:
     """Read and check `results.json` of a folder. Raises ArtifactError with the part that is wrong and the mend."""
@@ -40,9 +52,10 @@ def load_results(folder: Path) -> dict[str, Any]:
 
 
 def checked(results: Any, path: Path) -> dict[str, Any]:
-    """Give back `results` if the page can be drawn from them. Raises ArtifactError."""
+    """Give back `results` without what is null, if the page can be drawn from them. Raises ArtifactError."""
     if not isinstance(results, dict):
         raise ArtifactError(f"{path} holds a {type(results).__name__}, not an object: evaluate again")
+    results = without_nulls(results)
     version = results.get("format_version")
     if version != FORMAT_VERSION:
         newer = isinstance(version, int) and version > FORMAT_VERSION
@@ -53,7 +66,19 @@ def checked(results: Any, path: Path) -> dict[str, Any]:
     for where, keys in REQUIRED.items():
         for number, part in enumerate(find(results, where)):
             check_part(part, keys, where.replace("[]", f"[{number}]"), path)
+    for where, keys in ALIGNED.items():
+        for part in find(results, where):
+            lengths = {key: len(part[key]) for key in ("t", *keys) if key in part}
+            if len(set(lengths.values())) > 1:
+                raise ArtifactError(f"{path}: the lists of {where} differ in length ({lengths}): evaluate again")
     return results
+
+
+def without_nulls(value: Any) -> Any:
+    """Nested data without the keys whose value is null, but for the mean PSNR of identical pictures, which is null."""
+    if isinstance(value, dict):
+        return {key: without_nulls(item) for key, item in value.items() if item is not None or key == "psnr_mean"}
+    return [without_nulls(item) for item in value] if isinstance(value, list) else value
 
 
 def find(results: Mapping[str, Any], where: str) -> Sequence[Any]:
