@@ -36,13 +36,14 @@ def main() -> None:
     own.add_argument("--steps", type=int)
     own.add_argument("--count", type=int)
     own.add_argument("--batch-size", type=int, default=32)
+    own.add_argument("--data", default="emoji-32", help="the built-in model whose training pictures are the reference")
     own.add_argument("--inception", type=Path, help="weights of the standard Inception network, for published names")
     own.add_argument("--work", type=Path, default=Path("benchmarks/work/distribution"))
     args = own.parse_args()
     args.count = args.count or (16 if args.quick else 2048)
     args.steps = args.steps or (5 if args.quick else 50)
     drawn = draw(args)
-    reference = (zoo.pictures(args.model) / 2 + 0.5).clamp(0, 1)
+    reference = (zoo.pictures(args.data) / 2 + 0.5).clamp(0, 1)
     rows = []
     for extractor in [make_extractor()] + ([make_extractor(args.inception)] if args.inception else []):
         found = {
@@ -58,7 +59,8 @@ def main() -> None:
     psnr = mean_db(picture_psnr(drawn["float"], drawn["int8"]))
     print(f"PSNR of the pictures: {psnr:.2f} dB" if psnr is not None else "the pictures are identical")
     results = {
-        "what": f"{args.model}, {args.scheduler} in {args.steps} steps, against {len(reference)} training pictures",
+        "what": f"{args.model}, {args.scheduler} in {args.steps} steps",
+        "reference": f"{len(reference)} training pictures of {args.data}",
         "n": args.count,
         "first_seed": FIRST_SEED,
         "backend": args.backend,

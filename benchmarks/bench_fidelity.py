@@ -10,8 +10,8 @@ from pathlib import Path
 from common import parser, save
 
 import ptq4dm
-from ptq4dm.evaluation.evaluate import AIMED_AT, evaluate
-from ptq4dm.evaluation.sections import AIMS, FLOORS
+from ptq4dm.evaluation.evaluate import evaluate
+from ptq4dm.evaluation.sections import AIMED_AT, AIMS, FLOORS
 from ptq4dm.zoo import zoo
 
 FIRST_SEED = 1_000_000
@@ -45,6 +45,8 @@ def main() -> None:
         for key, (value, better) in got.items():
             met = (value <= FLOORS[key] if better == "lower" else value >= FLOORS[key]) if value is not None else True
             print(f"  {key:20s} {shown(value)}   aim {AIMS[key]}, floor {FLOORS[key]}: {'met' if met else 'MISSED'}")
+    if args.quick:
+        print(f"a quick try: 5 steps and few pictures; the aims and floors are for {sampler} in {steps} steps")
     kept = {key: results[key] for key in ("model", "recipe", "fidelity", "layers", "executed", "size", "notes")}
     save("fidelity", args, {"what": f"{args.model}, W8A8 as deployed", "aims": AIMS, "floors": FLOORS, **kept})
 

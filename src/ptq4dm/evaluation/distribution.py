@@ -49,7 +49,12 @@ def distribution(
 
 
 def feature_rows(
-    extractor: Extractor, float_: Features, int8: Features, reference: Features, replicates: int, shown: bool = False
+    extractor: Extractor,
+    float_: Features,
+    int8: Features,
+    reference: Features,
+    replicates: int = REPLICATES,
+    shown: bool = False,
 ) -> list[dict[str, Any]]:
     """One row a measure: both models, the difference INT8 - float, its paired interval and what it could detect."""
     rows = []

@@ -4,6 +4,7 @@ A results folder holds:
 
     results.json            plain data, `format_version` 1; a section that was not measured is null
         model, recipe, plan, calibration, activation_ranges    what the model is and how it was made
+        float_by_method     modules that the method keeps in float, counted by class
         executed            which nodes the engine ran in INT8
         size, memory        bytes of the tensors; rise of resident memory while an engine is built and called once
         fidelity            call level (means, curve over t), picture level, of the deployed and the simulated network
@@ -110,6 +111,7 @@ def evaluate(
             "calibration": model.facts.get("calibration"),
             "activation_ranges": model.facts.get("activation_ranges"),
             "plan": [dataclasses.asdict(layer) for layer in model.plan],
+            "float_by_method": model.facts.get("float_by_method"),
             "executed": executed(deployed, engine),
             "size": {key: sizes[key] for key in ("float_bytes", "int8_bytes", "ratio")},
             "memory": memory,
