@@ -36,7 +36,6 @@ def example_results() -> dict[str, Any]:
             "fingerprint": "0123456789abcdef",
             "picture_shape": [3, 32, 32],
             "artifact": "demo/int8",
-            "float_by_method": {"GroupNorm": 30, "SiLU": 31},
         },
         "recipe": {
             "name": "w8a8-quick",
@@ -75,6 +74,7 @@ def example_results() -> dict[str, Any]:
             }
             for name, kind, macs in in_float
         ],
+        "float_by_method": {"GroupNorm": 30, "SiLU": 31},
         "executed": {
             "engine": "openvino",
             "layers": [

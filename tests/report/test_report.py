@@ -82,6 +82,7 @@ def test_measured_figures_stand_in_the_page(tmp_path: Path) -> None:
     for figure in ("2.16 %", "30.4 dB", "2.18×", "1.43× to 1.52×", "3.88×", "1.97×", "55.3 ms", "128 samples", "16 %"):
         assert figure in text, figure
     assert "kept in float by the pattern 'conv_in'" in text
+    assert "In this network: 30 GroupNorm, 31 SiLU." in text
     assert "39 of 39 quantized layers multiplied integers" in text
     assert "ptq4dm evaluate demo/int8 --count 16" in text
 

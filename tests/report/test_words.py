@@ -21,6 +21,8 @@ from ptq4dm.report import words
         (words.megabytes, 28_812_345, "28.8 MB"),
         (words.megabytes, 1_500_000_000, "1.50 GB"),
         (words.large, 1.2e9, "1.2 G"),
+        (words.short_name, "/home/me/my-pipe/", "my-pipe"),
+        (words.short_name, "google/ddpm-cifar10-32", "google/ddpm-cifar10-32"),
         (words.signed, -0.2, "−0.2"),
     ],
 )

@@ -37,8 +37,11 @@ def calibration_facts(calibration_set: CalibrationSet, num_train_timesteps: int)
 
 
 def range_facts(ranges: RangeTable) -> list[dict[str, Any]]:
-    """Activation ranges against time-step, of the layers whose range moves most relative to the one range chosen."""
-    rows = []
+    """Activation ranges against time-step, of the layers whose range moves most relative to the one range chosen.
+
+    Of layers that share an input (the projections of the time embedding) the first stands for all.
+    """
+    rows, seen = [], set()
     for name, bands in ranges.summary().items():
         filled = [band for band in bands if band["min"] is not None and band["from"] is not None]
         if len(filled) < 2:
@@ -54,6 +57,10 @@ def range_facts(ranges: RangeTable) -> list[dict[str, Any]]:
             "low": chosen.low,
             "high": chosen.high,
         }
+        spread = (*row["min"], *row["max"])
+        if spread in seen:
+            continue
+        seen.add(spread)
         widths = [high - low for low, high in zip(row["p01"], row["p99"])]
         rows.append((max(widths) / max(min(widths), 1e-12), row))
     rows.sort(key=lambda item: -item[0])

@@ -34,7 +34,7 @@ def timestep_chart(
     drawn: Sequence[int], visited: Sequence[int], total: int, density: LawDensity | None, width: int, height: int = 250
 ) -> Markup:
     """Histogram of the drawn time-steps, the law's expected counts over it, the visited time-steps as ticks below."""
-    bins = 20 if width < 500 else 40
+    bins = 20 if width < 500 or len(drawn) < 100 else 40
     counts, edges = np.histogram(drawn, bins=bins, range=(0, total))
     curve = [value * len(drawn) * total / bins for value in density.density] if density else []
     ends = clipped_ends(density, len(drawn), total, bins) if density else []

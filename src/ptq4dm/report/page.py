@@ -63,7 +63,7 @@ def context(results: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     pictures = results.get("pictures")
     executed = tables.executed_layers(results.get("executed"))
     return {
-        "model": results["model"],
+        "name": words.short_name(results["model"]["name"]),
         "model_line": model_line(results),
         "verdict": verdict(results),
         "tiles": headline(results),
@@ -85,7 +85,7 @@ def context(results: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         "recipe_name": (results.get("recipe") or {}).get("name"),
         "plan_words": tables.plan_words(results["plan"]) if results.get("plan") else None,
         "float_rows": tables.float_rows(results.get("plan") or []),
-        "by_method": (results.get("float_by_method") or results["model"].get("float_by_method") or {}).items(),
+        "by_method": (results.get("float_by_method") or {}).items(),
         "layers": sorted(results.get("layers") or [], key=lambda layer: -layer["relative_l2"]),
         "worst_layers": WORST_LAYERS,
         "executed": executed,

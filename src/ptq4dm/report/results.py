@@ -13,7 +13,16 @@ RESULTS: Final = "results.json"
 REQUIRED: Final[dict[str, dict[str, type]]] = {
     **{
         section: {}
-        for section in ("recipe", "calibration", "fidelity", "speed", "memory", "distribution", "environment")
+        for section in (
+            "recipe",
+            "calibration",
+            "fidelity",
+            "speed",
+            "memory",
+            "distribution",
+            "environment",
+            "float_by_method",
+        )
     },
     "model": {"name": str},
     "calibration.law_density": {"t": list, "density": list},

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from ptq4dm.recipe import CalibrationRecipe
-from ptq4dm.report.words import count, decibels, percent, times
+from ptq4dm.report.words import count, decibels, percent, short_name, times
 
 CLOSE, SIMILAR = 25.0, 18.0
 """PSNR of a picture in dB, from which a person sees nearly the same picture, and still a similar one."""
@@ -30,7 +30,7 @@ def verdict(results: Mapping[str, Any]) -> Verdict:
     faithful, gains = fidelity_words(results), gain_words(results)
     against = [*floor_words(results.get("fidelity")), *slow_words(results.get("speed"))]
     caveats = [*silent_float_words(results), *calibration_words(results)]
-    subject = f"{results['model']['name']} in INT8"
+    subject = f"{short_name(results['model']['name'])} in INT8"
     if not faithful and not gains and not against:
         return Verdict(f"{subject} was made, but neither its pictures nor its speed were measured.", "mixed")
     parts = [part for part in (faithful, *gains) if part]

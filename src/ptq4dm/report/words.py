@@ -64,6 +64,11 @@ def plural(number: int, one: str, many: str | None = None) -> str:
     return f"{number:,} {one if number == 1 else many or one + 's'}"
 
 
+def short_name(model: str) -> str:
+    """A model's name; of a folder given by its whole path only the last part."""
+    return model.rstrip("/").rsplit("/", 1)[-1] or model if model.startswith(("/", ".", "~")) else model
+
+
 def flat(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     """Nested settings as rows of (dotted key, text); empty ones say "none"."""
     rows: list[tuple[str, str]] = []
