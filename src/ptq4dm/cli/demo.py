@@ -7,6 +7,7 @@ from pathlib import Path
 from ptq4dm import workflow
 from ptq4dm.cli.options import add_backend, add_json, add_seed, note, positive, show
 from ptq4dm.evaluation.evaluate import evaluate
+from ptq4dm.files import exclusive
 from ptq4dm.pipelines.pipeline import open_pipeline
 from ptq4dm.recipe import load_recipe
 from ptq4dm.report.report import build_report
@@ -26,6 +27,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Quantize, evaluate, report."""
+    with exclusive(args.out):
+        work_through(args)
+
+
+def work_through(args: argparse.Namespace) -> None:
+    """The three steps, in `args.out`."""
     started = time.perf_counter()
     shown = not args.json
     recipe = load_recipe(args.recipe).replace(calibration={"seed": args.seed})

@@ -5,8 +5,9 @@ from pathlib import Path
 
 from ptq4dm import workflow
 from ptq4dm.cli.options import add_device, add_json, positive, show, use_device
-from ptq4dm.files import check_replaceable
+from ptq4dm.files import new_folder
 from ptq4dm.pipelines.pipeline import open_pipeline
+from ptq4dm.quantization.artifact import fill_folder
 from ptq4dm.quantization.summary import summary
 from ptq4dm.recipe import load_recipe, preset_names
 
@@ -28,12 +29,12 @@ def run(args: argparse.Namespace) -> None:
     recipe = load_recipe(args.recipe)
     changes = {"samples": args.samples, "seed": args.seed}
     recipe = recipe.replace(calibration={key: value for key, value in changes.items() if value is not None})
-    check_replaceable(args.out)
     pipeline = open_pipeline(args.model)
     use_device(pipeline, args.device)
     work = args.work or args.out.with_name(args.out.name + ".work")
-    model = workflow.quantize(pipeline, recipe, work=work, progress=not args.json)
-    model.save(args.out)
+    with new_folder(args.out) as building:  # taken first, so that a place that cannot be written is told at once
+        model = workflow.quantize(pipeline, recipe, work=work, progress=not args.json)
+        fill_folder(model, building)
     data = {"out": str(args.out), "work": str(work), **summary(model)}
     text = (
         f"{data['quantized']} of {data['layers']} layers in INT8 "

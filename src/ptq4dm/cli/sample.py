@@ -25,8 +25,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Draw and save."""
     subject = open_subject(args.model, args.is_float, args.backend, args.device)
-    for line in subject.notes:
-        note(line)
     started = time.perf_counter()
     pictures = sample(
         subject.network,
@@ -39,6 +37,8 @@ def run(args: argparse.Namespace) -> None:
         shown=not args.json,
     )
     seconds = time.perf_counter() - started
+    for line in subject.notes:
+        note(line)
     write_sheet(args.out, pictures, columns=min(8, args.count))
     data = {"out": str(args.out), "pictures": args.count, "backend": subject.backend, "seconds": round(seconds, 3)}
     show(args, data, f"{args.count} pictures in {seconds:.1f} s on the {subject.backend} backend -> {args.out}")

@@ -36,31 +36,36 @@ BARE_WEIGHTS = "module.safetensors"
 
 def write_artifact(model: QuantizedModel, folder: Path) -> Path:
     """Write `model` to `folder`, whole or not at all. Raises ArtifactError if it cannot be written."""
+    with files.new_folder(folder) as building:
+        fill_folder(model, building)
+    return folder
+
+
+def fill_folder(model: QuantizedModel, building: Path) -> None:
+    """Write the files of an artifact into a folder that is being built."""
     quantized = quantized_names(model.network)
     header = {"quant_method": "ptq4dm", "format_version": FORMAT_VERSION, "arithmetic": model.recipe.arithmetic}
     tensors = model.network.state_dict()
-    with files.new_folder(folder) as building:
-        if model.pipeline is None:
-            weights = building / BARE_WEIGHTS
-        else:
-            component = building / model.pipeline.component
-            component.mkdir()
-            write_pipeline_frame(model.pipeline, building)
-            config = {**plain_config(model.network), "quantization_config": {**header, "layers": quantized}}
-            files.write_json(component / "config.json", config)
-            weights = component / WEIGHTS
-        files.write_tensors(weights, tensors, {"format": "pt", "ptq4dm": files.fingerprint(tensors)})
-        facts = {
-            **header,
-            "layers": quantized,
-            "weights": str(weights.relative_to(building)),
-            "component": model.pipeline.component if model.pipeline else None,
-            "recipe": model.recipe.to_dict(),
-            "plan": [dataclasses.asdict(layer) for layer in model.plan],
-            "facts": model.facts,
-        }
-        files.write_json(building / FACTS, facts)
-    return folder
+    if model.pipeline is None:
+        weights = building / BARE_WEIGHTS
+    else:
+        component = building / model.pipeline.component
+        component.mkdir()
+        write_pipeline_frame(model.pipeline, building)
+        config = {**plain_config(model.network), "quantization_config": {**header, "layers": quantized}}
+        files.write_json(component / "config.json", config)
+        weights = component / WEIGHTS
+    files.write_tensors(weights, tensors, {"format": "pt", "ptq4dm": files.fingerprint(tensors)})
+    facts = {
+        **header,
+        "layers": quantized,
+        "weights": str(weights.relative_to(building)),
+        "component": model.pipeline.component if model.pipeline else None,
+        "recipe": model.recipe.to_dict(),
+        "plan": [dataclasses.asdict(layer) for layer in model.plan],
+        "facts": model.facts,
+    }
+    files.write_json(building / FACTS, facts)
 
 
 def write_pipeline_frame(pipeline: Pipeline, folder: Path) -> None:
