@@ -52,22 +52,23 @@ def quantize_layer(
     weight: Tensor = layer.weight.detach()  # type: ignore[assignment,operator]
     new = QuantizedLinear(layer) if isinstance(layer, nn.Linear) else QuantizedConv(layer)  # type: ignore[arg-type]
     groups = getattr(layer, "groups", 1)
-    importance = per_output(error_weight(statistics, recipe), weight.shape[0], groups) if recipe.weighted else None
+    bias = layer.bias
+    corrected = recipe.bias_correction and isinstance(bias, Tensor)
+    importance = per_output(error_weight(statistics, corrected), len(weight), groups) if recipe.weighted else None
     integers, scale = quantize_weight(weight, recipe.portable, importance, name)
     new.to(weight.device)
     new.weight.copy_(integers)
     new.weight_scale.copy_(scale)
     new.input_scale.fill_(chosen.scale)
     new.input_zero_point.fill_(chosen.zero_point)
-    bias = layer.bias
     if isinstance(bias, Tensor):
         new.bias = bias.detach().float().clone()  # the float layer keeps its own
-        if recipe.bias_correction:
+        if corrected:
             new.bias += bias_correction(weight, integers, scale, statistics.channel_mean(), groups)
     return new.train(layer.training)
 
 
-def error_weight(statistics: LayerStatistics, recipe: WeightRecipe) -> Tensor:
-    """How much an error in each input channel's weights costs: E[x**2], or Var[x] where the mean is taken back."""
+def error_weight(statistics: LayerStatistics, corrected: bool) -> Tensor:
+    """What an error in each input channel's weights costs: E[x**2], or Var[x] where the bias takes the mean back."""
     moment = statistics.channel_second_moment()
-    return (moment - statistics.channel_mean().square()).clamp(min=0) if recipe.bias_correction else moment
+    return (moment - statistics.channel_mean().square()).clamp(min=0) if corrected else moment

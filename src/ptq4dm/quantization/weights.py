@@ -21,6 +21,8 @@ SMALLEST, LARGEST = 0.45, 127 / 64
 is safe as it stands (7 bit)."""
 COARSE, FINE = 18, 7
 """Candidates of the first round, and of the second between the neighbours of the best."""
+EFFORT, MOST = 1 << 15, 256
+"""A channel of few weights is a lottery that pays to play often: EFFORT / weights candidates, MOST at most."""
 CHUNK = 1 << 16
 """Weights searched at once: small enough for the processor's cache, and for one thread."""
 
@@ -49,6 +51,7 @@ def quantize_weight(
     if not weight.numel():
         return torch.zeros_like(weight, dtype=torch.int8), torch.ones(len(weight), device=weight.device)
     paired, costs = pair_up(weight.detach().float()), pair_up(relative_costs(weight, second_moment))
+    portable = portable and weight.shape[1] > 1  # a depthwise layer has no pairs
     rows = max(1, CHUNK // paired[0].numel())
 
     def search(start: int) -> tuple[Tensor, Tensor]:
@@ -64,18 +67,20 @@ def quantize_weight(
 def search_scales(pairs: Pairs, portable: bool) -> tuple[Tensor, Tensor]:
     """The int8 integers (rows, 2 n), first halves of the pairs before second ones, and the best scale (rows,)."""
     largest = torch.maximum(pairs.first.abs().amax(1), pairs.second.abs().amax(1))
-    base = torch.where(largest > 0, largest / WEIGHT_MAX, torch.ones_like(largest))
+    tiny = torch.finfo(torch.float32).tiny
+    base = torch.where(largest > 0, (largest / WEIGHT_MAX).clamp(min=tiny), torch.ones_like(largest))
     upper = LARGEST if portable else 1.0
-    ratio = (upper / SMALLEST) ** (1 / (COARSE - 1))
+    coarse = max(COARSE, min(MOST, EFFORT // (2 * pairs.first.shape[1])))
+    ratio = (upper / SMALLEST) ** (1 / (coarse - 1))
     best, least = base, torch.full_like(base, torch.inf)
     for factors in (
-        [SMALLEST * ratio**index for index in range(COARSE)],
+        [SMALLEST * ratio**index for index in range(coarse)],
         [ratio ** (index / (FINE + 1) * 2 - 1) for index in range(1, FINE + 1)],
     ):
-        centre = base if factors[-1] > ratio else best
+        centre = best
         for factor in factors:
-            scale = (centre * factor).clamp(min=torch.finfo(torch.float32).tiny)
-            error = rounded(pairs, scale, portable)[2]
+            scale = (centre * factor).clamp(min=tiny)
+            error = rounded(pairs, scale, portable)[2] * (scale / base).square()
             wins = error < least
             best, least = torch.where(wins, scale, best), torch.where(wins, error, least)
     best = torch.where(largest > 0, best, torch.ones_like(best))
@@ -84,7 +89,7 @@ def search_scales(pairs: Pairs, portable: bool) -> tuple[Tensor, Tensor]:
 
 
 def rounded(pairs: Pairs, scale: Tensor, portable: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """The nearest (safe) integers at `scale` (rows,), first and second, and the weighted squared error (rows,)."""
+    """The nearest (safe) integers at `scale` (rows,), first and second, and the weighted error (rows,), in steps."""
     column = scale.unsqueeze(1)
     a, b = pairs.first / column, pairs.second / column
     p = a.round().clamp_(-WEIGHT_MAX, WEIGHT_MAX)
@@ -92,7 +97,7 @@ def rounded(pairs: Pairs, scale: Tensor, portable: bool) -> tuple[Tensor, Tensor
     if portable:
         p, q = nearest_safe(a, b, p, q, pairs)
     error = (p - a).square_().mul_(pairs.first_cost).add_((q - b).square_().mul_(pairs.second_cost))
-    return p, q, error.sum(1) * scale.square()
+    return p, q, error.sum(1)
 
 
 def nearest_safe(a: Tensor, b: Tensor, p: Tensor, q: Tensor, pairs: Pairs) -> tuple[Tensor, Tensor]:

@@ -119,7 +119,10 @@ def required_exponent(magnitude: float) -> int:
 
 def count(x: Tensor, exponent: int) -> Tensor:
     """(BINS,) int64: how many values of `x` fall in each bin. Exact: the division is by a power of two."""
-    index = torch.floor(x * 2.0**-exponent).add_(BINS // 2)
+    index = torch.floor(x * 2.0**-exponent)
+    if exponent > 0:  # a tiny negative value may underflow to -0, yet belongs below 0
+        index = torch.where(x < 0, index.clamp(max=-1), index)
+    index.add_(BINS // 2)
     return torch.histc(index.flatten(), BINS, 0, BINS).to(torch.int64).cpu()
 
 
@@ -146,7 +149,7 @@ def band_edges(bands: int, low: float, high: float) -> tuple[float, ...]:
 def band_of(timesteps: Tensor, edges: Sequence[float]) -> Tensor:
     """(N,) int64: the band of every time-step; those outside the edges go to the first or last band."""
     inner = torch.tensor(edges[1:-1], dtype=torch.float64)
-    return torch.bucketize(timesteps.detach().cpu().double().reshape(-1), inner, right=True)
+    return torch.bucketize(timesteps.detach().cpu().double().reshape(-1).contiguous(), inner, right=True)
 
 
 def mixed(sums: Tensor, totals: Tensor, band_weights: Tensor | None) -> Tensor:

@@ -46,6 +46,7 @@ def cosine() -> Metric:
     """One minus the cosine of the angle between the two tensors. Blind to their length."""
 
     def loss(values: Tensor, weights: Tensor, quantized: Tensor) -> Tensor:
+        values, weights, quantized = values.double(), weights.double(), quantized.double()  # 1 - cos cancels digits
         product = quantized @ (values * weights)
         length = ((quantized.square() @ weights) * (values.square() @ weights)).sqrt()
         return torch.where(length > 0, 1 - product / length.clamp(min=torch.finfo(length.dtype).tiny), 1.0)

@@ -27,7 +27,7 @@ SUMMARY_PERCENTILES = (0.1, 1.0, 50.0, 99.0, 99.9)
 
 @dataclass(frozen=True)
 class RangeTable:
-    """Per layer the InputRange chosen and the LayerStatistics behind it; `facts`: how it was chosen (plain JSON data)."""
+    """Per layer the InputRange chosen and the LayerStatistics behind it; `facts`: how it was chosen, as JSON data."""
 
     ranges: Mapping[str, InputRange]
     statistics: Mapping[str, LayerStatistics]

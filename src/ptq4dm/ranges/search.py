@@ -49,14 +49,18 @@ def search_range(mixture: Mixture, metric: Metric | RangeRule, levels: int = ACT
         scale, zero_point = asymmetric_params(torch.tensor([low]), torch.tensor([high]), levels)
         return best_of(mixture, scale, zero_point, mse(), levels)
     fractions = RATIO ** torch.arange(COARSE + 1, dtype=torch.float32)
-    low, high = pairs(torch.unique(min(mixture.low, 0.0) * fractions), torch.unique(max(mixture.high, 0.0) * fractions))
+    low, high = (end * fractions if end else torch.zeros(1) for end in (min(mixture.low, 0.0), max(mixture.high, 0.0)))
+    low, high = pairs(low, high)
     best = best_of(mixture, *asymmetric_params(low, high, levels), metric, levels)
     step = -math.log(RATIO)
     for _ in range(ROUNDS):
         scale = best.scale * torch.exp(torch.linspace(-step, step, FINE))
         shift = torch.linspace(-1, 1, FINE) * max(1.0, step * levels / 4)
         zero_point = torch.unique((best.zero_point + shift).round().clamp(0, levels))
-        best = best_of(finer(mixture, best.scale), *pairs(scale, zero_point), metric, levels)
+        scale, zero_point = pairs(scale, zero_point)
+        scale = torch.cat([torch.tensor([best.scale]), scale])  # the best so far comes first, so that it wins a tie
+        zero_point = torch.cat([torch.tensor([float(best.zero_point)]), zero_point])
+        best = best_of(finer(mixture, best.scale), scale, zero_point, metric, levels)
         step /= 3
     return best
 
