@@ -11,7 +11,9 @@ class Score(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.net = nn.Sequential(nn.Conv2d(4, 64, 3, padding=1), nn.SiLU(), nn.Conv2d(64, 3, 3, padding=1))
+        self.net = nn.Sequential(
+            nn.Conv2d(4, 64, 3, padding=1), nn.SiLU(), nn.Conv2d(64, 64, 3, padding=1), nn.SiLU(), nn.Conv2d(64, 3, 1)
+        )
 
     def forward(self, x: torch.Tensor, *, sigma: torch.Tensor) -> torch.Tensor:
         level = sigma.log().view(-1, 1, 1, 1).expand(-1, 1, *x.shape[2:])

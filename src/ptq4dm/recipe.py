@@ -55,13 +55,15 @@ class WeightRecipe:
 class Recipe:
     """Everything that decides a quantized model, apart from the model itself.
 
-    keep_float: patterns (fnmatch) of layer names that stay in float. arithmetic: `float-out` (INT8 in, int32 sums,
-    float out) or `qdq` (outputs rounded as well, as ONNX Runtime's QLinearConv must).
+    keep_float: patterns (fnmatch) of layer names that stay in float. min_channels: layers with fewer input or output
+    channels stay in float: the first and last convolutions, which carry the picture itself, cost little. arithmetic:
+    `float-out` (INT8 in, int32 sums, float out) or `qdq` (outputs rounded as well, as ONNX Runtime's QLinearConv must).
     """
 
     name: str = "w8a8"
     arithmetic: str = "float-out"
     keep_float: tuple[str, ...] = ()
+    min_channels: int = 8
     calibration: CalibrationRecipe = field(default_factory=CalibrationRecipe)
     ranges: RangeRecipe = field(default_factory=RangeRecipe)
     weights: WeightRecipe = field(default_factory=WeightRecipe)
@@ -139,6 +141,7 @@ def validated(recipe: Recipe, where: str) -> Recipe:
         ("steps", recipe.calibration.steps),
         ("batch_size", recipe.calibration.batch_size),
         ("bands", recipe.ranges.bands),
+        ("min_channels", recipe.min_channels),
     ):
         if value < 1:
             raise RecipeError(f"{where}: {name} = {value} should be at least 1")

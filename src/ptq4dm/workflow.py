@@ -113,11 +113,11 @@ def quantize_network(
 
     span: the lowest and highest time-step that the bands cover.
     """
-    first = make_plan(network, recipe.keep_float)
+    first = make_plan(network, recipe.keep_float, min_channels=recipe.min_channels)
     layers = [layer.name for layer in first if layer.quantized]
     statistics = observe(network, layers, calls, band_edges(recipe.ranges.bands, *span), progress)
     ranges = choose_ranges(statistics, recipe.ranges, shown=progress)
-    plan = make_plan(network, recipe.keep_float, statistics, count_macs(network, calls[0][0]))
+    plan = make_plan(network, recipe.keep_float, statistics, count_macs(network, calls[0][0]), recipe.min_channels)
     quantized = rewrite(network, plan, ranges, recipe.weights, progress)
     if recipe.arithmetic == "qdq":
         quantized = round_outputs(quantized, calls, recipe.ranges, progress)

@@ -159,7 +159,9 @@ class Score(nn.Module):
     def __init__(self, seed=0):
         super().__init__()
         torch.manual_seed(seed)
-        self.net = nn.Sequential(nn.Conv1d(3, 8, 3, padding=1), nn.SiLU(), nn.Conv1d(8, 2, 3, padding=1))
+        self.net = nn.Sequential(
+            nn.Conv1d(3, 8, 3, padding=1), nn.SiLU(), nn.Conv1d(8, 8, 3, padding=1), nn.Conv1d(8, 2, 1)
+        )
 
     def forward(self, x, *, sigma):
         return self.net(torch.cat([x, sigma.log()[:, None, None].expand(-1, 1, x.shape[2])], dim=1))

@@ -110,3 +110,11 @@ def test_macs_against_the_flop_counter_of_torch():
     with FlopCounterMode(display=False) as counter:
         network(x, t)
     assert sum(count_macs(network, Call((x, t))).values()) * 2 * 2 == pytest.approx(counter.get_total_flops(), rel=0.05)
+
+
+def test_narrow_layers_stay_in_float_with_the_reason():
+    network = nn.Sequential(nn.Conv2d(3, 16, 3), nn.Conv2d(16, 16, 3, groups=16), nn.Linear(16, 16), nn.Linear(16, 7))
+    plan = make_plan(network, min_channels=8)
+    assert [layer.quantized for layer in plan] == [False, True, True, False]
+    assert plan[0].reason.startswith("only 3 channels (min_channels = 8)") and plan[3].reason.startswith("only 7")
+    assert all(layer.quantized for layer in make_plan(network))

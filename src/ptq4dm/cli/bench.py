@@ -2,6 +2,7 @@
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from ptq4dm.cli.options import add_backend, add_json, note, positive, show
 from ptq4dm.evaluation.environment import environment
@@ -33,10 +34,10 @@ def run(args: argparse.Namespace) -> None:
     pipeline = open_pipeline(args.float_model or model.facts["model"]["name"])
     check_pair(model, pipeline)
     example = example_call(pipeline, args.batch)
-    deployed = model.to_module(args.backend)
+    deployed: Any = model.to_module(args.backend)
     engine = str(deployed.ptq4dm_backend)
     engines = prepare_engines(pipeline.denoiser, {engine: lambda: deployed}, example)
-    data = {"call": network_speed(engines.networks, example, model.plan, args.rounds, shown)}
+    data: dict[str, Any] = {"call": network_speed(engines.networks, example, model.plan, args.rounds, shown)}
     if args.pictures:
         seeds = range(args.pictures)
         data["sampling"] = sampling_speed(engines.networks, pipeline, "ddim", 50, seeds, args.batch, shown=shown)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -33,5 +34,5 @@ def open_subject(model: str, is_float: bool, backend: str, device: str) -> Subje
         raise ModelError(f"{model} holds a bare module, which has no pipeline to draw with: use it in Python")
     if device != "cpu":
         use_device(quantized.pipeline, device)
-    module = quantized.to_module("simulated" if device != "cpu" and backend == "auto" else backend)
+    module: Any = quantized.to_module("simulated" if device != "cpu" and backend == "auto" else backend)
     return Subject(module, quantized.pipeline, module.ptq4dm_backend, module.ptq4dm_notes)

@@ -32,19 +32,21 @@ def make_plan(
     keep_float: Sequence[str] = (),
     statistics: Collection[str] | None = None,
     macs: Mapping[str, int] | None = None,
+    min_channels: int = 1,
 ) -> tuple[LayerPlan, ...]:
     """Plan every layer of `network` that has a weight matrix or kernel, in the order of the network.
 
     keep_float: fnmatch patterns of names; one that names a block keeps the whole block. statistics: the layers that
     were called during calibration (a RangeTable's `statistics`, any collection of names), None if not known yet.
-    macs: `count_macs`. Raises RecipeError for a pattern that matches no layer.
+    macs: `count_macs`. min_channels: layers with fewer input or output channels stay in float. Raises RecipeError for a
+    pattern that matches no layer.
     """
     names = layer_names(network)
     check_patterns(keep_float, [alias for aliases in names.values() for alias in aliases])
     plan = []
     for name, aliases in names.items():
         layer = network.get_submodule(name)
-        reason = reason_for_float(layer, owner_of(network, name))
+        reason = reason_for_float(layer, owner_of(network, name)) or reason_too_narrow(layer, min_channels)
         kept = [pattern for pattern in keep_float if any(covers(pattern, alias) for alias in aliases)]
         if kept:
             reason = f"kept in float by the pattern {kept[0]!r}"
@@ -109,6 +111,15 @@ def reason_for_float(layer: nn.Module, owner: nn.Module) -> str:
     if getattr(layer, "padding_mode", "zeros") != "zeros":
         return f"padding_mode {layer.padding_mode!r}: only zero padding is exact in INT8"
     return ""
+
+
+def reason_too_narrow(layer: nn.Module, min_channels: int) -> str:
+    """Why a layer is too narrow to be worth rounding, "" if it is not."""
+    ends = ("in_features", "out_features") if isinstance(layer, nn.Linear) else ("in_channels", "out_channels")
+    narrowest = min(int(getattr(layer, end)) for end in ends)
+    if narrowest >= min_channels:
+        return ""
+    return f"only {narrowest} channels (min_channels = {min_channels}): rounding costs much there and gains nothing"
 
 
 def inherits_forward(kind: type, base: type) -> bool:

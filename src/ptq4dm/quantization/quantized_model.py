@@ -37,7 +37,8 @@ class QuantizedModel:
         from ptq4dm.backends.registry import prepare  # backends come later in the walk; nothing above needs them
 
         module, chosen, notes = prepare(self.network, self.example, backend, self.recipe.arithmetic)
-        module.ptq4dm_backend, module.ptq4dm_notes = chosen, tuple(notes)
+        object.__setattr__(module, "ptq4dm_backend", chosen)
+        object.__setattr__(module, "ptq4dm_notes", tuple(notes))
         return module
 
     def to_pipeline(self, backend: str = "auto") -> DiffusionPipeline:
