@@ -69,6 +69,12 @@ def operator_forward(index: int) -> Any:
     return forward
 
 
+def small_batch(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """The tensors cut to a batch of two, which is all that tracing needs; one of another first size stays whole."""
+    batch = max((tensor.shape[0] for tensor in tensors[:1] if tensor.dim()), default=0)
+    return tuple(tensor[:2] if tensor.dim() and tensor.shape[0] == batch else tensor for tensor in tensors)
+
+
 @torch.no_grad()
 def lower(network: nn.Module, bound: BoundCall, friendly: bool = True) -> tuple["ov.Model", pytree.TreeSpec]:
     """The graph for calls like `bound` (any batch size), and the structure its outputs belong in.
@@ -93,7 +99,7 @@ def lower(network: nn.Module, bound: BoundCall, friendly: bool = True) -> tuple[
         channels_first = bool(node.get_values_from_const_input(2))
         return [layer_nodes(layers[names[index]], names[index], node.get_input(0), channels_first)]
 
-    traceable, tensors = Traceable(network, bound).eval(), for_tracing(bound)
+    traceable, tensors = Traceable(network, bound).eval(), small_batch(for_tracing(bound))
     try:
         with (
             layers_as_operators(layers),
