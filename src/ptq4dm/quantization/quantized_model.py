@@ -76,10 +76,10 @@ def with_denoiser(pipeline: Pipeline, denoiser: nn.Module) -> Pipeline:
 
 
 def example_call(pipeline: Pipeline, batch: int = 2) -> Call:
-    """A call as the sampling loop makes it: x_t ~ N(0, I) of `batch` pictures and their time-steps."""
+    """A call as pipelines and the sampling loop make it: x_t ~ N(0, I) of `batch` pictures, one 0-d time-step."""
     generator = torch.Generator().manual_seed(0)
     x_t = torch.randn((batch, *pipeline.picture_shape), generator=generator)
-    return Call((x_t, torch.full((batch,), pipeline.num_train_timesteps // 2)))
+    return Call((x_t, torch.tensor(pipeline.num_train_timesteps // 2)))
 
 
 def tensor_bytes(network: nn.Module) -> int:
