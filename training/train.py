@@ -3,6 +3,7 @@
     python training/train.py --data src/ptq4dm/zoo/emoji_32/pictures.png --work /path/outside/the/repo --hours 2
 
 Stopping it (Ctrl-C, SIGTERM, a lost machine) loses at most `--save-every` steps: the same command goes on.
+With the work folder lost, `--start src/ptq4dm/zoo/emoji_32/pipeline` goes on from the committed EMA weights.
 `--work` holds the optimizer checkpoint, the loss log and, as `pipeline/`, the EMA weights in diffusers format.
 
 The schedule has no planned end, so that it can be stopped whenever the pictures are good: the learning rate
@@ -85,6 +86,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--start", type=Path, help="where there is no checkpoint: go on from this pipeline's weights")
     parser.add_argument("--hours", type=float, default=2.0, help="stop after so many hours of this run")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--lr", type=float, default=4e-4)
@@ -104,6 +106,13 @@ def main() -> None:
     generator = torch.Generator().manual_seed(0)
     step, hours_before = 0, 0.0
     checkpoint = args.work / "checkpoint.pt"
+    if args.start and not checkpoint.exists():
+        weights = UNet2DModel.from_pretrained(args.start / "unet").state_dict()
+        network.load_state_dict(weights)
+        ema.load_state_dict(weights)
+        rows = [json.loads(line) for line in (args.start.parent / "loss.jsonl").read_text().splitlines()]
+        step, hours_before = rows[-1]["step"], rows[-1]["hours"]
+        print(f"going on from the EMA weights of step {step}, without the optimizer's state", flush=True)
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True)
         network.load_state_dict(state["network"])
