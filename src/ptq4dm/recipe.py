@@ -27,7 +27,7 @@ class CalibrationRecipe:
     steps: int = 50
     timesteps: str | Callable[..., Any] = "ndtc"
     law_options: Mapping[str, Any] = field(default_factory=dict)
-    batch_size: int = 64
+    batch_size: int = 32
     seed: int = 0
 
 

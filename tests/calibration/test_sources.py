@@ -1,3 +1,6 @@
+from itertools import groupby
+from operator import itemgetter
+
 import numpy as np
 import pytest
 import torch
@@ -100,7 +103,8 @@ def test_the_network_is_called_no_more_than_needed(pipeline):
     expected = [(t, sum(own < t for own in chunk))
                 for chunk in ([900, 500, 500, 200, 400], [0, 700, 100, 900])
                 for t in range(900, min(chunk), -100)]  # fmt: skip
-    assert batches == expected
+    # one step's batch may go through the network in parts
+    assert [(t, sum(size for _, size in parts)) for t, parts in groupby(batches, key=itemgetter(0))] == expected
     made = sum(size for _, size in batches)
     assert found.facts["calls_made"] == made
     assert found.facts["calls_made"] + found.facts["calls_saved"] == 9 * 10

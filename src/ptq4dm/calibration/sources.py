@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ptq4dm.errors import CalibrationError
-from ptq4dm.pipelines.denoiser import placement, predict
+from ptq4dm.pipelines.denoiser import placement, predict_in_parts
 from ptq4dm.pipelines.pipeline import Pipeline
 from ptq4dm.pipelines.sampling import advance, begin, keep_rows, seeded_start, visited_timesteps
 from ptq4dm.pipelines.schedulers import make_scheduler
@@ -77,7 +77,7 @@ def denoising(order: Order, done: Advance) -> Harvest:
         if len(rows) < len(running):
             keep_rows(scheduler, x.shape, rows.to(device))
             running, x, x_t = running[rows], x[rows.to(device)], x_t[rows.to(device)]
-        output = predict(pipeline.denoiser, x_t, timestep)
+        output = predict_in_parts(pipeline.denoiser, x_t, timestep)
         require_finite(output, f"the network's output at time-step {timestep.item():g}")
         x = advance(scheduler, output, timestep, x, [generators[row] for row in running.tolist()])
         calls_made += len(running)

@@ -27,6 +27,20 @@ def predict(network: nn.Module, x_t: Tensor, timestep: Tensor) -> Tensor:
     return output_tensor(network(x_t, timestep))
 
 
+def predict_in_parts(network: nn.Module, x_t: Tensor, timestep: Tensor, largest: int = 32) -> Tensor:
+    """`predict` in parts whose sizes are powers of two, at most `largest`; the answer is the same to float rounding.
+
+    A batch that shrinks one by one meets every size, and libraries keep kernels and scratch memory for each size that
+    they have met; in parts they meet six.
+    """
+    parts, first = [], 0
+    while first < len(x_t):
+        size = min(largest, 1 << ((len(x_t) - first).bit_length() - 1))
+        parts.append(predict(network, x_t[first : first + size], timestep))
+        first += size
+    return torch.cat(parts)
+
+
 def output_tensor(output: Any) -> Tensor:
     """Take the tensor out of what a denoiser returns: a tensor, a tuple that starts with one, or `.sample`."""
     if isinstance(output, BaseOutput):
