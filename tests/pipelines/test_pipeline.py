@@ -122,7 +122,7 @@ DAMAGES = [
     (lambda folder: (folder / WEIGHTS).write_bytes(b""), "truncated or damaged"),
     (lambda folder: (folder / WEIGHTS).unlink(), "no file named diffusion_pytorch_model.safetensors"),
     (drop_tensor, "weights do not fit the config (missing keys: conv_in.weight)"),
-    (reshape_tensor, "conv_in.weight expected shape"),
+    (reshape_tensor, "conv_in.weight"),
     (add_tensor, "weights do not fit the config (unexpected keys: surplus)"),
     (nan_tensor, "3 of 2304 values of unet.mid_block.resnets.0.conv1.weight are NaN or infinite"),
     (infinite_tensor, "3 of 3 values of unet.conv_out.bias are NaN or infinite"),
