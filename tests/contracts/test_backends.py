@@ -33,16 +33,25 @@ def distance(a, b):
     return float((a.double() - b.double()).norm() / b.double().norm())
 
 
+def distances(a, b):
+    return (a.double() - b.double()).flatten(1).norm(dim=1) / b.double().flatten(1).norm(dim=1)
+
+
 def test_it_is_no_farther_from_the_simulated_network_than_float32_is_from_float64(backend):
+    """In the mean over calls: a single call may flip an integer more or less.
+
+    The arithmetic `qdq` rounds every output as well, which ONNX Runtime does by another float formula: 1.5 there.
+    """
     model, module = backend
-    x_t, t = inputs(16)
+    x_t, t = inputs(64)
     with torch.no_grad():
         simulated = model.network(x_t, t).sample
         exact = model.network.double()(x_t.double(), t).sample
         model.network.float()
         got = module(x_t, t).sample
     assert got.shape == simulated.shape and got.dtype == torch.float32
-    assert distance(got, simulated) <= 2.0 * distance(simulated, exact) + 1e-6
+    allowed = 1.0 if module.ptq4dm_backend != "onnxruntime" else 1.5
+    assert distances(got, simulated).mean() <= allowed * distances(simulated, exact).mean()
 
 
 def test_any_batch(backend):

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ptq4dm.backends.cpu.openvino import compile_float
 from ptq4dm.backends.cpu.openvino.batches import FIXED_SIZES
-from ptq4dm.backends.cpu.openvino.friendly import friendly_forwards
+from ptq4dm.backends.cpu.openvino.friendly import friendly_forwards, moments
 from ptq4dm.backends.cpu.openvino.run import OpenVINOBackend
 from ptq4dm.backends.simulated import SimulatedBackend
 from ptq4dm.numerics import asymmetric_params
@@ -116,6 +116,30 @@ def test_float_baseline_equals_pytorch(friendly):
     x, t = torch.randn(2, 3, 16, 16), torch.tensor([3, 900])
     module = compile_float(network, Call((x, t)), friendly)
     torch.testing.assert_close(module(x, t).sample, network(x, t).sample, rtol=1e-4, atol=1e-5)
+
+
+def test_quantizing_flips_no_integer():
+    """A layer of width 1 and weight 1 shows the integers themselves: x is divided by s, rounded, and only then z added.
+
+    The inputs are many, small beside z, and some just beside a tie: a reciprocal or an early z would move hundreds.
+    """
+    layer = QuantizedConv(nn.Conv2d(1, 1, 1, bias=False))
+    layer.weight.fill_(1), layer.weight_scale.fill_(1 / 0.0137)
+    layer.input_scale.fill_(0.0137), layer.input_zero_point.fill_(200)
+    generator = torch.Generator().manual_seed(0)
+    ties = (torch.randint(-8, 8, (500_000,), generator=generator) + 0.5) * layer.input_scale
+    x = torch.nextafter(ties, torch.randn(ties.shape, generator=generator)).reshape(1, 1, 500, 1000)
+    network = nn.Sequential(layer)
+    module = OpenVINOBackend().prepare(network, Call((x,)))
+    assert torch.equal(module(x).round(), network(x).round())
+
+
+@pytest.mark.parametrize("shape", [(2, 8, 32, 32), (2, 8, 12, 17), (2, 8, 1, 1), (2, 8, 96)])
+def test_moments_are_as_near_as_pytorchs(shape):
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0)) + 0.5
+    exact = x.double().flatten(2)
+    for got, expected in zip(moments(x), (exact.mean(2), (exact * exact).mean(2)), strict=True):
+        torch.testing.assert_close(got.double(), expected, rtol=4e-7, atol=2e-8)
 
 
 class Blocks(nn.Module):

@@ -14,18 +14,23 @@ def quantize_before_resizing(model: "ov.Model") -> None:
     Copying integers and copying the numbers they stand for commute, and 0.0 is an integer exactly; upsampling by two
     is then done on a quarter of the bytes, and the padding becomes the convolution's own.
     """
-    from openvino import opset13 as ops
-
     for quantizer in [node for node in model.get_ordered_ops() if node.get_type_name() == "FakeQuantize"]:
-        resize = quantizer.input_value(0).get_node()
+        first = start_of(quantizer)
+        resize = first.input_value(0).get_node()
         if not copies(resize) or len(resize.output(0).get_target_inputs()) > 1:
             continue
-        levels = quantizer.get_attributes()["levels"]
-        inner = ops.fake_quantize(resize.input_value(0), *(quantizer.input_value(i) for i in range(1, 5)), levels)
-        resize.input(0).replace_source_output(inner.output(0))
-        for target in quantizer.output(0).get_target_inputs():
+        targets = quantizer.output(0).get_target_inputs()
+        first.input(0).replace_source_output(resize.input_value(0))
+        resize.input(0).replace_source_output(quantizer.output(0))
+        for target in targets:
             target.replace_source_output(resize.output(0))
     model.validate_nodes_and_infer_types()
+
+
+def start_of(quantizer: "ov.Node") -> "ov.Node":
+    """The node at which quantizing begins: the division in front of the rounding in front of the FakeQuantize."""
+    rounding = quantizer.input_value(0).get_node()
+    return rounding.input_value(0).get_node() if rounding.get_type_name() == "Round" else quantizer
 
 
 def copies(node: "ov.Node") -> bool:
