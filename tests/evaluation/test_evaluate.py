@@ -82,6 +82,10 @@ def test_every_section_of_the_report_is_there(folder: Path, model) -> None:
     results = json.loads((folder / "results.json").read_text())
     assert results["format_version"] == 1
     assert {row["engine"] for row in results["speed"]["rows"]} >= {"eager", "simulated"}
+    whole = results["speed"]["sampling"]
+    assert whole["what"] == f"8 pictures, ddim in {STEPS} steps"
+    for row, call in zip(whole["rows"], results["speed"]["rows"], strict=True):
+        assert row["engine"] == call["engine"] and row["seconds_median"] > 2 * call["seconds_median"]
     assert {row["name"] for row in results["memory"]["rows"]} >= {"float, PyTorch eager", "INT8, simulated"}
     assert [layer["name"] for layer in results["layers"]] == [layer.name for layer in model.plan if layer.quantized]
     assert all(0 < layer["relative_l2"] < 0.2 for layer in results["layers"])

@@ -30,7 +30,7 @@ from ptq4dm.errors import EvaluationError
 from ptq4dm.evaluation.environment import environment
 from ptq4dm.evaluation.fidelity import compare_calls
 from ptq4dm.evaluation.layer_errors import layer_errors
-from ptq4dm.evaluation.measure import INT8, ROUNDS, network_speed, prepare_engines
+from ptq4dm.evaluation.measure import INT8, ROUNDS, network_speed, prepare_engines, sampling_speed
 from ptq4dm.evaluation.sections import SIMULATED, aims, commands, distributions, executed, fidelity, find_extractors
 from ptq4dm.evaluation.sheet import write_sheet
 from ptq4dm.files import exclusive, write_json, write_tensors
@@ -42,6 +42,10 @@ from ptq4dm.quantization.summary import summary
 FORMAT_VERSION: Final = 1
 RESULTS: Final = "results.json"
 SPEED_BATCH: Final = 8
+SPEED_STEPS: Final = 10
+"""Steps of the trajectories that are timed end to end."""
+SPEED_TRAJECTORIES: Final = 3
+"""Rounds of these."""
 
 
 def evaluate(
@@ -95,7 +99,8 @@ def evaluate(
             drawn[name] = sample(network, sampler, config, shape, seeds, steps, batch_size, shown)
         speed, memory = None, None
         if speed_rounds:
-            speed, memory, more = measured_speed(model, pipeline, deployed, engine, speed_rounds, shown)
+            trajectory = (sampler, min(steps, SPEED_STEPS))
+            speed, memory, more = measured_speed(model, pipeline, deployed, engine, trajectory, speed_rounds, shown)
             notes += more
         columns = min(8, len(seeds))
         out.mkdir(parents=True, exist_ok=True)
@@ -150,13 +155,25 @@ def check_pair(model: QuantizedModel, pipeline: Pipeline) -> None:
 
 
 def measured_speed(
-    model: QuantizedModel, pipeline: Pipeline, deployed: nn.Module, engine: str, rounds: int, shown: bool
+    model: QuantizedModel,
+    pipeline: Pipeline,
+    deployed: nn.Module,
+    engine: str,
+    trajectory: tuple[str, int],
+    rounds: int,
+    shown: bool,
 ) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
-    """The sections `speed` and `memory`, and notes on engines that are not here.
+    """The sections `speed` (one call; under `sampling` a trajectory of that sampler and steps) and `memory`, and notes
+    on engines that are not here.
 
     The INT8 network is built once more, so that its memory is seen apart from that of the engines `auto` tried.
     """
     example = example_call(pipeline, SPEED_BATCH)
     engines = prepare_engines(pipeline.denoiser, {engine: lambda: model.to_module(engine)}, example)
     networks = engines.networks | {(engine, INT8): deployed}
-    return network_speed(networks, example, model.plan, rounds, shown), {"rows": engines.memory}, engines.notes
+    speed = network_speed(networks, example, model.plan, rounds, shown)
+    few = min(rounds, SPEED_TRAJECTORIES)
+    speed["sampling"] = sampling_speed(
+        networks, pipeline, *trajectory, range(SPEED_BATCH), SPEED_BATCH, rounds=few, shown=shown
+    )
+    return speed, {"rows": engines.memory}, engines.notes

@@ -112,8 +112,6 @@ def sampling_speed(
     drawers = {label(key): drawer(module) for key, module in networks.items()}
     times = alternate(drawers, rounds, warm_up=1, shown=shown)
     tables = speed_tables({key: times[label(key)] for key in networks}, rounds)
-    for row in tables["rows"]:
-        row |= {"pictures": len(seeds), "steps": steps}
     return {"batch": batch_size, "what": f"{len(seeds)} pictures, {sampler} in {steps} steps", **tables}
 
 

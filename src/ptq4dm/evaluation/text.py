@@ -9,7 +9,10 @@ def results_text(results: dict[str, Any]) -> str:
     size = results.get("size")
     if size:
         lines.append(f"size      {size['int8_bytes'] / 1e6:.2f} MB, {size['ratio']:.2f}x smaller than float")
-    lines += speed_lines(results.get("speed"))
+    speed = results.get("speed") or {}
+    lines += speed_lines(speed)
+    if speed.get("sampling"):
+        lines += [f"end to end, {speed['sampling']['what']}", *speed_lines(speed["sampling"])]
     return "\n".join([*lines, *[f"note: {line}" for line in results.get("notes") or []]])
 
 

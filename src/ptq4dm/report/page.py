@@ -59,6 +59,7 @@ def breakable(name: str) -> Markup:
 def context(results: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """Everything that the template names."""
     fidelity, speed = results.get("fidelity") or {}, results.get("speed") or {}
+    sampling = speed.get("sampling") or {}
     psnr = (fidelity.get("pictures") or {}).get("psnr") or []
     pictures = results.get("pictures")
     executed = tables.executed_layers(results.get("executed"))
@@ -77,7 +78,9 @@ def context(results: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         "memory_rows": tables.memory_rows(results.get("memory")),
         "speed_rows": tables.speed_rows(speed),
         "ratio_rows": tables.ratio_rows(speed),
-        "sampling_rows": tables.sampling_rows(speed),
+        "sampling": sampling,
+        "sampling_rows": tables.speed_rows(sampling),
+        "sampling_ratio_rows": tables.ratio_rows(sampling),
         "distribution": results.get("distribution"),
         "distribution_rows": tables.distribution_rows(results.get("distribution") or {}),
         "calibration": calibration(results.get("calibration") or {}),

@@ -39,6 +39,7 @@ REQUIRED: Final[dict[str, dict[str, type]]] = {
     "speed.ratios[]": {"name": str, "value": float},
     "speed.predicted_limit": {"int8_share": float, "processor_ratio": float, "limit": float},
     "speed.sampling.rows[]": {"engine": str, "precision": str, "seconds_median": float},
+    "speed.sampling.ratios[]": {"name": str, "value": float},
     "memory.rows[]": {"name": str, "peak_bytes": float},
     "pictures": {"float": str, "int8": str, "tile": list, "columns": float, "count": float},
 }

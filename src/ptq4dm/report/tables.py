@@ -75,22 +75,6 @@ def ratio_rows(speed: Mapping[str, Any]) -> Rows:
     ]
 
 
-def sampling_rows(speed: Mapping[str, Any]) -> Rows:
-    """Drawing pictures end to end: engine, precision, time, spread. `sampling` is a table of rows, or the rows."""
-    sampling = speed.get("sampling") or []
-    rows = sampling.get("rows") or [] if isinstance(sampling, Mapping) else sampling
-    return [
-        [
-            row["engine"],
-            row["precision"],
-            milliseconds(row["seconds_median"]),
-            between(row.get("seconds_low"), row.get("seconds_high"), milliseconds),
-            f"{row['pictures']} pictures, {row['steps']} steps" if row.get("pictures") else "",
-        ]
-        for row in rows
-    ]
-
-
 def memory_rows(memory: Mapping[str, Any] | None) -> Rows:
     """network and engine, rise of the resident memory."""
     return [[row["name"], megabytes(row["peak_bytes"])] for row in (memory or {}).get("rows") or []]
