@@ -6,6 +6,7 @@ import pytest
 import torch
 from onnx.reference import ReferenceEvaluator
 from onnx.version_converter import convert_version
+from randomized import randomized
 from tiny import tiny_unet
 from torch import nn
 
@@ -13,7 +14,7 @@ from ptq4dm.backends.cpu.onnxruntime.session import open_session
 from ptq4dm.errors import ArtifactError, BackendError
 from ptq4dm.export.onnx_qdq import export_qdq
 from ptq4dm.pipelines.denoiser import Call
-from ptq4dm.quantization.layers import QuantizedConv, QuantizedLinear
+from ptq4dm.quantization.layers import QuantizedConv
 from ptq4dm.quantization.layers_qdq import OutputQuantized, replaced
 
 LAYERS = {
@@ -29,19 +30,6 @@ LAYERS = {
     "linear": (nn.Linear(7, 5), (7,)),
     "linear on tokens, no bias": (nn.Linear(6, 4, bias=False), (3, 6)),
 }
-
-
-def randomized(source, seed=0):
-    """A quantized layer of random integers over the full range, a random scale a channel, a zero point off centre."""
-    generator = torch.Generator().manual_seed(seed)
-    layer = QuantizedLinear(source) if isinstance(source, nn.Linear) else QuantizedConv(source)
-    layer.weight.copy_(torch.randint(-127, 128, layer.weight.shape, generator=generator))
-    layer.weight_scale.copy_(torch.rand(layer.weight_scale.shape, generator=generator) * 0.01 + 0.001)
-    layer.input_scale.fill_(0.03)
-    layer.input_zero_point.fill_(91)
-    if layer.bias is not None:
-        layer.bias.copy_(torch.randn(layer.bias.shape, generator=generator))
-    return layer.requires_grad_(False)
 
 
 def randomized_network(network, rounded):

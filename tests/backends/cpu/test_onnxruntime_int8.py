@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from randomized import randomized
 from tiny import tiny_unet
 from torch import nn
 
@@ -36,19 +37,6 @@ FLOAT = {
 }
 
 
-def randomized(source, limit=64, seed=0):
-    """A quantized layer of random integers up to `limit` (64: every pair is safe)."""
-    generator = torch.Generator().manual_seed(seed)
-    layer = QuantizedLinear(source) if isinstance(source, nn.Linear) else QuantizedConv(source)
-    layer.weight.copy_(torch.randint(-limit, limit + 1, layer.weight.shape, generator=generator))
-    layer.weight_scale.copy_(torch.rand(layer.weight_scale.shape, generator=generator) * 0.01 + 0.001)
-    layer.input_scale.fill_(0.03)
-    layer.input_zero_point.fill_(91)
-    if layer.bias is not None:
-        layer.bias.copy_(torch.randn(layer.bias.shape, generator=generator))
-    return layer.requires_grad_(False)
-
-
 def with_output(layer, x):
     """The layer with its output rounded over the range that `x` gives."""
     y = layer(x)
@@ -75,7 +63,7 @@ def exact_output(layer, q_x):
 @pytest.mark.parametrize("kind", [*LAYERS, *FLOAT])
 def test_each_kind_of_layer_is_exact_over_the_full_range(kind):
     source, shape = (LAYERS | FLOAT)[kind]
-    layer = randomized(source)
+    layer = randomized(source, limit=64)
     q_x = torch.randint(0, 256, (4, *shape), generator=torch.Generator().manual_seed(2))
     q_x[1], q_x[2] = 255, 0
     x = (q_x - 91) * layer.input_scale
@@ -100,7 +88,7 @@ def network():
     unet = tiny_unet((8, 16), 8)
     for name, module in list(unet.named_modules()):
         if isinstance(module, nn.Conv2d | nn.Linear):
-            layer = randomized(module)
+            layer = randomized(module, limit=64)
             if isinstance(layer, QuantizedConv) and name in {*CONVS}:
                 layer = OutputQuantized(layer)
                 layer.output_scale.fill_(0.1)
@@ -179,7 +167,7 @@ def test_the_self_check_tells_safe_weights_from_one_unsafe_pair(seed, rounded, e
 
 
 def test_narrow_and_odd_convolutions_keep_float_outputs():
-    kinds = {kind: randomized(source) for kind, (source, _) in (LAYERS | FLOAT).items()}
+    kinds = {kind: randomized(source, limit=64) for kind, (source, _) in (LAYERS | FLOAT).items()}
     names = rounded_names(nn.ModuleDict(kinds))
     assert set(names) == {kind for kind in LAYERS if isinstance(kinds[kind], QuantizedConv)}
 
@@ -189,4 +177,4 @@ def test_a_missing_engine_is_told_with_the_pip_line(monkeypatch):
     backend = OnnxRuntimeBackend()
     assert backend.unavailable() == "onnxruntime is not installed: pip install 'ptq4dm[onnxruntime]'"
     with pytest.raises(MissingDependencyError, match=r"pip install 'ptq4dm\[onnxruntime\]'"):
-        backend.prepare(nn.Sequential(randomized(nn.Linear(4, 4))), Call((torch.randn(2, 4),)))
+        backend.prepare(nn.Sequential(randomized(nn.Linear(4, 4), limit=64)), Call((torch.randn(2, 4),)))
