@@ -10,7 +10,7 @@ from ptq4dm.progress import progress
 from ptq4dm.quantization.bias import bias_correction, per_output
 from ptq4dm.quantization.layers import QuantizedConv, QuantizedLayer, QuantizedLinear
 from ptq4dm.quantization.plan import LayerPlan, layer_names
-from ptq4dm.quantization.weights import quantize_weight
+from ptq4dm.quantization.weights import pairs_cross_taps, quantize_weight
 from ptq4dm.ranges.histograms import LayerStatistics
 from ptq4dm.ranges.range_table import RangeTable
 from ptq4dm.ranges.search import InputRange
@@ -55,7 +55,7 @@ def quantize_layer(
     bias = layer.bias
     corrected = recipe.bias_correction and isinstance(bias, Tensor)
     importance = per_output(error_weight(statistics, corrected), len(weight), groups) if recipe.weighted else None
-    integers, scale = quantize_weight(weight, recipe.portable, importance, name)
+    integers, scale = quantize_weight(weight, recipe.portable, importance, name, pairs_cross_taps(layer))
     new.to(weight.device)
     new.weight.copy_(integers)
     new.weight_scale.copy_(scale)

@@ -5,13 +5,16 @@ sum of such a pair stays within `PAIR_LIMIT` (`numerics.pairs_are_safe`). For ev
 rounded, pairs beyond the limit are moved to the nearest safe integers, and the scale with the least squared error
 wins, per output channel. So a channel with one unlucky pair pays with a slightly larger scale or with one slightly
 moved pair, whichever costs less.
+
+Where the channels of a group are odd in number, engines unfold the kernel and pair the last channel of one tap with the
+first of the next. There every weight stays within half the limit, so that any two are safe (`pairs_cross_taps`).
 """
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ptq4dm.errors import ModelError
 from ptq4dm.numerics import PAIR_LIMIT, WEIGHT_MAX, pair_up
@@ -27,6 +30,17 @@ CHUNK = 1 << 16
 """Weights searched at once: small enough for the processor's cache, and for one thread."""
 
 
+def pairs_cross_taps(layer: nn.Module) -> bool:
+    """Whether engines pair weights of different taps of this layer: grouped, an odd number of channels in a group.
+
+    A depthwise layer with one output a channel has no pairs at all: engines run it by a kernel of its own.
+    """
+    if not isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d) or layer.groups == 1:
+        return False
+    depthwise = layer.in_channels == layer.groups == layer.out_channels
+    return not depthwise and (layer.in_channels // layer.groups) % 2 == 1
+
+
 @dataclass(frozen=True)
 class Pairs:
     """Weights in pairs: `first` and `second` (rows, n), how much their errors count `first_cost`, `second_cost`."""
@@ -38,11 +52,16 @@ class Pairs:
 
 
 def quantize_weight(
-    weight: Tensor, portable: bool = True, second_moment: Tensor | None = None, name: str = "a layer"
+    weight: Tensor,
+    portable: bool = True,
+    second_moment: Tensor | None = None,
+    name: str = "a layer",
+    any_pair: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Round `weight` (out, in / groups, *kernel) per output channel, symmetric: (int8 weight, float32 scale (out,)).
 
-    real weight = scale * integer, integers in [-127, 127]. portable: keep adjacent pairs within the limit.
+    real weight = scale * integer, integers in [-127, 127]. portable: keep adjacent pairs within the limit;
+    any_pair: keep any two weights within it (`pairs_cross_taps`).
     second_moment: how much a squared error in each input channel counts, (in / groups,) or (out, in / groups), such as
     E[x_c**2]; None counts all alike. Raises ModelError, naming the layer, for weights that are not finite.
     """
@@ -51,11 +70,12 @@ def quantize_weight(
     if not weight.numel():
         return torch.zeros_like(weight, dtype=torch.int8), torch.ones(len(weight), device=weight.device)
     paired, costs = pair_up(weight.detach().float()), pair_up(relative_costs(weight, second_moment))
-    portable = portable and weight.shape[1] > 1  # a depthwise layer has no pairs
+    bound = PAIR_LIMIT // 2 if portable and any_pair else WEIGHT_MAX
+    portable = portable and (any_pair or weight.shape[1] > 1)  # a depthwise layer has no pairs
     rows = max(1, CHUNK // paired[0].numel())
 
     def search(start: int) -> tuple[Tensor, Tensor]:
-        return search_scales(split_pairs(paired[start : start + rows], costs[start : start + rows]), portable)
+        return search_scales(split_pairs(paired[start : start + rows], costs[start : start + rows]), portable, bound)
 
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
         found = list(pool.map(search, range(0, len(paired), rows)))
@@ -64,8 +84,11 @@ def quantize_weight(
     return flat.reshape(weight.shape).contiguous(), torch.cat([scale for _, scale in found])
 
 
-def search_scales(pairs: Pairs, portable: bool) -> tuple[Tensor, Tensor]:
-    """The int8 integers (rows, 2 n), first halves of the pairs before second ones, and the best scale (rows,)."""
+def search_scales(pairs: Pairs, portable: bool, bound: int = WEIGHT_MAX) -> tuple[Tensor, Tensor]:
+    """The int8 integers (rows, 2 n), first halves of the pairs before second ones, and the best scale (rows,).
+
+    bound: the largest magnitude of an integer.
+    """
     largest = torch.maximum(pairs.first.abs().amax(1), pairs.second.abs().amax(1))
     tiny = torch.finfo(torch.float32).tiny
     base = torch.where(largest > 0, (largest / WEIGHT_MAX).clamp(min=tiny), torch.ones_like(largest))
@@ -80,20 +103,20 @@ def search_scales(pairs: Pairs, portable: bool) -> tuple[Tensor, Tensor]:
         centre = best
         for factor in factors:
             scale = (centre * factor).clamp(min=tiny)
-            error = rounded(pairs, scale, portable)[2] * (scale / base).square()
+            error = rounded(pairs, scale, portable, bound)[2] * (scale / base).square()
             wins = error < least
             best, least = torch.where(wins, scale, best), torch.where(wins, error, least)
     best = torch.where(largest > 0, best, torch.ones_like(best))
-    first, second, _ = rounded(pairs, best, portable)
+    first, second, _ = rounded(pairs, best, portable, bound)
     return torch.cat([first, second], dim=1).to(torch.int8), best
 
 
-def rounded(pairs: Pairs, scale: Tensor, portable: bool) -> tuple[Tensor, Tensor, Tensor]:
+def rounded(pairs: Pairs, scale: Tensor, portable: bool, bound: int = WEIGHT_MAX) -> tuple[Tensor, Tensor, Tensor]:
     """The nearest (safe) integers at `scale` (rows,), first and second, and the weighted error (rows,), in steps."""
     column = scale.unsqueeze(1)
     a, b = pairs.first / column, pairs.second / column
-    p = a.round().clamp_(-WEIGHT_MAX, WEIGHT_MAX)
-    q = b.round().clamp_(-WEIGHT_MAX, WEIGHT_MAX)
+    p = a.round().clamp_(-bound, bound)
+    q = b.round().clamp_(-bound, bound)
     if portable:
         p, q = nearest_safe(a, b, p, q, pairs)
     error = (p - a).square_().mul_(pairs.first_cost).add_((q - b).square_().mul_(pairs.second_cost))

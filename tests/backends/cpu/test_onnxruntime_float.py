@@ -94,13 +94,18 @@ class Branches(nn.Module):
         return x if timestep > 500 else -x
 
 
+class ReadsTwice(nn.Module):
+    def forward(self, x, timestep):
+        return x * timestep + timestep.item()
+
+
 class Ignores(nn.Module):
     def forward(self, x, timestep):
         return x + 1
 
 
 def test_a_time_step_that_tracing_would_hold_fixed_is_refused():
-    for network, timestep in ((ReadsInPython(), 3), (Branches(), 700), (ReadsInPython(), 0)):
+    for network, timestep in ((ReadsInPython(), 3), (Branches(), 700), (ReadsInPython(), 0), (ReadsTwice(), 3)):
         with pytest.raises(BackendError, match=f"{type(network).__name__} reads timestep in Python"):
             compile_float(network, Call((torch.randn(2, 2), torch.tensor(timestep))))
 

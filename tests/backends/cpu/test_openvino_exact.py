@@ -6,20 +6,30 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import ptq4dm
 from ptq4dm.backends.cpu.engine_module import ExecutedLayer
+from ptq4dm.backends.cpu.openvino.engine import compile_model, runner
+from ptq4dm.backends.cpu.openvino.executed import executed_layers
+from ptq4dm.backends.cpu.openvino.layer import layer_nodes
 from ptq4dm.backends.cpu.openvino.run import OpenVINOBackend
-from ptq4dm.backends.exactness import ulp, ulp_distance
+from ptq4dm.backends.exactness import ULPS_ALLOWED, ulp, ulp_distance
 from ptq4dm.errors import BackendError
 from ptq4dm.numerics import pairs_are_safe
-from ptq4dm.pipelines.denoiser import Call
+from ptq4dm.pipelines.denoiser import Call, predict
+from ptq4dm.pipelines.sampling import seeded_start, trajectory
+from ptq4dm.pipelines.schedulers import make_scheduler
 from ptq4dm.quantization.layers import QuantizedConv, QuantizedLayer, QuantizedLinear
+from ptq4dm.quantization.weights import pairs_cross_taps, quantize_weight
+from ptq4dm.zoo import zoo
 
-pytest.importorskip("openvino")
+ov = pytest.importorskip("openvino")
+ops = pytest.importorskip("openvino.opset13")
 WITHOUT_VNNI = {"ONEDNN_MAX_CPU_ISA": "AVX2"}
 ZERO_POINTS = (0, 128, 255)
 LAYERS = {
@@ -69,6 +79,19 @@ def quantized(source: nn.Module, zero_point: int, limit: int = 64, seed: int = 0
     return layer
 
 
+def portable(source: nn.Module, zero_point: int, seed: int) -> QuantizedLayer:
+    """A layer like `source` with heavy-tailed weights as the package rounds them: pairs such as 127 + 1 are in them."""
+    layer = quantized(source, zero_point, seed=seed)
+    generator = torch.Generator().manual_seed(seed)
+    weight = torch.randn(layer.weight.shape, generator=generator) / torch.rand(layer.weight.shape, generator=generator)
+    whole, scale = quantize_weight(weight, any_pair=pairs_cross_taps(source))
+    layer.weight.copy_(whole), layer.weight_scale.copy_(scale * 0.01)
+    return layer
+
+
+WEIGHTS = {"all up to 64": quantized, "portable": portable}
+
+
 def integers(shape: tuple[int, ...]) -> Tensor:
     """Full range at random, extremes at random, all 255 and all 0, along the batch."""
     generator = torch.Generator().manual_seed(1)
@@ -106,10 +129,10 @@ class Case:
 
 @pytest.fixture(scope="module")
 def cases() -> dict[str, list[Case]]:
-    """Every layer with every zero point, all in one graph."""
-    keys = [(name, zero_point) for name in LAYERS for zero_point in ZERO_POINTS]
-    layers = [quantized(LAYERS[name][0], zero_point, seed=zero_point) for name, zero_point in keys]
-    qs = [integers(LAYERS[name][1]) for name, _ in keys]
+    """Every layer with every zero point and both kinds of weights, all in one graph."""
+    keys = [(name, zero_point, kind) for name in LAYERS for zero_point in ZERO_POINTS for kind in WEIGHTS]
+    layers = [WEIGHTS[kind](LAYERS[name][0], zero_point, seed=zero_point) for name, zero_point, kind in keys]
+    qs = [integers(LAYERS[name][1]) for name, _, _ in keys]
     inputs = [on_grid(layer, q) for layer, q in zip(layers, qs)]
     module = OpenVINOBackend().prepare(SideBySide(layers), Call((inputs,)))
     assert [run.layer for run in module.executed] == [f"layers.{index}" for index in range(len(keys))]
@@ -130,6 +153,43 @@ def test_every_layer_is_exact_in_int8(cases, name):
 @pytest.mark.skipif(os.environ.get("ONEDNN_MAX_CPU_ISA") is not None, reason="this run is already held to a processor")
 def test_all_of_it_holds_on_a_processor_without_vnni():
     run_in_process("-m", "pytest", __file__, "-q", "-p", "no:cacheprovider", "-k", "exact_in_int8")
+
+
+def test_every_layer_of_the_built_in_model_is_exact_on_real_activations():
+    """The inputs that its layers get on a DDIM trajectory, linear layers as the 1x1 convolutions they run as, too."""
+    model, pipeline = ptq4dm.load(zoo.int8_folder("emoji-32")), ptq4dm.open_pipeline("emoji-32")
+    layers = {name: m for name, m in model.network.named_modules() if isinstance(m, QuantizedLayer)}
+    seen: dict[str, list[Tensor]] = {name: [] for name in layers}
+    for name, layer in layers.items():
+        layer.register_forward_pre_hook(lambda _, x, name=name: seen[name].append(x[0]))
+    x_T, generators = seeded_start(pipeline.picture_shape, [5])
+    for step in trajectory(pipeline.denoiser, make_scheduler("ddim", pipeline.scheduler.config), 3, x_T, generators):
+        predict(model.network, step.x_t, step.timestep)
+    for channels_first in (False, True):
+        chosen = {n: m for n, m in layers.items() if not channels_first or seen[n][0].dim() == 3}
+        inputs = [torch.cat(seen[name]) for name in chosen]
+        if channels_first:
+            inputs = [x.movedim(-1, 1).unsqueeze(-1) for x in inputs]
+        parameters = [ops.parameter(list(x.shape), np.float32) for x in inputs]
+        nodes = [layer_nodes(m, n, p.output(0), channels_first) for (n, m), p in zip(chosen.items(), parameters)]
+        compiled = compile_model(ov.Model([ops.result(node) for node in nodes], parameters))
+        assert len(inputs) > 10 and all(run.int8 for run in executed_layers(compiled, chosen))
+        for (name, layer), x, y in zip(chosen.items(), inputs, runner(compiled)(tuple(inputs))):
+            if channels_first:
+                x, y = (each.squeeze(-1).movedim(1, -1) for each in (x, y))
+            q = torch.clamp(torch.round(x / layer.input_scale) + int(layer.input_zero_point), 0, 255)
+            assert ulp_distance(y, *exact(layer, q)).max() <= 1.0, name
+
+
+def test_sums_beyond_float32_are_one_rounding_farther_and_no_more():
+    """Beyond 2**24 an int32 sum is rounded on its way to float32: 2 units are allowed there, and 1 is not enough."""
+    source = nn.Conv2d(512, 8, 3)
+    layer, q = quantized(source, 0), integers((1, 512, 3, 3))
+    x = on_grid(layer, q)
+    result, product = exact(layer, q)
+    assert (product / (layer.input_scale * layer.weight_scale).double().view(1, -1, 1, 1)).abs().max() > 2**24
+    module = OpenVINOBackend().prepare(nn.Sequential(layer), Call((x,)))
+    assert ulp_distance(module(x), result, product).max() <= ULPS_ALLOWED
 
 
 REFUSED = """

@@ -12,6 +12,7 @@ from ptq4dm.backends.cpu.openvino.batches import FIXED_SIZES
 from ptq4dm.backends.cpu.openvino.friendly import friendly_forwards, moments
 from ptq4dm.backends.cpu.openvino.run import OpenVINOBackend
 from ptq4dm.backends.simulated import SimulatedBackend
+from ptq4dm.errors import BackendError
 from ptq4dm.numerics import asymmetric_params
 from ptq4dm.pipelines.denoiser import Call
 from ptq4dm.quantization.layers import QuantizedConv, QuantizedLinear
@@ -80,6 +81,24 @@ def test_time_step_is_an_input(unet, deployed):
     x = torch.randn(2, 3, 16, 16)
     early, late = (deployed(x, torch.full((2,), t)).sample for t in (0, 999))
     assert relative(early, late) > 10 * relative(late, unet(x, torch.full((2,), 999)).sample)
+
+
+class ReadsSigma(nn.Module):
+    """A score network that reads its noise level as a tensor and in Python."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(8, 8, 3, padding=1)
+
+    def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
+        return self.conv(x) * sigma + (1 if sigma > 0.5 else float(sigma))
+
+
+def test_a_noise_level_that_tracing_would_hold_fixed_is_refused():
+    x, sigma = torch.randn(2, 8, 8, 8), torch.tensor(0.9)
+    network = quantize_by_min_max(ReadsSigma().eval().requires_grad_(False), x, sigma)
+    with pytest.raises(BackendError, match="ReadsSigma reads sigma in Python"):
+        OpenVINOBackend().prepare(network, Call((x, sigma)))
 
 
 def test_signature_and_attributes_of_the_network(unet, deployed):

@@ -7,7 +7,7 @@ the first (batch) of each tensor. A call with another key needs another graph.
 
 import inspect
 import numbers
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Any
 
@@ -101,6 +101,44 @@ def for_tracing(bound: BoundCall) -> tuple[Tensor, ...]:
     if len(batches) != 1 or 0 in batches:
         return bound.tensors
     return tuple(torch.cat([tensor, tensor])[:2] if tensor.dim() else tensor for tensor in bound.tensors)
+
+
+@torch.no_grad()
+def check_nothing_baked(traceable: Traceable, traced: Callable[..., Any], tensors: tuple[Tensor, ...]) -> None:
+    """Raise BackendError unless `traced` follows the network when one of its inputs takes another value.
+
+    A network that reads an input in Python (`.item()`, `float`, `if`) is traced with that value as a constant.
+    """
+    for index, name in enumerate(traceable.bound.names):
+        for other in other_values(tensors[index]):
+            changed = (*tensors[:index], other, *tensors[index + 1 :])
+            try:
+                expected = traceable(*changed)
+            except (ArithmeticError, IndexError, RuntimeError, ValueError):
+                continue  # the network itself does not take that value
+            got = traced(*changed)
+            if not all(same(a, b) for a, b in zip(got, expected, strict=True)):
+                raise BackendError(
+                    f"{type(traceable.network).__name__} reads {name} in Python (as with .item() or if), so a graph "
+                    "would hold it fixed: compute with it as a tensor, or use backend='simulated'"
+                )
+
+
+def other_values(tensor: Tensor) -> tuple[Tensor, ...]:
+    """Other values that an input might have: none beyond its own range, unless it is 0."""
+    zero = torch.zeros_like(tensor)
+    if torch.equal(tensor, zero):
+        return (zero + 1,) if tensor.dtype != torch.bool else (~zero,)
+    return (zero, tensor / 2 if tensor.is_floating_point() else (tensor.long() // 2).to(tensor.dtype))
+
+
+def same(got: Tensor, expected: Tensor) -> bool:
+    """Whether two runs of the same operators agree; far looser than rounding, far tighter than another input."""
+    if got.shape != expected.shape or got.dtype != expected.dtype:
+        return False
+    finite = expected[torch.isfinite(expected)] if expected.is_floating_point() else expected
+    largest = float(finite.abs().max()) if finite.numel() else 0.0
+    return torch.allclose(got, expected, rtol=1e-3, atol=1e-3 * largest, equal_nan=True)
 
 
 def is_input(leaf: Any) -> bool:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from ptq4dm.backends.cpu.binding import BoundCall, Traceable, for_tracing
+from ptq4dm.backends.cpu.binding import BoundCall, Traceable, check_nothing_baked, for_tracing
 from ptq4dm.backends.cpu.openvino.friendly import friendly_forwards
 from ptq4dm.backends.cpu.openvino.layer import can_express, layer_nodes
 from ptq4dm.backends.cpu.openvino.passes import quantize_before_resizing
@@ -108,6 +108,7 @@ def lower(network: nn.Module, bound: BoundCall, friendly: bool = True) -> tuple[
         ):
             warnings.simplefilter("ignore")  # the tracer warns of every shape that a network checks in Python
             traced = torch.jit.trace(traceable, tensors, strict=False, check_trace=False)
+            check_nothing_baked(traceable, traced, tensors)
         model = ov.convert_model(
             traced,
             example_input=tensors,

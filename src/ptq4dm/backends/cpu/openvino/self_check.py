@@ -32,7 +32,8 @@ def self_check(layers: dict[str, QuantizedLayer]) -> None:
             raise BackendError(
                 f"OpenVINO is not exact on this processor ({processor()}): layer {name!r} is {distance:.3g} float32 "
                 f"units off (up to {ULPS_ALLOWED:g} is rounding); its INT8 sums saturate. "
-                "Use backend='simulated', or quantize again with portable = true"
+                "Use backend='simulated', keep the layer in float, or, if the recipe said portable = false, quantize "
+                "again with portable = true"
             )
 
 
@@ -56,8 +57,12 @@ def kind(layer: QuantizedLayer) -> tuple:
 
 
 def largest_pair_sum(layer: QuantizedLayer) -> float:
-    """The largest same-signed sum of two adjacent weights."""
-    pairs = pair_up(layer.weight.int())
+    """The largest same-signed sum of two weights that an engine adds: adjacent ones, or any two in odd groups."""
+    weight = layer.weight.int()
+    if isinstance(layer, QuantizedConv) and layer.groups > 1 and weight.shape[1] % 2:
+        top = min(2, weight[0].numel())
+        return float(max((sign * weight).flatten(1).topk(top).values.clamp(min=0).sum(1).max() for sign in (1, -1)))
+    pairs = pair_up(weight)
     return float(torch.maximum(pairs.clamp(min=0).sum(2).max(), -pairs.clamp(max=0).sum(2).min()))
 
 
