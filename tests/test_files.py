@@ -2,6 +2,7 @@
 
 import errno
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -105,3 +106,48 @@ def test_a_fingerprint_sees_every_kind_of_change(change):
     }[change]()
     assert base != other
     assert base == files.fingerprint({"a": tensor.clone()}, {"steps": 50})
+
+
+def test_the_old_folder_comes_back_where_the_new_one_cannot_take_its_place(tmp_path, monkeypatch):
+    target = tmp_path / "a"
+    with files.new_folder(target) as building:
+        (building / "ptq4dm.json").write_text("old")
+    rename, calls = os.rename, []
+
+    def interrupted(source, goal):
+        calls.append(goal)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        rename(source, goal)
+
+    monkeypatch.setattr(os, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt), files.new_folder(target) as building:
+        (building / "ptq4dm.json").write_text("new")
+    assert (target / "ptq4dm.json").read_text() == "old" and leftovers(tmp_path) == ["a"]
+
+
+def test_a_link_stays_and_what_it_points_to_is_replaced(tmp_path):
+    with files.new_folder(tmp_path / "a") as building:
+        (building / "ptq4dm.json").write_text("old")
+    (tmp_path / "latest").symlink_to("a")
+    with files.new_folder(tmp_path / "latest") as building:
+        (building / "ptq4dm.json").write_text("new")
+    assert (tmp_path / "latest").is_symlink() and (tmp_path / "a" / "ptq4dm.json").read_text() == "new"
+    assert leftovers(tmp_path) == ["a", "latest"]
+
+
+def test_files_replace_the_old_ones_together_or_not_at_all(tmp_path):
+    (tmp_path / "one").write_text("old")
+    with pytest.raises(ArtifactError, match="the disk is full"), files.new_files(tmp_path) as building:
+        (building / "one").write_text("new")
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert (tmp_path / "one").read_text() == "old" and leftovers(tmp_path) == ["one"]
+    with files.new_files(tmp_path) as building:
+        (building / "one").write_text("new"), (building / "two").write_text("new")
+    assert leftovers(tmp_path) == ["one", "two"] and (tmp_path / "one").read_text() == "new"
+
+
+@pytest.mark.parametrize("place", ["/proc/nowhere", "/sys/nowhere"])
+def test_a_right_that_cannot_be_had_is_said_in_one_line(place):
+    with pytest.raises(ArtifactError, match=f"cannot write {place}"), files.exclusive(Path(place)):
+        pass

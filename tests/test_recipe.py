@@ -1,5 +1,8 @@
 """Recipes: presets load, and every wrong key or value is named."""
 
+import json
+
+import numpy as np
 import pytest
 
 from ptq4dm.errors import RecipeError
@@ -33,6 +36,9 @@ def test_the_default_preset_is_what_the_paper_released():
         ("[weights]\nportable = 1", "portable = 1 should be a bool"),
         ("arithmetic = 'fp4'", "arithmetic = 'fp4'; accepted are 'float-out' and 'qdq'"),
         ("keep_float = 'conv_in'", "keep_float = 'conv_in' should be a list of patterns"),
+        ("keep_float = 5", "keep_float = 5 should be a list of patterns"),
+        ("[calibration]\nlaw_options = 5", "law_options = 5 should be a table of options"),
+        ("[ranges]\nmetric_options = 5", "metric_options = 5 should be a table of options"),
         ("calibration = 3", "calibration = 3 should be a table"),
         ("this is not toml", "is no TOML file"),
     ],
@@ -53,3 +59,23 @@ def test_replace_changes_only_the_keys_given():
     recipe = Recipe().replace(calibration={"samples": 7}, keep_float=("a",))
     assert recipe.calibration.samples == 7 and recipe.calibration.steps == Recipe().calibration.steps
     assert recipe.keep_float == ("a",) and Recipe().calibration.samples == 1024
+
+
+def test_a_recipe_survives_a_json_file(tmp_path):
+    recipe = Recipe(name="mine").replace(keep_float=("conv_*",), calibration={"samples": 3})
+    (tmp_path / "mine.json").write_text(json.dumps(recipe.to_dict()))
+    assert load_recipe(tmp_path / "mine.json") == recipe
+
+
+@pytest.mark.parametrize(("text", "message"), [("{", "is no JSON file"), ("[1]", "holds a list")])
+def test_a_wrong_json_file_is_named(tmp_path, text, message):
+    (tmp_path / "mine.json").write_text(text)
+    with pytest.raises(RecipeError, match=message):
+        load_recipe(tmp_path / "mine.json")
+
+
+def test_numpy_values_become_json():
+    options = {"timesteps": range(3), "more": np.arange(2), "one": np.int64(4)}
+    recipe = Recipe().replace(calibration={"law_options": options})
+    assert json.loads(json.dumps(recipe.to_dict()))["calibration"]["law_options"] == {
+        "timesteps": [0, 1, 2], "more": [0, 1], "one": 4}  # fmt: skip

@@ -31,3 +31,7 @@ class MissingDependencyError(PTQ4DMError):
 
 class EvaluationError(PTQ4DMError):
     """An evaluation cannot be made: too few pictures, none finite, or a setting that is not accepted."""
+
+
+class BackendWarning(UserWarning):
+    """An engine that could have run the network faster was passed over, with the reason."""

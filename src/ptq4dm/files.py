@@ -27,19 +27,53 @@ def new_folder(target: Path) -> Iterator[Path]:
     Raises ArtifactError if the place cannot be written, is full, or another run is writing to it. A folder that
     stands at `target` is replaced only if it is empty or one of ours (it has `model_index.json` or `ptq4dm.json`).
     """
-    target = Path(os.path.abspath(target))
+    target = Path(os.path.realpath(target))  # a link stays; what it points to is replaced
     with written_or_explained(target), exclusive(target):
         check_replaceable(target)
         building = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
         try:
             yield building
             sync_tree(building)
-            old = building.with_suffix(".old")
-            if target.exists():
-                os.rename(target, old)
             os.chmod(building, 0o755)
-            os.rename(building, target)
-            shutil.rmtree(old, ignore_errors=True)
+            put_in_place(building, target)
+        finally:
+            shutil.rmtree(building, ignore_errors=True)
+
+
+def put_in_place(building: Path, target: Path) -> None:
+    """Rename `building` to `target`; what stood there is removed, or comes back if that fails or is interrupted."""
+    old = building.with_suffix(".old")
+    try:
+        if target.exists():
+            os.rename(target, old)
+        os.rename(building, target)
+    except BaseException:
+        if old.exists() and not target.exists():
+            os.rename(old, target)
+        raise
+    sync_folder(target.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder with its parents. Raises ArtifactError if it is a file or cannot be made."""
+    with written_or_explained(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+
+
+@contextmanager
+def new_files(folder: Path) -> Iterator[Path]:
+    """Give a temporary folder in `folder` to fill; on success its files replace those of `folder`, all of them written
+    and synced before the first is replaced; on any failure it vanishes."""
+    make_folder(folder)
+    with written_or_explained(folder):
+        building = Path(tempfile.mkdtemp(prefix=".", suffix=".tmp", dir=folder))
+        try:
+            yield building
+            sync_tree(building)
+            for path in sorted(building.iterdir()):
+                os.replace(path, folder / path.name)
+            sync_folder(folder)
         finally:
             shutil.rmtree(building, ignore_errors=True)
 
@@ -76,10 +110,16 @@ def written_or_explained(target: Path) -> Iterator[None]:
 
 @contextmanager
 def exclusive(target: Path) -> Iterator[None]:
-    """Hold the right to write to `target`; a second run that asks for it gets an ArtifactError at once."""
-    target.parent.mkdir(parents=True, exist_ok=True)
+    """Hold the right to write to `target`; a second run that asks for it gets an ArtifactError at once.
+
+    Raises ArtifactError too where nothing can be written beside `target`.
+    """
+    target = Path(os.path.abspath(target))
     lock = target.parent / f".{target.name}.lock"
-    with lock.open("w") as handle:
+    with written_or_explained(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle = lock.open("w")
+    with handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -104,6 +144,15 @@ def sync_tree(folder: Path) -> None:
         if path.is_file():
             with path.open("rb") as handle:
                 os.fsync(handle.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Force the names in a folder to the disk."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def write_json(path: Path, value: Any) -> None:

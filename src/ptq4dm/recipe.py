@@ -1,6 +1,8 @@
 """Recipe: what to quantize and how to calibrate. Frozen; read from TOML; an unknown key is an error."""
 
 import dataclasses
+import json
+import os
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -90,6 +92,10 @@ def plain(value: Any) -> Any:
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
+    if hasattr(value, "tolist"):  # numpy and torch
+        return value.tolist()
+    if isinstance(value, range):
+        return list(value)
     if callable(value):
         return f"{getattr(value, '__module__', '?')}.{getattr(value, '__qualname__', repr(value))}"
     return value
@@ -102,6 +108,8 @@ def from_mapping(kind: type, values: Mapping[str, Any], where: str) -> Any:
         if key not in known:
             raise RecipeError(f"unknown key {key!r} in {where}: accepted are {', '.join(sorted(known))}")
         default = known[key].default
+        if known[key].default_factory is dict and not isinstance(value, Mapping):
+            raise RecipeError(f"{where}: {key} = {value!r} should be a table of options")
         if default is not dataclasses.MISSING and not accepts(default, value):
             raise RecipeError(f"{where}: {key} = {value!r} should be a {type(default).__name__} such as {default!r}")
     return kind(**values)
@@ -126,7 +134,7 @@ def recipe_from_dict(values: Mapping[str, Any], where: str = "the recipe") -> Re
             values[key] = from_mapping(kind, values[key], f"{where} [{key}]")
     if "keep_float" in values:
         patterns = values["keep_float"]
-        if isinstance(patterns, str) or not all(isinstance(pattern, str) for pattern in patterns):
+        if not isinstance(patterns, list | tuple) or not all(isinstance(pattern, str) for pattern in patterns):
             raise RecipeError(f"{where}: keep_float = {patterns!r} should be a list of patterns such as ['conv_in']")
         values["keep_float"] = tuple(patterns)
     return validated(from_mapping(Recipe, values, where), where)
@@ -155,16 +163,20 @@ def preset_names() -> list[str]:
 
 
 def load_recipe(recipe: "Recipe | str | Path") -> Recipe:
-    """A recipe as it is, by preset name (`w8a8`), or from a TOML file. Raises RecipeError."""
+    """A recipe as it is, by preset name (`w8a8`), or from a TOML or JSON file. Raises RecipeError."""
     if isinstance(recipe, Recipe):
         return validated(recipe, "the recipe")
     if str(recipe) in preset_names():
         text = (resources.files("ptq4dm") / "presets" / f"{recipe}.toml").read_text()
         return recipe_from_dict({"name": str(recipe), **tomllib.loads(text)}, f"preset {recipe}")
     path = Path(recipe)
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise RecipeError(f"no recipe {str(recipe)!r}: name a TOML file or one of {', '.join(preset_names())}")
+    read = json.loads if path.suffix == ".json" else tomllib.loads
     try:
-        return recipe_from_dict({"name": path.stem, **tomllib.loads(path.read_text())}, str(path))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path} is no TOML file: {error}") from error
+        values = read(path.read_text())
+    except (json.JSONDecodeError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path} is no {'JSON' if read is json.loads else 'TOML'} file: {error}") from error
+    if not isinstance(values, dict):
+        raise RecipeError(f"{path} holds a {type(values).__name__}: a recipe is a table of keys and values")
+    return recipe_from_dict({"name": path.stem, **values}, str(path))

@@ -1,16 +1,18 @@
 """The whole job as one paragraph: a pretrained diffusion model in, a faster INT8 model out."""
 
+import copy
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
 from ptq4dm.calibration.batches import calls_of_batches
 from ptq4dm.calibration.calibration_set import CalibrationSet
 from ptq4dm.calibration.collect import collect
-from ptq4dm.pipelines.denoiser import Call
+from ptq4dm.pipelines.denoiser import Call, placement, require_finite_weights
 from ptq4dm.pipelines.pipeline import Pipeline, open_pipeline
 from ptq4dm.quantization.facts import calibration_facts, model_facts, range_facts
 from ptq4dm.quantization.layers_qdq import round_outputs
@@ -51,7 +53,7 @@ def quantize(
         PTQ4DMError: a user error, with the value, what is accepted and the mend.
     """
     recipe = load_recipe(recipe)
-    pipeline = open_pipeline(model)
+    pipeline = in_float32(open_pipeline(model))
     make_plan(pipeline.denoiser, recipe.keep_float)  # a wrong pattern is told before the long work
     if calibration_set is None:
         calibration_set = collect(pipeline, recipe.calibration, work, progress, pictures)
@@ -71,6 +73,13 @@ def quantize(
     return QuantizedModel(network, with_denoiser(pipeline, network), example_call(pipeline), plan, recipe, facts)
 
 
+def in_float32(pipeline: Pipeline) -> Pipeline:
+    """The pipeline itself where its denoiser computes in float32, else one with a float32 copy of the denoiser."""
+    if placement(pipeline.denoiser)[1] == torch.float32:
+        return pipeline
+    return with_denoiser(pipeline, copy.deepcopy(pipeline.denoiser).float())
+
+
 def quantize_module(
     module: nn.Module,
     calibration_batches: Iterable[Any],
@@ -83,13 +92,14 @@ def quantize_module(
 
     Args:
         module: the float network; left as it is.
-        calibration_batches: each a (args, kwargs) of one call, as your loop makes them.
+        calibration_batches: each a (args, kwargs) of one call, as your loop makes them; all are held in memory.
         recipe: as in `quantize`; its calibration section is not used, since the calls are given.
         timestep: the name of the argument that holds the time-step, or a callable (args, kwargs) -> time-step;
             None keeps the statistics in one band.
         progress: show progress bars on stderr.
     """
     recipe = load_recipe(recipe)
+    require_finite_weights(module, type(module).__name__)
     make_plan(module, recipe.keep_float)
     calls = list(calls_of_batches(module, calibration_batches, timestep))
     network, plan, ranges = quantize_network(module, calls, time_span(calls), recipe, progress)

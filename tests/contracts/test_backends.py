@@ -6,7 +6,7 @@ from tiny import tiny_pipeline
 
 import ptq4dm
 from ptq4dm.backends.registry import BACKENDS, find_backend
-from ptq4dm.errors import BackendError
+from ptq4dm.errors import BackendError, BackendWarning
 
 ARITHMETIC = {"simulated": "float-out"} | {name: b.arithmetic for name, b in BACKENDS.items() if name != "simulated"}
 
@@ -108,6 +108,13 @@ def test_another_arithmetic_is_refused_by_name(models):
         if name != "simulated":
             with pytest.raises(BackendError, match=f"backend '{name}' computes the arithmetic '{arithmetic}'"):
                 find_backend(name, other)
+
+
+def test_auto_says_which_engine_it_passes_over(models, monkeypatch):
+    monkeypatch.setattr(type(BACKENDS["openvino"]), "unavailable", lambda self: "it is on holiday")
+    with pytest.warns(BackendWarning, match="passes over openvino: it is on holiday"):
+        module = models["float-out"].to_module("auto")
+    assert module.ptq4dm_backend == "simulated" and module.ptq4dm_notes[0] == "openvino: it is on holiday"
 
 
 def test_auto_takes_an_engine_of_the_artifacts_own_arithmetic(models):

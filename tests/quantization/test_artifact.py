@@ -185,3 +185,67 @@ def test_a_bare_module_is_quantized_saved_and_loaded(tmp_path):
         assert torch.equal(loaded.network(x, sigma=sigma), got)
     with pytest.raises(ArtifactError, match="holds a bare module"):
         ptq4dm.load(folder)
+
+
+DAMAGES = {
+    "no scheduler": lambda f: (f / "scheduler" / "scheduler_config.json").unlink(),
+    "a list for an index": lambda f: (f / "model_index.json").write_text("[]"),
+    "a list for a config": lambda f: (f / "unet" / "config.json").write_text("[]"),
+    "no quantization": lambda f: edit(f / "unet" / "config.json", quantization_config=None),
+    "a network that cannot be": lambda f: edit(f / "unet" / "config.json", block_out_channels=[8, 17]),
+    "a foreign plan": lambda f: edit(f / "ptq4dm.json", plan=[{"colour": "red"}]),
+    "no recipe": lambda f: edit(f / "ptq4dm.json", recipe=None),
+    "no layers": lambda f: edit(f / "ptq4dm.json", layers=None),
+    "weights elsewhere": lambda f: edit(f / "ptq4dm.json", weights="../other.safetensors"),
+    "another arithmetic": lambda f: edit(f / "ptq4dm.json", arithmetic="qdq"),
+    "a truth for a version": lambda f: edit(f / "ptq4dm.json", format_version=True),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_folder_is_refused_in_one_line(folder, damage):
+    DAMAGES[damage](folder)
+    with pytest.raises(ArtifactError) as caught:
+        ptq4dm.load(folder)
+    assert "\n" not in str(caught.value) and str(folder) in str(caught.value)
+
+
+def test_scales_that_are_not_positive_are_refused(model, tmp_path):
+    other = ptq4dm.load(model.save(tmp_path / "a"))
+    next(m for m in other.network.modules() if isinstance(m, QuantizedConv)).weight_scale[0] = 0
+    with pytest.raises(ArtifactError, match="weight_scale holds scales that are not positive"):
+        ptq4dm.load(other.save(tmp_path / "b"))
+
+
+class OwnPipeline(diffusers.DDPMPipeline):
+    """A class of the user's own."""
+
+
+class OwnUNet(UNet2DModel):
+    """A network of the user's own, the same but in name."""
+
+
+def test_own_subclasses_are_saved_as_what_they_are_derived_from(tmp_path):
+    source = tiny_pipeline()
+    unet = OwnUNet.from_config(source.unet.config).eval()
+    unet.load_state_dict(source.unet.state_dict())
+    model = ptq4dm.quantize(OwnPipeline(unet, source.scheduler), QUICK)
+    loaded = ptq4dm.load(model.save(tmp_path / "own"))
+    assert type(loaded.to_pipeline("simulated")) is diffusers.DDPMPipeline
+    assert torch.equal(call(loaded.network), call(model.network))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_a_pipeline_of_another_float_type_is_quantized_in_float32_and_left_as_it_was(dtype):
+    source = tiny_pipeline().to(dtype)
+    model = ptq4dm.quantize(source, QUICK)
+    assert source.unet.dtype == dtype
+    assert call(model.network).dtype == torch.float32
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_a_bare_module_with_broken_weights_is_refused(value):
+    module = nn.Sequential(nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 1)).requires_grad_(False)
+    module[1].bias[3] = value
+    with pytest.raises(ptq4dm.errors.ModelError, match=r"Sequential\.1\.bias: 1 of 8 values are NaN or infinite"):
+        ptq4dm.quantize_module(module, [((torch.randn(2, 8, 4, 4),), {})])

@@ -8,10 +8,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
+from torch import nn
 
 from ptq4dm.errors import ModelError
 from ptq4dm.numerics import PAIR_LIMIT, WEIGHT_MAX, pairs_are_safe
-from ptq4dm.quantization.weights import Pairs, nearest_safe, quantize_weight, rounded
+from ptq4dm.quantization.weights import Pairs, nearest_safe, pairs_cross_taps, quantize_weight, rounded
 
 real = st.floats(-(2.0**60), 2.0**60, width=32)
 mild = st.floats(-2, 2, width=32)
@@ -162,3 +163,25 @@ def test_fast_enough_for_large_networks():
     start = time.process_time()
     quantize_weight(weight)
     assert (time.process_time() - start) / weight.numel() * 36e6 < 120  # CPU seconds, on two cores, of 36 M weights
+
+
+@pytest.mark.parametrize(
+    ("layer", "crosses"),
+    [
+        (nn.Conv2d(20, 20, 3, groups=4), True),  # five channels a group
+        (nn.Conv1d(30, 60, 3, groups=30), True),  # one channel a group, two outputs each
+        (nn.Conv2d(32, 32, 3, groups=32), False),  # depthwise
+        (nn.Conv2d(32, 32, 3, groups=4), False),
+        (nn.Conv2d(17, 8, 3), False),
+        (nn.Linear(17, 8), False),
+    ],
+)
+def test_where_pairs_cross_taps_any_two_weights_are_safe(layer, crosses):
+    assert pairs_cross_taps(layer) == crosses
+    weight = torch.randn(6, 5, 3, generator=torch.Generator().manual_seed(0)) ** 3
+    integers, scale = quantize_weight(weight, any_pair=crosses)
+    assert int(integers.abs().max()) <= (64 if crosses else 127)
+    plain = squared_error(weight, torch.round(weight / (weight.abs().flatten(1).amax(1) / 64).view(-1, 1, 1)),
+                          weight.abs().flatten(1).amax(1) / 64)  # fmt: skip
+    assert bool((squared_error(weight, integers, scale) <= plain * 1.001).all())
+    assert int(quantize_weight(weight, portable=False, any_pair=crosses)[0].abs().max()) > 64

@@ -1,6 +1,7 @@
 """All backends by name, and the choice between them by measurement."""
 
 import time
+import warnings
 from typing import Final
 
 import torch
@@ -10,7 +11,7 @@ from ptq4dm.backends.base import Backend
 from ptq4dm.backends.cpu.onnxruntime.run import OnnxRuntimeBackend
 from ptq4dm.backends.cpu.openvino.run import OpenVINOBackend
 from ptq4dm.backends.simulated import SimulatedBackend
-from ptq4dm.errors import BackendError, PTQ4DMError
+from ptq4dm.errors import BackendError, BackendWarning, PTQ4DMError
 from ptq4dm.pipelines.denoiser import Call
 
 BACKENDS: Final[dict[str, Backend]] = {
@@ -53,13 +54,14 @@ def prepare(network: nn.Module, example: Call, backend: str, arithmetic: str) ->
         if not speaks(candidate, arithmetic):
             continue
         reason = candidate.unavailable()
-        if reason:
-            notes.append(f"{name}: {reason}")
-            continue
-        try:
-            ready[name] = candidate.prepare(network, example)
-        except PTQ4DMError as error:
-            notes.append(f"{name}: {error}")
+        if not reason:
+            try:
+                ready[name] = candidate.prepare(network, example)
+                continue
+            except (PTQ4DMError, RuntimeError) as error:
+                reason = " ".join(str(error).split())
+        notes.append(f"{name}: {reason}")
+        warnings.warn(f"backend='auto' passes over {name}: {reason}", BackendWarning, stacklevel=3)
     seconds = {name: seconds_per_call(module, example) for name, module in ready.items()}
     fastest = min(seconds, key=seconds.__getitem__)
     notes += [f"{name}: {1000 * value:.1f} ms a call" for name, value in seconds.items()]

@@ -79,6 +79,17 @@ class CalibrationSet:
                 f"the calibration set is of another model: it was collected from {self.facts.get('model')} "
                 f"({own}), and this is {pipeline.name} ({other}); collect it again"
             )
+        if tuple(self.x_t.shape[1:]) != pipeline.picture_shape:
+            raise CalibrationError(
+                f"the calibration set holds x_t of {tuple(self.x_t.shape[1:])}, {pipeline.name} takes "
+                f"{pipeline.picture_shape}; collect it again"
+            )
+        low, high = float(self.timesteps.min()), float(self.timesteps.max())
+        if low < 0 or high > pipeline.num_train_timesteps - 1:
+            raise CalibrationError(
+                f"the calibration set has time-steps from {low:g} to {high:g}, {pipeline.name} has 0 to "
+                f"{pipeline.num_train_timesteps - 1}; collect it again"
+            )
 
     def save(self, path: str | Path) -> None:
         """Write the set to one safetensors file, whole or not at all. Raises ArtifactError."""

@@ -36,17 +36,18 @@ def run(args: argparse.Namespace) -> None:
     example = example_call(pipeline, args.batch)
     deployed: Any = model.to_module(args.backend)
     engine = str(deployed.ptq4dm_backend)
-    engines = prepare_engines(pipeline.denoiser, {engine: lambda: deployed}, example)
+    engines = prepare_engines(pipeline.denoiser, {engine: lambda: model.to_module(engine)}, example)
+    notes = [*deployed.ptq4dm_notes, *engines.notes]
     data: dict[str, Any] = {"call": network_speed(engines.networks, example, model.plan, args.rounds, shown)}
     if args.pictures:
         seeds = range(args.pictures)
         data["sampling"] = sampling_speed(engines.networks, pipeline, "ddim", 50, seeds, args.batch, shown=shown)
-    data |= {"memory": {"rows": engines.memory}, "environment": environment(), "notes": engines.notes}
+    data |= {"memory": {"rows": engines.memory}, "environment": environment(), "notes": notes}
     if args.out:
         write_json(args.out, data)
     lines = [f"one network call of {args.batch} pictures", *speed_lines(data["call"])]
     if args.pictures:
         lines += [data["sampling"]["what"], *speed_lines(data["sampling"])]
-    for line in engines.notes:
+    for line in notes:
         note(line)
     show(args, data, "\n".join(lines))

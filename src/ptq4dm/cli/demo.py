@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ptq4dm import workflow
 from ptq4dm.cli.options import add_backend, add_json, add_seed, note, positive, show
+from ptq4dm.evaluation.commands import FIRST_SEED
 from ptq4dm.evaluation.evaluate import evaluate
 from ptq4dm.files import exclusive
 from ptq4dm.pipelines.pipeline import open_pipeline
@@ -49,7 +50,7 @@ def work_through(args: argparse.Namespace) -> None:
         args.out / "results",
         pictures=args.count,
         steps=args.steps,
-        seed=1_000_000 + args.seed,
+        seed=FIRST_SEED + args.seed,
         backend=args.backend,
         artifact=artifact,
         shown=shown,

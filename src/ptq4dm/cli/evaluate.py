@@ -4,8 +4,10 @@ import argparse
 from pathlib import Path
 
 from ptq4dm.cli.options import add_backend, add_json, add_sampling, add_seed, show
+from ptq4dm.evaluation.commands import FIRST_SEED
 from ptq4dm.evaluation.evaluate import evaluate
 from ptq4dm.evaluation.text import results_text
+from ptq4dm.pipelines.picture_folder import read_pictures
 from ptq4dm.pipelines.pipeline import open_pipeline
 from ptq4dm.quantization.artifact import load
 from ptq4dm.report.report import build_report
@@ -17,6 +19,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--float", dest="float_model", help="the float model (default: the one it was made from)")
     parser.add_argument("--out", type=Path, default=Path("results"), help="folder for results, pictures and page")
     parser.add_argument("--features", action="store_true", help="distribution measures too (needs ptq4dm[eval])")
+    parser.add_argument("--inception", type=Path, help="weights file of the standard Inception network: FID and others")
+    parser.add_argument("--reference", type=Path, help="folder of pictures, the data to measure distances from")
     add_sampling(parser, 16)
     add_backend(parser)
     add_seed(parser)
@@ -27,6 +31,7 @@ def run(args: argparse.Namespace) -> None:
     """Evaluate, save, draw the page."""
     model = load(args.model)
     pipeline = open_pipeline(args.float_model or model.facts["model"]["name"])
+    reference = read_pictures(args.reference, pipeline.picture_shape) if args.reference else None
     results = evaluate(
         model,
         pipeline,
@@ -35,9 +40,11 @@ def run(args: argparse.Namespace) -> None:
         steps=args.steps,
         sampler=args.scheduler,
         batch_size=args.batch_size,
-        seed=1_000_000 + args.seed,
+        seed=FIRST_SEED + args.seed,
         backend=args.backend,
-        features=args.features,
+        features=args.features or args.reference is not None,
+        inception=args.inception,
+        reference=reference,
         artifact=Path(args.model),
         shown=not args.json,
     )

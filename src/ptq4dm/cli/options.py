@@ -20,6 +20,17 @@ def positive(text: str) -> int:
     return value
 
 
+def seed(text: str) -> int:
+    """A seed that every generator takes, for argparse."""
+    try:
+        value = int(text)
+    except ValueError:
+        value = -1
+    if not 0 <= value < 1 << 62:
+        raise argparse.ArgumentTypeError(f"{text!r} should be a whole number from 0 to 2**62 - 1")
+    return value
+
+
 def add_json(parser: argparse.ArgumentParser) -> None:
     """--json: for scripts."""
     parser.add_argument("--json", action="store_true", help="print one JSON object on stdout, no progress bars")
@@ -27,7 +38,7 @@ def add_json(parser: argparse.ArgumentParser) -> None:
 
 def add_seed(parser: argparse.ArgumentParser) -> None:
     """--seed."""
-    parser.add_argument("--seed", type=int, default=0, help="of everything drawn (default 0)")
+    parser.add_argument("--seed", type=seed, default=0, help="of everything drawn (default 0)")
 
 
 def add_backend(parser: argparse.ArgumentParser) -> None:

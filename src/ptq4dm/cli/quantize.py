@@ -1,11 +1,13 @@
 """Quantize a pretrained diffusion model to INT8 and save the artifact."""
 
 import argparse
+import os
 from pathlib import Path
 
 from ptq4dm import workflow
-from ptq4dm.cli.options import add_device, add_json, positive, show, use_device
+from ptq4dm.cli.options import add_device, add_json, positive, seed, show, use_device
 from ptq4dm.files import new_folder
+from ptq4dm.pipelines.picture_folder import read_pictures
 from ptq4dm.pipelines.pipeline import open_pipeline
 from ptq4dm.quantization.artifact import fill_folder
 from ptq4dm.quantization.summary import summary
@@ -16,10 +18,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of this verb."""
     parser.add_argument("model", help="emoji-32, a diffusers pipeline folder, or a hub id")
     parser.add_argument("--out", type=Path, required=True, help="folder for the artifact")
-    parser.add_argument("--recipe", default="w8a8", help=f"{', '.join(preset_names())}, or a TOML file (default w8a8)")
+    parser.add_argument("--recipe", default="w8a8", help=f"{', '.join(preset_names())}, or a file (default w8a8)")
     parser.add_argument("--samples", type=positive, help="calibration samples, instead of the recipe's")
+    parser.add_argument("--pictures", type=Path, help="folder of pictures, for the sources 'pictures' and 'diffused'")
     parser.add_argument("--work", type=Path, help="where to keep calibration set and ranges (default: OUT.work)")
-    parser.add_argument("--seed", type=int, help="of the calibration, instead of the recipe's")
+    parser.add_argument("--seed", type=seed, help="of the calibration, instead of the recipe's")
     add_device(parser)
     add_json(parser)
 
@@ -31,9 +34,11 @@ def run(args: argparse.Namespace) -> None:
     recipe = recipe.replace(calibration={key: value for key, value in changes.items() if value is not None})
     pipeline = open_pipeline(args.model)
     use_device(pipeline, args.device)
-    work = args.work or args.out.with_name(args.out.name + ".work")
+    pictures = read_pictures(args.pictures, pipeline.picture_shape) * 2 - 1 if args.pictures else None
+    out = Path(os.path.abspath(args.out))
+    work = args.work or out.with_name(out.name + ".work")
     with new_folder(args.out) as building:  # taken first, so that a place that cannot be written is told at once
-        model = workflow.quantize(pipeline, recipe, work=work, progress=not args.json)
+        model = workflow.quantize(pipeline, recipe, work=work, progress=not args.json, pictures=pictures)
         fill_folder(model, building)
     data = {"out": str(args.out), "work": str(work), **summary(model)}
     text = (

@@ -27,13 +27,14 @@ from typing import Any, Final
 from torch import Tensor, nn
 
 from ptq4dm.errors import EvaluationError
+from ptq4dm.evaluation.commands import FIRST_SEED, RECIPE, commands
 from ptq4dm.evaluation.environment import environment
 from ptq4dm.evaluation.fidelity import compare_calls
 from ptq4dm.evaluation.layer_errors import layer_errors
 from ptq4dm.evaluation.measure import INT8, ROUNDS, network_speed, prepare_engines, sampling_speed
-from ptq4dm.evaluation.sections import SIMULATED, aims, commands, distributions, executed, fidelity, find_extractors
+from ptq4dm.evaluation.sections import SIMULATED, aims, distributions, executed, fidelity, find_extractors
 from ptq4dm.evaluation.sheet import write_sheet
-from ptq4dm.files import exclusive, write_json, write_tensors
+from ptq4dm.files import exclusive, make_folder, new_files, write_json, write_tensors
 from ptq4dm.pipelines.pipeline import Pipeline
 from ptq4dm.pipelines.sampling import sample
 from ptq4dm.quantization.quantized_model import QuantizedModel, example_call
@@ -57,7 +58,7 @@ def evaluate(
     steps: int = 50,
     sampler: str = "ddim",
     batch_size: int = 16,
-    seed: int = 1_000_000,
+    seed: int = FIRST_SEED,
     seeds: Sequence[int] | None = None,
     backend: str = "auto",
     features: bool = False,
@@ -87,6 +88,7 @@ def evaluate(
     check_pair(model, pipeline)
     out = Path(out)
     with exclusive(out):
+        make_folder(out)
         extractors, notes = find_extractors(features, inception)
         deployed: Any = model.to_module(backend)  # carries its backend's name and notes
         engine = str(deployed.ptq4dm_backend)
@@ -103,10 +105,6 @@ def evaluate(
             speed, memory, more = measured_speed(model, pipeline, deployed, engine, trajectory, speed_rounds, shown)
             notes += more
         columns = min(8, len(seeds))
-        out.mkdir(parents=True, exist_ok=True)
-        write_sheet(out / "float.png", drawn["float"], columns)
-        write_sheet(out / "int8.png", drawn["int8"], columns)
-        write_tensors(out / "pictures.safetensors", drawn)
         sizes = summary(model)
         _, height, width = pipeline.picture_shape
         results = {
@@ -135,10 +133,29 @@ def evaluate(
                 "steps": steps,
             },
             "environment": environment(),
-            "commands": commands(model, pipeline, artifact, len(seeds), steps, sampler, engine, features, seeds[0]),
+            "commands": commands(
+                model.recipe,
+                pipeline.name,
+                artifact,
+                out,
+                seeds,
+                {
+                    "steps": steps,
+                    "scheduler": sampler,
+                    "batch-size": batch_size,
+                    "backend": engine,
+                    "features": features,
+                    "inception": inception,
+                },
+            ),
             "notes": notes,
         }
-        write_json(out / RESULTS, results)
+        with new_files(out) as building:
+            write_sheet(building / "float.png", drawn["float"], columns)
+            write_sheet(building / "int8.png", drawn["int8"], columns)
+            write_tensors(building / "pictures.safetensors", drawn)
+            write_json(building / RECIPE, model.recipe.to_dict())
+            write_json(building / RESULTS, results)
     return results
 
 

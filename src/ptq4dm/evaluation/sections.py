@@ -1,4 +1,4 @@
-"""The sections of results.json that need more than a call: fidelity, distances from the data, what ran, commands."""
+"""The sections of results.json that need more than a call: fidelity, distances from the data, what ran."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -14,8 +14,6 @@ from ptq4dm.evaluation.bootstrap import bootstrap, mean_statistic
 from ptq4dm.evaluation.distribution import distribution
 from ptq4dm.evaluation.features import Extractor, feature_distance, make_extractor
 from ptq4dm.evaluation.fidelity import FloatWalk, mean_db, picture_psnr
-from ptq4dm.pipelines.pipeline import Pipeline
-from ptq4dm.quantization.quantized_model import QuantizedModel
 from ptq4dm.zoo import zoo
 
 SIMULATED: Final = "simulated"
@@ -106,23 +104,3 @@ def executed(deployed: nn.Module, engine: str) -> dict[str, Any] | None:
     if not isinstance(deployed, EngineModule):
         return None
     return {"engine": engine, "layers": [dataclasses.asdict(layer) for layer in deployed.executed]}
-
-
-def commands(
-    model: QuantizedModel,
-    pipeline: Pipeline,
-    artifact: Path | None,
-    count: int,
-    steps: int,
-    sampler: str,
-    engine: str,
-    features: bool,
-    seed: int,
-) -> list[str]:
-    """The commands that repeat this, as one would type them."""
-    folder = artifact or "MODEL-int8"
-    options = f"--count {count} --steps {steps} --scheduler {sampler} --backend {engine} --seed {seed - 1_000_000}"
-    return [
-        f"ptq4dm quantize {pipeline.name} --recipe {model.recipe.name} --out {folder}",
-        f"ptq4dm evaluate {folder} {options}{' --features' if features else ''}",
-    ]

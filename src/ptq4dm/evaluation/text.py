@@ -25,7 +25,7 @@ def fidelity_lines(fidelity: dict[str, Any] | None) -> list[str]:
     lines = [
         f"call      {100 * call['relative_l2_mean']:.2f} % relative L2{beside(floors, 'relative_l2_mean', 100, ' %')}, "
         f"PSNR {decibels(call['psnr_mean'])}{beside(floors, 'psnr_mean')}",
-        f"pictures  PSNR {decibels(pictures['psnr_mean'])}{beside(floors, 'pictures_psnr_mean')} "
+        f"pictures  PSNR {decibels(pictures['psnr_mean'])}{spread_of(pictures)}{beside(floors, 'pictures_psnr_mean')} "
         f"(n = {pictures['n']}, {fidelity['sampler']} in {fidelity['steps']} steps, {fidelity['backend']})",
     ]
     if pictures.get("perceptual_mean") is not None:
@@ -42,9 +42,22 @@ def distribution_lines(distribution: dict[str, Any] | None) -> list[str]:
         return []
     return [
         f"data      {row['measure']}: float {row['float']:.4g}, INT8 {row['int8']:.4g}, "
-        f"difference {row['difference']:+.3g} [{row['low']:+.3g}, {row['high']:+.3g}]"
+        f"difference {row['difference']:+.3g} {interval_of(row)}"
         for row in distribution["rows"]
     ]
+
+
+def spread_of(pictures: dict[str, Any]) -> str:
+    """The interval of the mean PSNR, if there is one."""
+    low, high = pictures.get("psnr_interval") or (None, None)
+    return "" if low is None else f" ({decibels(low)} to {decibels(high)})"
+
+
+def interval_of(row: dict[str, Any]) -> str:
+    """The interval of a difference and what it can detect, or why there is none."""
+    if row.get("low") is None:
+        return f"(n = {row.get('n')}: too few pictures for an interval)"
+    return f"[{row['low']:+.3g}, {row['high']:+.3g}], smallest detectable {row['detectable']:.2g} (n = {row['n']})"
 
 
 def speed_lines(speed: dict[str, Any] | None) -> list[str]:

@@ -3,6 +3,7 @@
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -38,7 +39,7 @@ def trace_to_onnx(network: nn.Module, bound: BoundCall, path: Path) -> TracedGra
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the tracer warns of every shape that a network checks in Python
-            traced = torch.jit.trace(traceable, tensors, strict=False, check_trace=False)
+            traced: Any = torch.jit.trace(traceable, tensors, strict=False, check_trace=False)
             check_nothing_baked(traceable, traced, tensors)
             torch.onnx.export(
                 traceable,

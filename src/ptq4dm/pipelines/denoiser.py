@@ -59,3 +59,13 @@ def placement(network: nn.Module) -> tuple[torch.device, torch.dtype]:
         if tensor.is_floating_point():
             return tensor.device, tensor.dtype
     return torch.device("cpu"), torch.float32
+
+
+def require_finite_weights(network: nn.Module, name: str) -> None:
+    """Raise ModelError that names the first tensor of `network` with NaN or infinite values."""
+    for tensor_name, tensor in network.state_dict().items():
+        broken = int((~torch.isfinite(tensor)).sum()) if tensor.is_floating_point() else 0
+        if broken:
+            raise ModelError(
+                f"{name}.{tensor_name}: {broken} of {tensor.numel()} values are NaN or infinite; load intact weights"
+            )

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from diffusers import DiffusionPipeline
 from torch import nn
 
 from ptq4dm.errors import ModelError
 from ptq4dm.files import fingerprint
+from ptq4dm.pipelines.denoiser import require_finite_weights
 from ptq4dm.pipelines.families import config_of, family_of
 from ptq4dm.pipelines.loading import hub_folder, load_float_pipeline
 from ptq4dm.zoo.zoo import MODELS, model_folder
@@ -92,12 +92,6 @@ def open_pipeline(model: "str | Path | DiffusionPipeline | Pipeline") -> Pipelin
 def adopt(source: DiffusionPipeline, name: str) -> Pipeline:
     """Take in a loaded pipeline. Raises ModelError: family not supported, or weights not finite."""
     pipeline = Pipeline(source, name, family_of(source).component)
-    for tensor_name, tensor in pipeline.denoiser.state_dict().items():
-        broken = int((~torch.isfinite(tensor)).sum()) if tensor.is_floating_point() else 0
-        if broken:
-            raise ModelError(
-                f"{name}: {broken} of {tensor.numel()} values of {pipeline.component}.{tensor_name} are NaN or "
-                "infinite; load intact weights"
-            )
+    require_finite_weights(pipeline.denoiser, f"{name}: {pipeline.component}")
     pipeline.denoiser.eval()
     return pipeline

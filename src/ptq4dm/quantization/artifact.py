@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from ptq4dm import files
 from ptq4dm.errors import ArtifactError, ModelError
 from ptq4dm.pipelines.denoiser import Call
+from ptq4dm.pipelines.loading import FAULTS, one_line
 from ptq4dm.pipelines.pipeline import Pipeline
 from ptq4dm.quantization.layers import QuantizedConv, QuantizedLinear
 from ptq4dm.quantization.layers_qdq import OutputQuantized, quantized_names
@@ -72,9 +73,8 @@ def write_pipeline_frame(pipeline: Pipeline, folder: Path) -> None:
     """Write everything of a pipeline but its denoiser, as diffusers does."""
     index = {key: value for key, value in dict(pipeline.source.config).items() if not key.startswith("_")}
     index = {key: list(value) if isinstance(value, tuple) else value for key, value in index.items()}
-    denoiser = type(pipeline.denoiser)
-    index[pipeline.component] = ["diffusers", getattr(denoiser, "__name__", "UNet2DModel")]
-    index["_class_name"] = type(pipeline.source).__name__
+    index[pipeline.component] = ["diffusers", public_class(pipeline.denoiser)]
+    index["_class_name"] = public_class(pipeline.source)
     index["_diffusers_version"] = diffusers.__version__
     files.write_json(folder / "model_index.json", index)
     for name, part in pipeline.source.components.items():
@@ -82,11 +82,19 @@ def write_pipeline_frame(pipeline: Pipeline, folder: Path) -> None:
             part.save_pretrained(folder / name)
 
 
+def public_class(part: Any) -> str:
+    """The name of the class of diffusers that `part` is, or is derived from (a class of your own is not loaded)."""
+    for kind in type(part).__mro__:
+        if getattr(diffusers, kind.__name__, None) is kind:
+            return kind.__name__
+    raise ModelError(f"{type(part).__name__} is no class of diffusers, so it cannot be saved as a pipeline")
+
+
 def plain_config(network: nn.Module) -> dict[str, Any]:
     """The diffusers config of a network as JSON data, with its class name."""
     if not hasattr(network, "to_json_string"):
         raise ModelError(f"{type(network).__name__} has no diffusers config, so it cannot be saved as a pipeline")
-    return json.loads(network.to_json_string())  # pyright: ignore[reportCallIssue]
+    return {**json.loads(network.to_json_string()), "_class_name": public_class(network)}  # pyright: ignore[reportCallIssue]
 
 
 def read_facts(folder: Path) -> dict[str, Any]:
@@ -108,7 +116,7 @@ def read_facts(folder: Path) -> dict[str, Any]:
 
 def check_version(version: Any, where: Path) -> None:
     """Refuse a format that this version of ptq4dm does not know."""
-    if not isinstance(version, int) or version < 1:
+    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
         raise ArtifactError(f"{where}: format_version = {version!r} is no version: quantize the model again")
     if version > FORMAT_VERSION:
         raise ArtifactError(
@@ -132,6 +140,18 @@ def load(folder: str | Path, module: nn.Module | None = None, example: Call | No
 
     folder = int8_folder(str(folder)) if str(folder) in MODELS and not Path(folder).exists() else Path(folder)
     facts = read_facts(folder)
+    try:
+        return read_model(folder, facts, module, example)
+    except FAULTS as error:
+        raise ArtifactError(
+            f"{folder} is damaged ({type(error).__name__}: {one_line(error)}): quantize the model again"
+        ) from error
+
+
+def read_model(folder: Path, facts: dict[str, Any], module: nn.Module | None, example: Call | None) -> QuantizedModel:
+    """The model of an artifact whose facts were read. Raises ArtifactError, and FAULTS where it was tampered with."""
+    if Path(facts["weights"]).is_absolute() or ".." in Path(facts["weights"]).parts:
+        raise ArtifactError(f"{folder}: its weights lie outside it ({facts['weights']}): quantize the model again")
     tensors, metadata = files.read_tensors(folder / facts["weights"])
     if metadata.get("ptq4dm") != files.fingerprint(tensors):
         raise ArtifactError(f"{folder / facts['weights']} is not what was saved (fingerprint differs): quantize again")
@@ -152,6 +172,8 @@ def read_pipeline_frame(folder: Path, facts: dict[str, Any], tensors: dict[str, 
     config = files.read_json(folder / component / "config.json")
     header = config.pop("quantization_config", {})
     check_version(header.get("format_version"), folder / component / "config.json")
+    if header.get("arithmetic") != facts["arithmetic"] or facts["recipe"].get("arithmetic") != facts["arithmetic"]:
+        raise ArtifactError(f"{folder}: its files name several arithmetics: quantize the model again")
     network_class = getattr(diffusers, str(config.get("_class_name")), None)
     index = files.read_json(folder / "model_index.json")
     pipeline_class = getattr(diffusers, str(index.get("_class_name")), None)
@@ -187,6 +209,8 @@ def fill(network: nn.Module, layers: list[str], tensors: dict[str, Tensor], fold
         first = str(error).split("\n")[1].strip() if "\n" in str(error) else str(error)
         raise ArtifactError(f"{folder}: the tensors do not fit the network: {first}") from error
     for name, tensor in tensors.items():
+        if name.endswith("_scale") and not bool((tensor > 0).all()):
+            raise ArtifactError(f"{folder}: {name} holds scales that are not positive: quantize the model again")
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise ArtifactError(f"{folder}: {name} holds NaN or infinite values: quantize the model again")
     return network.eval().requires_grad_(False)

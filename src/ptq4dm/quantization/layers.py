@@ -55,7 +55,7 @@ class QuantizedConv(QuantizedLayer):
         self.convolve = next(CONVOLUTIONS[kind] for kind in CONVOLUTIONS if isinstance(source, kind))
         self.in_channels, self.out_channels = source.in_channels, source.out_channels
         self.kernel_size = source.kernel_size
-        self.stride, self.padding, self.dilation = source.stride, source.padding, source.dilation
+        self.stride, self.padding, self.dilation = source.stride, padding_of(source), source.dilation
         self.groups, self.padding_mode = source.groups, source.padding_mode
 
     def forward(self, x: Tensor) -> Tensor:
@@ -65,6 +65,16 @@ class QuantizedConv(QuantizedLayer):
         channel = (-1,) + (1,) * (weight.dim() - 2)
         y = sums * self.output_scale(x.dtype).view(channel)
         return y if self.bias is None else y + self.bias.to(x.dtype).view(channel)
+
+
+def padding_of(source: nn.Conv1d | nn.Conv2d | nn.Conv3d) -> tuple[int, ...] | str:
+    """The padding in numbers; "same" where it is one more on one side, which numbers cannot say."""
+    if source.padding == "valid":
+        return (0,) * len(source.kernel_size)
+    if source.padding != "same":
+        return source.padding
+    total = [step * (taps - 1) for step, taps in zip(source.dilation, source.kernel_size, strict=True)]
+    return "same" if any(both % 2 for both in total) else tuple(both // 2 for both in total)
 
 
 class QuantizedLinear(QuantizedLayer):

@@ -39,7 +39,9 @@ def fidelity_measures(fidelity: Mapping[str, Any]) -> list[Measure]:
         ok = None if floor is None else value is None or (value <= floor if smaller else value >= floor)
         sign = "at most " if smaller else "at least "
         aim, floor = [sign + show(bound) if bound is not None else "" for bound in (aim, floor)]
-        rows.append(Measure(name, show(value), aim, floor, ok))
+        low, high = found.get(key.replace("mean", "interval")) or (None, None)
+        shown = show(value) + (f" ({between(low, high, show)})" if low is not None else "")
+        rows.append(Measure(name, shown, aim, floor, ok))
     pictures = fidelity.get("pictures") or {}
     if pictures.get("perceptual_mean") is not None:
         name = pictures.get("perceptual_name") or "perceptual distance"
@@ -99,9 +101,8 @@ def reading(low: float | None, high: float | None, detectable: float | None) -> 
     """What the interval of a difference says."""
     if low is None or high is None:
         return ""
-    if not low <= 0 <= high:
-        return "a difference"
-    return "no difference seen" + (f" (smallest detectable: {detectable:.2g})" if detectable is not None else "")
+    seen = "no difference seen" if low <= 0 <= high else "a difference"
+    return seen + (f" (smallest detectable: {detectable:.2g})" if detectable is not None else "")
 
 
 def float_rows(plan: Sequence[Mapping[str, Any]]) -> Rows:

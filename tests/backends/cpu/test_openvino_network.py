@@ -1,18 +1,22 @@
 """Whole networks on OpenVINO: the same numbers and the same signature as the simulated backend."""
 
+import warnings
+
 import pytest
 import torch
+from diffusers import DDPMPipeline
 from diffusers.models.attention_processor import Attention
 from diffusers.models.unets.unet_2d import UNet2DOutput
-from tiny import tiny_unet
+from tiny import tiny_pipeline, tiny_unet
 from torch import Tensor, nn
 
+import ptq4dm
 from ptq4dm.backends.cpu.openvino import compile_float
 from ptq4dm.backends.cpu.openvino.batches import FIXED_SIZES
 from ptq4dm.backends.cpu.openvino.friendly import friendly_forwards, moments
 from ptq4dm.backends.cpu.openvino.run import OpenVINOBackend
 from ptq4dm.backends.simulated import SimulatedBackend
-from ptq4dm.errors import BackendError
+from ptq4dm.errors import BackendError, BackendWarning
 from ptq4dm.numerics import asymmetric_params
 from ptq4dm.pipelines.denoiser import Call
 from ptq4dm.quantization.layers import QuantizedConv, QuantizedLinear
@@ -92,6 +96,54 @@ class ReadsSigma(nn.Module):
 
     def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
         return self.conv(x) * sigma + (1 if sigma > 0.5 else float(sigma))
+
+
+class Branches(ReadsSigma):
+    """A network that takes another way beyond a noise level that no call so far has had."""
+
+    def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
+        return self.conv(x) * sigma if sigma > 5 else -self.conv(x) * sigma
+
+
+def test_a_branch_beyond_the_example_is_refused():
+    x, sigma = torch.randn(2, 8, 8, 8), torch.tensor(0.9)
+    network = quantize_by_min_max(Branches().eval().requires_grad_(False), x, sigma)
+    with pytest.raises(BackendError, match="Branches reads sigma in Python"):
+        OpenVINOBackend().prepare(network, Call((x, sigma)))
+
+
+@pytest.mark.parametrize("padding", ["valid", "same"])
+def test_padding_by_name_is_padding_in_numbers(padding):
+    x = torch.randn(2, 8, 9, 9)
+    network = nn.Sequential(nn.Conv2d(8, 8, (3, 5), padding=padding, dilation=(2, 1))).eval().requires_grad_(False)
+    expected = network(x)
+    network = quantize_by_min_max(network, x)
+    assert relative(network(x), expected) < 0.05
+    torch.testing.assert_close(OpenVINOBackend().prepare(network, Call((x,)))(x), network(x), rtol=1e-5, atol=1e-5)
+
+
+def test_padding_that_is_one_more_on_one_side_is_refused_by_name():
+    x, network = torch.randn(2, 8, 9, 9), nn.Sequential(nn.Conv2d(8, 8, 2, padding="same")).requires_grad_(False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # torch says that it may copy the input
+        network = quantize_by_min_max(network.eval(), x)
+    with pytest.raises(BackendError, match=r"layer '0' \(padding 'same'"):
+        OpenVINOBackend().prepare(network, Call((x,)))
+
+
+def test_a_network_that_the_engine_cannot_compile_is_passed_over():
+    pipe = tiny_pipeline()
+    unet = tiny_unet(time_embedding_type="learned", num_train_timesteps=1000)
+    recipe = ptq4dm.load_recipe("w8a8").replace(calibration={"samples": 4, "steps": 3, "batch_size": 4})
+    model = ptq4dm.quantize(DDPMPipeline(unet, pipe.scheduler), recipe)
+    x, t = torch.randn(2, 3, 16, 16), torch.tensor(7)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", BackendWarning)
+        module = model.to_module("auto")
+    assert relative(module(x, t).sample, model.network(x, t).sample) < 0.02
+    if module.ptq4dm_backend == "simulated":
+        with pytest.raises(BackendError, match="OpenVINO cannot"):
+            model.to_module("openvino")
 
 
 def test_a_noise_level_that_tracing_would_hold_fixed_is_refused():

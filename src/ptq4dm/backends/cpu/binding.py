@@ -18,6 +18,8 @@ from torch.utils import _pytree as pytree
 from ptq4dm.errors import BackendError
 from ptq4dm.pipelines.denoiser import Call
 
+TIME_VALUES = (0.0, 0.1, 1.0, 10.0, 100.0, 990.0)
+"""What time-steps and noise levels are tried with, beside multiples of their own."""
 STRUCTURED = "return_dict"
 """The argument by which diffusers networks are asked for a named output or a plain tuple."""
 
@@ -125,11 +127,17 @@ def check_nothing_baked(traceable: Traceable, traced: Callable[..., Any], tensor
 
 
 def other_values(tensor: Tensor) -> tuple[Tensor, ...]:
-    """Other values that an input might have: none beyond its own range, unless it is 0."""
-    zero = torch.zeros_like(tensor)
-    if torch.equal(tensor, zero):
-        return (zero + 1,) if tensor.dtype != torch.bool else (~zero,)
-    return (zero, tensor / 2 if tensor.is_floating_point() else (tensor.long() // 2).to(tensor.dtype))
+    """Other values that an input might have. A number or one a sample (a time-step, a noise level) goes through its
+    range and beyond, so that a branch on it is met; a larger tensor stays within its own range."""
+    if tensor.dtype == torch.bool:
+        return (~tensor,)
+    largest = tensor.abs().max() if tensor.numel() else tensor.sum()
+    if tensor.numel() > max(1, len(tensor) if tensor.dim() else 1):
+        return (torch.zeros_like(tensor), tensor.div(2).to(tensor.dtype))
+    values = {value * float(largest) for value in (0, 0.1, 0.5, 2, 5)} | set(TIME_VALUES)
+    if tensor.is_floating_point():
+        values |= {-1.0}
+    return tuple(torch.full_like(tensor, value) for value in sorted(values) if tensor.ne(value).any())
 
 
 def same(got: Tensor, expected: Tensor) -> bool:

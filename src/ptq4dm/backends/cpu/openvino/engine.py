@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ptq4dm.errors import MissingDependencyError
+from ptq4dm.errors import BackendError, MissingDependencyError
 
 if TYPE_CHECKING:
     import openvino as ov
@@ -45,7 +45,11 @@ def compile_model(model: "ov.Model", profile: bool = False) -> "ov.CompiledModel
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         "PERF_COUNT": profile,
     }
-    return core().compile_model(model, "CPU", options)
+    try:
+        return core().compile_model(model, "CPU", options)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[-200:]
+        raise BackendError(f"OpenVINO cannot compile this network (... {reason}): use backend='simulated'") from error
 
 
 def processor() -> str:

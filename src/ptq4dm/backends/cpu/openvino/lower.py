@@ -69,6 +69,16 @@ def operator_forward(index: int) -> Any:
     return forward
 
 
+def check_expressible(network: nn.Module) -> None:
+    """Raise BackendError that names the first quantized layer which OpenVINO cannot run in INT8."""
+    for name, layer in quantized_layers(network).items():
+        reason = can_express(layer)
+        if reason:
+            raise BackendError(
+                f"OpenVINO cannot run layer {name!r} ({reason}): use backend='simulated', or keep it in float"
+            )
+
+
 def small_batch(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """The tensors cut to a batch of two, which is all that tracing needs; one of another first size stays whole."""
     batch = max((tensor.shape[0] for tensor in tensors[:1] if tensor.dim()), default=0)
@@ -86,12 +96,6 @@ def lower(network: nn.Module, bound: BoundCall, friendly: bool = True) -> tuple[
     from openvino.frontend.pytorch import ConversionExtension
 
     layers = quantized_layers(network)
-    for name, layer in layers.items():
-        reason = can_express(layer)
-        if reason:
-            raise BackendError(
-                f"OpenVINO cannot run layer {name!r} ({reason}): use backend='simulated', or keep it in float"
-            )
     names = tuple(layers)
 
     def convert(node: Any) -> list["ov.Output"]:
@@ -107,7 +111,7 @@ def lower(network: nn.Module, bound: BoundCall, friendly: bool = True) -> tuple[
             warnings.catch_warnings(),
         ):
             warnings.simplefilter("ignore")  # the tracer warns of every shape that a network checks in Python
-            traced = torch.jit.trace(traceable, tensors, strict=False, check_trace=False)
+            traced: Any = torch.jit.trace(traceable, tensors, strict=False, check_trace=False)
             check_nothing_baked(traceable, traced, tensors)
         model = ov.convert_model(
             traced,

@@ -7,7 +7,7 @@ from ptq4dm.backends.cpu.engine_module import Compiled, EngineModule
 from ptq4dm.backends.cpu.openvino.batches import BatchRunner, shapes_of
 from ptq4dm.backends.cpu.openvino.engine import why_unavailable
 from ptq4dm.backends.cpu.openvino.executed import executed_layers
-from ptq4dm.backends.cpu.openvino.lower import lower, quantized_layers
+from ptq4dm.backends.cpu.openvino.lower import check_expressible, lower, quantized_layers
 from ptq4dm.backends.cpu.openvino.self_check import self_check
 from ptq4dm.errors import MissingDependencyError
 from ptq4dm.pipelines.denoiser import Call
@@ -31,6 +31,7 @@ class OpenVINOBackend:
         reason = self.unavailable()
         if reason:
             raise MissingDependencyError(reason)
+        check_expressible(network)
         self_check(quantized_layers(network))
         return EngineModule(network, example, compile_graph)
 
