@@ -86,12 +86,23 @@ def test_unwritable_place(tmp_path):
 
 
 def test_a_set_of_another_model_names_both():
-    pipeline, other = open_pipeline(tiny_pipeline()), open_pipeline(tiny_pipeline(seed=1))
+    pipeline, other = open_pipeline(tiny_pipeline(size=4)), open_pipeline(tiny_pipeline(size=4, seed=1))
     found = make(model_fingerprint=pipeline.fingerprint)
     found.check_model(pipeline)
     with pytest.raises(CalibrationError, match="is of another model") as caught:
         found.check_model(other)
     assert pipeline.fingerprint in str(caught.value) and other.fingerprint in str(caught.value)
+
+
+def test_a_set_that_does_not_fit_its_model_is_refused():
+    pipeline = open_pipeline(tiny_pipeline(size=4))
+    late = CalibrationSet(torch.zeros(1, 3, 4, 4), torch.tensor([5000]), torch.tensor([5000]),
+                          {"model_fingerprint": pipeline.fingerprint})  # fmt: skip
+    with pytest.raises(CalibrationError, match="time-steps from 5000 to 5000, DDPMPipeline has 0 to 999"):
+        late.check_model(pipeline)
+    large = CalibrationSet(torch.zeros(1, 3, 8, 8), torch.tensor([5]), torch.tensor([5]), late.facts)
+    with pytest.raises(CalibrationError, match=r"x_t of \(3, 8, 8\), DDPMPipeline takes \(3, 4, 4\)"):
+        large.check_model(pipeline)
 
 
 @pytest.mark.parametrize(

@@ -129,8 +129,9 @@ class Case:
 
 @pytest.fixture(scope="module")
 def cases() -> dict[str, list[Case]]:
-    """Every layer with every zero point and both kinds of weights, all in one graph."""
-    keys = [(name, zero_point, kind) for name in LAYERS for zero_point in ZERO_POINTS for kind in WEIGHTS]
+    """Every layer with every zero point, and once with portable weights, all in one graph."""
+    variants = [(zero_point, "all up to 64") for zero_point in ZERO_POINTS] + [(7, "portable")]
+    keys = [(name, *variant) for name in LAYERS for variant in variants]
     layers = [WEIGHTS[kind](LAYERS[name][0], zero_point, seed=zero_point) for name, zero_point, kind in keys]
     qs = [integers(LAYERS[name][1]) for name, _, _ in keys]
     inputs = [on_grid(layer, q) for layer, q in zip(layers, qs)]
