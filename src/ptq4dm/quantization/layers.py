@@ -1,7 +1,8 @@
 """Quantized layers: float in, INT8 x INT8 -> int32 inside, float out. Pure torch; they define the arithmetic.
 
-The integers are held as int8 buffers and multiplied in the dtype of the input. float32 holds every integer up to
-2**24 exactly and float64 every sum that an int32 can hold, so a layer run in float64 is the exact reference.
+The integers are held as int8 buffers and multiplied in the dtype of the input, in float32 for half precision. float32
+holds every integer up to 2**24 exactly and float64 every sum that an int32 can hold, so a layer run in float64 is the
+exact reference.
 """
 
 from typing import Final
@@ -37,6 +38,14 @@ class QuantizedLayer(nn.Module):
         self.register_buffer("input_zero_point", torch.zeros((), dtype=torch.uint8))
         self.register_buffer("bias", torch.zeros(out) if bias else None)
 
+    def forward(self, x: Tensor) -> Tensor:
+        """The layer's output, in the dtype of `x`."""
+        return self.compute(x.to(torch.promote_types(x.dtype, torch.float32))).to(x.dtype)
+
+    def compute(self, x: Tensor) -> Tensor:
+        """The layer in the dtype of `x`, which holds its integers."""
+        raise NotImplementedError
+
     def centred_input(self, x: Tensor) -> Tensor:
         """q_x - z_x: the integers that enter the products, in the dtype of `x`."""
         zero_point = self.input_zero_point.to(x.dtype)
@@ -58,7 +67,7 @@ class QuantizedConv(QuantizedLayer):
         self.stride, self.padding, self.dilation = source.stride, padding_of(source), source.dilation
         self.groups, self.padding_mode = source.groups, source.padding_mode
 
-    def forward(self, x: Tensor) -> Tensor:
+    def compute(self, x: Tensor) -> Tensor:
         """(batch, in, *spatial) float -> (batch, out, *spatial) float."""
         weight = self.weight.to(x.dtype)
         sums = self.convolve(self.centred_input(x), weight, None, self.stride, self.padding, self.dilation, self.groups)
@@ -84,7 +93,7 @@ class QuantizedLinear(QuantizedLayer):
         super().__init__(tuple(source.weight.shape), source.bias is not None)
         self.in_features, self.out_features = source.in_features, source.out_features
 
-    def forward(self, x: Tensor) -> Tensor:
+    def compute(self, x: Tensor) -> Tensor:
         """(..., in) float -> (..., out) float."""
         y = F.linear(self.centred_input(x), self.weight.to(x.dtype)) * self.output_scale(x.dtype)
         return y if self.bias is None else y + self.bias.to(x.dtype)
