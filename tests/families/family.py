@@ -1,0 +1,80 @@
+"""What a tiny family is: a real diffusers pipeline with random weights, and how it is asked for pictures."""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline
+from torch import nn
+
+Build = Callable[[], DiffusionPipeline]
+
+
+def num_inference_steps(steps: int) -> dict[str, Any]:
+    """How nearly every pipeline is asked for `steps` steps."""
+    return {"num_inference_steps": steps}
+
+
+def nothing(pipeline: DiffusionPipeline) -> None:
+    """Most pipelines are complete as soon as they are loaded."""
+
+
+@dataclass(frozen=True)
+class TinyFamily:
+    """One family of pipelines.
+
+    build: makes the pipeline, the same at every call. inputs: the keyword arguments of the pipeline for so many
+    pictures, without the generator and the number of steps. steps: the keyword arguments that ask for so many steps.
+    denoisers: the components that are called once or more in a step of a scheduler and are to be quantized.
+    reattach: what diffusers does not save with the pipeline, put on again after `from_pretrained`.
+    """
+
+    name: str
+    build: Build
+    inputs: Callable[[int], dict[str, Any]]
+    denoisers: tuple[str, ...]
+    steps: Callable[[int], dict[str, Any]] = num_inference_steps
+    reattach: Callable[[DiffusionPipeline], None] = nothing
+
+
+def reproducible(build: Build) -> Build:
+    """Make a builder draw the same weights at every call, without touching torch's global generator."""
+
+    @functools.wraps(build)
+    def built() -> DiffusionPipeline:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            pipeline = build()
+            for module in modules(pipeline).values():
+                unsettle(module)
+                module.eval().requires_grad_(False)
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline
+
+    return built
+
+
+def modules(pipeline: DiffusionPipeline) -> dict[str, nn.Module]:
+    """The networks of a pipeline, by the name of the component."""
+    return {name: part for name, part in pipeline.components.items() if isinstance(part, nn.Module)}
+
+
+@torch.no_grad()
+def unsettle(network: nn.Module) -> None:
+    """Add noise to every parameter that starts as a constant (norms, biases, zeroed outputs), as training would."""
+    for parameter in network.parameters():
+        if parameter.numel() > 1 and bool((parameter == parameter.flatten()[0]).all()):
+            parameter.add_(0.1 * torch.randn_like(parameter))
+
+
+def result(output: Any) -> torch.Tensor:
+    """The pictures, frames or waveforms of a pipeline's answer, one entry a picture."""
+    return torch.as_tensor(output.to_tuple()[0]).float()
+
+
+def run(family: TinyFamily, pipeline: DiffusionPipeline, batch: int = 1, steps: int = 2, seed: int = 0) -> torch.Tensor:
+    """Draw `batch` pictures with the pipeline of `family` in `steps` steps."""
+    generator = torch.Generator().manual_seed(seed)
+    return result(pipeline(**family.inputs(batch), **family.steps(steps), generator=generator))
