@@ -3,6 +3,7 @@
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -67,6 +68,27 @@ def unsettle(network: nn.Module) -> None:
     for parameter in network.parameters():
         if parameter.numel() > 1 and bool((parameter == parameter.flatten()[0]).all()):
             parameter.add_(0.1 * torch.randn_like(parameter))
+
+
+def reloaded(family: TinyFamily, pipeline: DiffusionPipeline, folder: Path) -> DiffusionPipeline:
+    """Save `pipeline` in `folder` and load it again, the diffusers way."""
+    pipeline.save_pretrained(folder)
+    loaded = type(pipeline).from_pretrained(folder)
+    family.reattach(loaded)
+    loaded.set_progress_bar_config(disable=True)
+    for module in modules(loaded).values():
+        align(module)
+    return loaded
+
+
+def align(network: nn.Module) -> None:
+    """Copy every tensor of `network` to memory of its own.
+
+    What diffusers loads lies in the mapped file, at addresses that are no multiple of 64, where matrix products may
+    round otherwise in the last bit.
+    """
+    for tensor in (*network.parameters(), *network.buffers()):
+        tensor.data = tensor.data.clone()
 
 
 def result(output: Any) -> torch.Tensor:
