@@ -79,4 +79,4 @@ def both_stages(steps: int) -> dict[str, Any]:
     return {"num_inference_steps": steps, "prior_num_inference_steps": steps}
 
 
-FAMILIES = (TinyFamily("kandinsky-2-2", kandinsky, prompted, ("prior_prior", "unet"), both_stages),)
+FAMILIES = (TinyFamily("kandinsky-2-2", kandinsky, prompted, ("prior_prior", "unet"), steps=both_stages),)

@@ -27,15 +27,17 @@ class TinyFamily:
     """One family of pipelines.
 
     build: makes the pipeline, the same at every call. inputs: the keyword arguments of the pipeline for so many
-    pictures, without the generator and the number of steps. steps: the keyword arguments that ask for so many steps.
-    denoisers: the components that are called once or more in a step of a scheduler and are to be quantized.
-    reattach: what diffusers does not save with the pipeline, put on again after `from_pretrained`.
+    pictures, without the generator and the number of steps. denoisers: the components whose answers a scheduler steps
+    with. beside: those that are called in every step too, but whose answers are conditions of a denoiser (ControlNet).
+    steps: the keyword arguments that ask for so many steps. reattach: puts on again what diffusers does not save with
+    the pipeline.
     """
 
     name: str
     build: Build
     inputs: Callable[[int], dict[str, Any]]
     denoisers: tuple[str, ...]
+    beside: tuple[str, ...] = ()
     steps: Callable[[int], dict[str, Any]] = num_inference_steps
     reattach: Callable[[DiffusionPipeline], None] = nothing
 

@@ -167,7 +167,7 @@ FAMILIES = (
     TinyFamily("stable-diffusion", text_to_image, prompted, ("unet",)),
     TinyFamily("stable-diffusion-image-to-image", image_to_image, from_picture, ("unet",)),
     TinyFamily("stable-diffusion-inpainting", inpainting, painted, ("unet",)),
-    TinyFamily("stable-diffusion-controlnet", controlnet, controlled, ("unet",)),
+    TinyFamily("stable-diffusion-controlnet", controlnet, controlled, ("unet",), ("controlnet",)),
     TinyFamily("stable-diffusion-ip-adapter", ip_adapter, in_the_manner_of, ("unet",), reattach=load_adapter),
     TinyFamily("latent-consistency", latent_consistency, prompted, ("unet",)),
     TinyFamily("stable-diffusion-xl", xl, prompted, ("unet",)),
