@@ -10,6 +10,7 @@ from transformers import (
     Gemma2Config,
     Gemma2Model,
     GemmaTokenizer,
+    RobertaTokenizer,
     T5Config,
     T5EncoderModel,
     T5Tokenizer,
@@ -89,6 +90,12 @@ def t5(width: int = 32) -> T5EncoderModel:
 def umt5(width: int = 32) -> UMT5EncoderModel:
     """The encoder of the multilingual T5 of Wan."""
     return UMT5EncoderModel(UMT5Config(**t5_settings(width)))
+
+
+def roberta_tokenizer() -> RobertaTokenizer:
+    """Letters; `Ġ` is how a space is written."""
+    words = ("<pad>", "<unk>", "<s>", "</s>", "<mask>", "Ġ", *string.ascii_lowercase)
+    return RobertaTokenizer(vocab=numbered(words), merges=[], model_max_length=TOKENS)
 
 
 def gemma_tokenizer() -> GemmaTokenizer:
