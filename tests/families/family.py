@@ -86,8 +86,8 @@ def reloaded(family: TinyFamily, pipeline: DiffusionPipeline, folder: Path) -> D
 def align(network: nn.Module) -> None:
     """Copy every tensor of `network` to memory of its own.
 
-    What diffusers loads lies in the mapped file, at addresses that are no multiple of 64, where matrix products may
-    round otherwise in the last bit.
+    What diffusers loads lies where the file has it, at addresses that are no multiple of 64: there, products of a
+    matrix and a vector round otherwise in the last bit.
     """
     for tensor in (*network.parameters(), *network.buffers()):
         tensor.data = tensor.data.clone()

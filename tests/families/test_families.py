@@ -80,9 +80,6 @@ def test_builders_leave_the_global_generator_alone() -> None:
 
 
 def second_of(inputs: dict[str, Any]) -> dict[str, Any]:
-    """What the second picture of a batch of two is drawn from, as inputs for one picture."""
-    own = {key: value[1:] for key, value in inputs.items() if isinstance(value, list) and len(value) == 2}
-    return {
-        **own,
-        **{key: [value[0][1:]] for key, value in inputs.items() if isinstance(value, list) and len(value) == 1},
-    }
+    """The conditions of the second picture of a batch of two, as inputs for one picture."""
+    lists = {key: value for key, value in inputs.items() if key in CONDITIONS}
+    return {key: value[1:] if len(value) == 2 else [value[0][1:]] for key, value in lists.items()}
