@@ -11,7 +11,8 @@ from tiny import tiny_pipeline
 from torch import nn
 
 import ptq4dm
-from ptq4dm.errors import ArtifactError
+from ptq4dm.errors import ArtifactError, BackendError
+from ptq4dm.pipelines.denoiser import Call
 from ptq4dm.quantization.layers import QuantizedConv, QuantizedLinear
 from ptq4dm.quantization.quantized_model import tensor_bytes
 
@@ -185,6 +186,15 @@ def test_a_bare_module_is_quantized_saved_and_loaded(tmp_path):
         assert torch.equal(loaded.network(x, sigma=sigma), got)
     with pytest.raises(ArtifactError, match="holds a bare module"):
         ptq4dm.load(folder)
+    for use in (lambda: loaded.to_module("openvino"), loaded.to_module, lambda: loaded.export_onnx(tmp_path / "a")):
+        with pytest.raises(BackendError, match=r"needs a call of Score .* example=ptq4dm\.Call"):
+            use()
+    none = Call((x[:0],), {"sigma": sigma[:0]})
+    for call, wrong in ((Call((x,)), "example does not fit Score.forward"), (none, "example holds no samples")):
+        with pytest.raises(ArtifactError, match=wrong):
+            ptq4dm.load(folder, module=Score().eval(), example=call)
+    ready = ptq4dm.load(folder, module=Score().eval(), example=Call((x,), {"sigma": sigma})).to_module("simulated")
+    assert torch.equal(ready(x, sigma=sigma), got)
 
 
 DAMAGES = {

@@ -10,7 +10,9 @@ into a float module of the same class that the caller supplies.
 """
 
 import dataclasses
+import inspect
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +102,7 @@ def plain_config(network: nn.Module) -> dict[str, Any]:
 def read_facts(folder: Path) -> dict[str, Any]:
     """Read and check `ptq4dm.json`. Raises ArtifactError for a foreign, newer or damaged artifact."""
     folder = Path(folder)
-    if not folder.is_dir():
+    if not os.path.isdir(folder):  # of pathlib, a name that is too long is an OSError
         raise ArtifactError(f"no folder {folder}: name a folder that `ptq4dm quantize --out` wrote")
     if not (folder / FACTS).is_file():
         raise ArtifactError(f"{folder} has no {FACTS}, so it is no quantized model: make one with `ptq4dm quantize`")
@@ -138,7 +140,7 @@ def load(folder: str | Path, module: nn.Module | None = None, example: Call | No
     """
     from ptq4dm.zoo.zoo import MODELS, int8_folder
 
-    folder = int8_folder(str(folder)) if str(folder) in MODELS and not Path(folder).exists() else Path(folder)
+    folder = int8_folder(str(folder)) if str(folder) in MODELS and not os.path.exists(folder) else Path(folder)
     facts = read_facts(folder)
     try:
         return read_model(folder, facts, module, example)
@@ -160,10 +162,25 @@ def read_model(folder: Path, facts: dict[str, Any], module: nn.Module | None, ex
     if facts["component"] is None:
         if module is None:
             raise ArtifactError(f"{folder} holds a bare module: load(folder, module=...) with one of the same class")
+        require_fitting(example, module)
         network = fill(module, facts["layers"], tensors, folder)
-        return QuantizedModel(network, None, example or Call(), plan, recipe, facts["facts"])
+        return QuantizedModel(network, None, example, plan, recipe, facts["facts"])
     frame = read_pipeline_frame(folder, facts, tensors)
     return QuantizedModel(frame.denoiser, frame, example or example_call(frame), plan, recipe, facts["facts"])
+
+
+def require_fitting(example: Call | None, module: nn.Module) -> None:
+    """Raise ArtifactError unless `example` is a call that `module` takes, of at least one sample, or None."""
+    if example is None:
+        return
+    signature = inspect.signature(module.forward)
+    try:
+        signature.bind(*example.args, **example.kwargs)
+    except TypeError as error:
+        kind = type(module).__name__
+        raise ArtifactError(f"example does not fit {kind}.forward{signature}: {error}; give a call of it") from error
+    if any(isinstance(item, Tensor) and not item.numel() for item in (*example.args, *example.kwargs.values())):
+        raise ArtifactError("example holds no samples: give a call of at least one")
 
 
 def read_pipeline_frame(folder: Path, facts: dict[str, Any], tensors: dict[str, Tensor]) -> Pipeline:

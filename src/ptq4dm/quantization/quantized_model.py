@@ -9,7 +9,8 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import nn
 
-from ptq4dm.pipelines.denoiser import Call
+from ptq4dm.errors import BackendError, ModelError
+from ptq4dm.pipelines.denoiser import Call, network_on
 from ptq4dm.pipelines.pipeline import Pipeline
 from ptq4dm.quantization.plan import LayerPlan
 from ptq4dm.recipe import Recipe
@@ -21,13 +22,14 @@ class QuantizedModel:
 
     network: the simulated network (pure torch; it defines the numbers), with `QuantizedLayer`s in place.
     pipeline: the user's pipeline with `network` as its denoiser, or None for a bare module.
-    example: one call of the network, from which engines learn its inputs.
+    example: one call of the network, from which engines learn its inputs; None where a bare module was loaded
+    without one.
     plan: every layer, quantized or not, with the reason. facts: model, calibration, ranges: plain JSON data.
     """
 
     network: nn.Module
     pipeline: Pipeline | None
-    example: Call
+    example: Call | None
     plan: tuple[LayerPlan, ...]
     recipe: Recipe
     facts: dict[str, Any] = field(default_factory=dict)
@@ -36,15 +38,13 @@ class QuantizedModel:
         """The denoiser on a backend, with the call signature of the float one. Raises BackendError."""
         from ptq4dm.backends.registry import prepare  # backends come later in the walk; nothing above needs them
 
-        module, chosen, notes = prepare(self.network, self.example, backend, self.recipe.arithmetic)
+        module, chosen, notes = prepare(self.network, self.example_for(backend), backend, self.recipe.arithmetic)
         object.__setattr__(module, "ptq4dm_backend", chosen)
         object.__setattr__(module, "ptq4dm_notes", tuple(notes))
         return module
 
     def to_pipeline(self, backend: str = "auto") -> DiffusionPipeline:
         """A diffusers pipeline of the user's own class with the quantized denoiser in place. Raises BackendError."""
-        from ptq4dm.errors import ModelError
-
         if self.pipeline is None:
             raise ModelError("this model was quantized from a bare module, which has no pipeline: use to_module()")
         return with_denoiser(self.pipeline, self.to_module(backend)).source
@@ -59,7 +59,16 @@ class QuantizedModel:
         """Write the denoiser as standard QDQ ONNX: dynamic batch, the time-step an input. Raises BackendError."""
         from ptq4dm.export.onnx_qdq import export_qdq
 
-        return export_qdq(self.network, self.example, path)
+        return export_qdq(self.network, self.example_for("onnx"), path)
+
+    def example_for(self, use: str) -> Call:
+        """The example call, which all but the simulated backend need. Raises BackendError if there is none."""
+        if self.example is None and use != "simulated":
+            raise BackendError(
+                f"{use!r} needs a call of {type(self.network).__name__} to learn its inputs from, and this model was "
+                "loaded without one: ptq4dm.load(folder, module=..., example=ptq4dm.Call((x, t)))"
+            )
+        return self.example or Call()
 
     @cached_property
     def int8_bytes(self) -> int:
@@ -73,6 +82,13 @@ def with_denoiser(pipeline: Pipeline, denoiser: nn.Module) -> Pipeline:
     source = type(pipeline.source)(**components)
     source.set_progress_bar_config(**getattr(pipeline.source, "_progress_bar_config", {}))
     return replace(pipeline, source=source)
+
+
+def pipeline_on(pipeline: Pipeline, device: str) -> Pipeline:
+    """The pipeline itself where its denoiser computes on that torch device already, else one with a copy of the
+    denoiser there. Raises RecipeError."""
+    network = network_on(pipeline.denoiser, device)
+    return pipeline if network is pipeline.denoiser else with_denoiser(pipeline, network)
 
 
 def example_call(pipeline: Pipeline, batch: int = 2) -> Call:
