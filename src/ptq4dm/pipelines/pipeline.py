@@ -1,5 +1,6 @@
 """Where a diffusion model comes in: by name, folder, hub id, or as a pipeline object."""
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,8 +80,9 @@ def open_pipeline(model: "str | Path | DiffusionPipeline | Pipeline") -> Pipelin
     name = str(model)
     if name in MODELS:
         return adopt(load_float_pipeline(model_folder(name)), name)
-    if Path(model).expanduser().exists():
-        return adopt(load_float_pipeline(Path(model).expanduser()), name)
+    place = os.path.expanduser(name)
+    if os.path.exists(place):  # of pathlib, a name that is too long is an OSError
+        return adopt(load_float_pipeline(Path(place)), name)
     if isinstance(model, str) and HUB_ID.fullmatch(name):
         return adopt(load_float_pipeline(hub_folder(name)), name)
     raise ModelError(
