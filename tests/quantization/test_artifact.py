@@ -206,6 +206,7 @@ DAMAGES = {
     "a foreign plan": lambda f: edit(f / "ptq4dm.json", plan=[{"colour": "red"}]),
     "no recipe": lambda f: edit(f / "ptq4dm.json", recipe=None),
     "no layers": lambda f: edit(f / "ptq4dm.json", layers=None),
+    "a layer that is none": lambda f: edit(f / "ptq4dm.json", layers=["mid_block"]),
     "weights elsewhere": lambda f: edit(f / "ptq4dm.json", weights="../other.safetensors"),
     "another arithmetic": lambda f: edit(f / "ptq4dm.json", arithmetic="qdq"),
     "a truth for a version": lambda f: edit(f / "ptq4dm.json", format_version=True),

@@ -216,7 +216,11 @@ def fill(network: nn.Module, layers: list[str], tensors: dict[str, Tensor], fold
         if name not in modules:
             raise ArtifactError(f"{folder}: the network has no layer {name!r}, so this artifact is of another network")
         source = modules[name]
-        empty = QuantizedLinear(source) if isinstance(source, nn.Linear) else QuantizedConv(source)  # pyright: ignore[reportArgumentType]
+        if not isinstance(source, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d):
+            raise ArtifactError(
+                f"{folder}: {name!r} of the network is a {type(source).__name__}, which has no INT8 form"
+            )
+        empty = QuantizedLinear(source) if isinstance(source, nn.Linear) else QuantizedConv(source)
         owner, _, attribute = name.rpartition(".")
         rounded = f"{name}.output_scale" in tensors  # the arithmetic `qdq`
         setattr(network.get_submodule(owner), attribute, OutputQuantized(empty) if rounded else empty)
