@@ -98,7 +98,7 @@ def test_a_mistake_is_one_line_and_leaves_nothing(place, capsys, tmp_path, argum
 
 
 def test_ctrl_c_leaves_no_artifact_and_the_run_resumes(place, tmp_path):
-    (tmp_path / "long.toml").write_text("[calibration]\nsamples = 400\nsteps = 100\nbatch_size = 4\n")
+    (tmp_path / "long.toml").write_text("[calibration]\nsamples = 400\nsteps = 30\nbatch_size = 4\n")
     program = [sys.executable, "-m", "ptq4dm.cli.main", "quantize", str(place / "float")]
     command = [*program, "--out", str(tmp_path / "int8"), "--recipe", str(tmp_path / "long.toml")]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)

@@ -18,7 +18,7 @@ def models():
     return {name: ptq4dm.quantize(pipe, recipe.replace(arithmetic=name)) for name in sorted(set(ARITHMETIC.values()))}
 
 
-@pytest.fixture(params=sorted(BACKENDS))
+@pytest.fixture(scope="module", params=sorted(BACKENDS))
 def backend(request, models):
     model = models[ARITHMETIC[request.param]]
     return model, model.to_module(request.param)
@@ -112,8 +112,9 @@ def test_it_does_not_change_its_input(backend):
         assert torch.equal(module(x_t, t).sample, first)
 
 
-def test_it_draws_inside_the_users_own_pipeline(backend, models):
+def test_it_draws_inside_the_users_own_pipeline(backend, monkeypatch):
     model, module = backend
+    monkeypatch.setattr(type(model), "to_module", lambda self, name: module)  # compiled once is enough
     pipe = model.to_pipeline(module.ptq4dm_backend)
     pictures = pipe(batch_size=2, num_inference_steps=2, output_type="np", generator=torch.Generator().manual_seed(0))
     assert pictures.images.shape == (2, 16, 16, 3)
