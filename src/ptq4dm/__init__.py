@@ -3,9 +3,12 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from ptq4dm.registration import register_with_diffusers
+
 if TYPE_CHECKING:
     from ptq4dm.calibration.calibration_set import CalibrationSet
     from ptq4dm.errors import PTQ4DMError
+    from ptq4dm.integrations.config import PTQ4DMConfig
     from ptq4dm.pipelines.denoiser import Call
     from ptq4dm.pipelines.pipeline import Pipeline, open_pipeline
     from ptq4dm.quantization.artifact import load
@@ -18,6 +21,7 @@ __version__ = "0.1.0"
 __all__ = [
     "CalibrationSet",
     "Call",
+    "PTQ4DMConfig",
     "PTQ4DMError",
     "Pipeline",
     "QuantizedModel",
@@ -33,6 +37,7 @@ __all__ = [
 _HOMES = {
     "CalibrationSet": "ptq4dm.calibration.calibration_set",
     "Call": "ptq4dm.pipelines.denoiser",
+    "PTQ4DMConfig": "ptq4dm.integrations.config",
     "PTQ4DMError": "ptq4dm.errors",
     "Pipeline": "ptq4dm.pipelines.pipeline",
     "QuantizedModel": "ptq4dm.quantization.quantized_model",
@@ -51,3 +56,6 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'ptq4dm' has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)
+
+
+register_with_diffusers()

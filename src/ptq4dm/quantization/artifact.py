@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import diffusers
-import torch
 from torch import Tensor, nn
 
 from ptq4dm import files
@@ -23,8 +22,8 @@ from ptq4dm.errors import ArtifactError, ModelError
 from ptq4dm.pipelines.denoiser import Call
 from ptq4dm.pipelines.loading import FAULTS, one_line
 from ptq4dm.pipelines.pipeline import Pipeline
-from ptq4dm.quantization.layers import QuantizedConv, QuantizedLinear
-from ptq4dm.quantization.layers_qdq import OutputQuantized, quantized_names
+from ptq4dm.quantization.filling import fill
+from ptq4dm.quantization.layers_qdq import quantized_names
 from ptq4dm.quantization.plan import LayerPlan
 from ptq4dm.quantization.quantized_model import QuantizedModel, example_call
 from ptq4dm.recipe import recipe_from_dict
@@ -190,27 +189,3 @@ def read_pipeline_frame(folder: Path, facts: dict[str, Any], tensors: dict[str, 
             raise ArtifactError(f"{folder}: the part {name} ({row[1]}) is missing: quantize the model again")
         parts[name] = part.from_pretrained(folder / name)
     return Pipeline(pipeline_class(**parts), str(folder), component)
-
-
-def fill(network: nn.Module, layers: list[str], tensors: dict[str, Tensor], folder: Path) -> nn.Module:
-    """Put empty quantized layers into a float network and load the tensors. Raises ArtifactError if they do not fit."""
-    modules = dict(network.named_modules())
-    for name in layers:
-        if name not in modules:
-            raise ArtifactError(f"{folder}: the network has no layer {name!r}, so this artifact is of another network")
-        source = modules[name]
-        empty = QuantizedLinear(source) if isinstance(source, nn.Linear) else QuantizedConv(source)  # pyright: ignore[reportArgumentType]
-        owner, _, attribute = name.rpartition(".")
-        rounded = f"{name}.output_scale" in tensors  # the arithmetic `qdq`
-        setattr(network.get_submodule(owner), attribute, OutputQuantized(empty) if rounded else empty)
-    try:
-        network.load_state_dict(tensors, strict=True)
-    except RuntimeError as error:
-        first = str(error).split("\n")[1].strip() if "\n" in str(error) else str(error)
-        raise ArtifactError(f"{folder}: the tensors do not fit the network: {first}") from error
-    for name, tensor in tensors.items():
-        if name.endswith("_scale") and not bool((tensor > 0).all()):
-            raise ArtifactError(f"{folder}: {name} holds scales that are not positive: quantize the model again")
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            raise ArtifactError(f"{folder}: {name} holds NaN or infinite values: quantize the model again")
-    return network.eval().requires_grad_(False)

@@ -1,10 +1,12 @@
 """Quantized layers: float in, INT8 x INT8 -> int32 inside, float out. Pure torch; they define the arithmetic.
 
-The integers are held as int8 buffers and multiplied in the dtype of the input. float32 holds every integer up to
-2**24 exactly and float64 every sum that an int32 can hold, so a layer run in float64 is the exact reference.
+The integers are held as int8 buffers and multiplied in the dtype of the input, in float32 for half precision. float32
+holds every integer up to 2**24 exactly and float64 every sum that an int32 can hold, so a layer run in float64 is the
+exact reference.
 """
 
-from typing import Final
+from collections.abc import Callable
+from typing import Final, Self
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +17,23 @@ from ptq4dm.numerics import quantize
 CONVOLUTIONS: Final = {nn.Conv1d: F.conv1d, nn.Conv2d: F.conv2d, nn.Conv3d: F.conv3d}
 
 
-class QuantizedLayer(nn.Module):
+class FixedTypes(nn.Module):
+    """A module whose buffers keep their types whatever type the network is cast to; they do move to other devices.
+
+    `pipeline.to(torch.float16)` would otherwise round the scales, and nothing would tell.
+    """
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        before = {name: buffer for name, buffer in self._buffers.items() if buffer is not None}
+        super()._apply(fn, recurse)
+        for name, buffer in before.items():
+            applied = self._buffers[name]
+            if applied is not None and applied.dtype != buffer.dtype:
+                self._buffers[name] = buffer.to(applied.device)
+        return self
+
+
+class QuantizedLayer(FixedTypes):
     """What every quantized layer holds.
 
     Buffers: `weight` int8 (out, in / groups, *kernel); `weight_scale` float32 (out,); `input_scale` float32 ();
@@ -32,10 +50,18 @@ class QuantizedLayer(nn.Module):
         super().__init__()
         out = weight_shape[0]
         self.register_buffer("weight", torch.zeros(weight_shape, dtype=torch.int8))
-        self.register_buffer("weight_scale", torch.ones(out))
-        self.register_buffer("input_scale", torch.ones(()))
+        self.register_buffer("weight_scale", torch.ones(out, dtype=torch.float32))
+        self.register_buffer("input_scale", torch.ones((), dtype=torch.float32))
         self.register_buffer("input_zero_point", torch.zeros((), dtype=torch.uint8))
-        self.register_buffer("bias", torch.zeros(out) if bias else None)
+        self.register_buffer("bias", torch.zeros(out, dtype=torch.float32) if bias else None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The layer's output, in the dtype of `x`."""
+        return self.compute(x.to(torch.promote_types(x.dtype, torch.float32))).to(x.dtype)
+
+    def compute(self, x: Tensor) -> Tensor:
+        """The layer in the dtype of `x`, which holds its integers."""
+        raise NotImplementedError
 
     def centred_input(self, x: Tensor) -> Tensor:
         """q_x - z_x: the integers that enter the products, in the dtype of `x`."""
@@ -58,7 +84,7 @@ class QuantizedConv(QuantizedLayer):
         self.stride, self.padding, self.dilation = source.stride, padding_of(source), source.dilation
         self.groups, self.padding_mode = source.groups, source.padding_mode
 
-    def forward(self, x: Tensor) -> Tensor:
+    def compute(self, x: Tensor) -> Tensor:
         """(batch, in, *spatial) float -> (batch, out, *spatial) float."""
         weight = self.weight.to(x.dtype)
         sums = self.convolve(self.centred_input(x), weight, None, self.stride, self.padding, self.dilation, self.groups)
@@ -84,7 +110,7 @@ class QuantizedLinear(QuantizedLayer):
         super().__init__(tuple(source.weight.shape), source.bias is not None)
         self.in_features, self.out_features = source.in_features, source.out_features
 
-    def forward(self, x: Tensor) -> Tensor:
+    def compute(self, x: Tensor) -> Tensor:
         """(..., in) float -> (..., out) float."""
         y = F.linear(self.centred_input(x), self.weight.to(x.dtype)) * self.output_scale(x.dtype)
         return y if self.bias is None else y + self.bias.to(x.dtype)

@@ -35,8 +35,11 @@ class QuantizedModel:
     def to_module(self, backend: str = "auto") -> nn.Module:
         """The denoiser on a backend, with the call signature of the float one. Raises BackendError."""
         from ptq4dm.backends.registry import prepare  # backends come later in the walk; nothing above needs them
+        from ptq4dm.integrations.marking import marked
 
-        module, chosen, notes = prepare(self.network, self.example, backend, self.recipe.arithmetic)
+        module, chosen, notes = prepare(
+            marked(self.network, self.recipe.arithmetic), self.example, backend, self.recipe.arithmetic
+        )
         object.__setattr__(module, "ptq4dm_backend", chosen)
         object.__setattr__(module, "ptq4dm_notes", tuple(notes))
         return module
