@@ -8,6 +8,7 @@ from ptq4dm.registration import register_with_diffusers
 if TYPE_CHECKING:
     from ptq4dm.calibration.calibration_set import CalibrationSet
     from ptq4dm.errors import PTQ4DMError
+    from ptq4dm.integrations.accelerated import accelerate
     from ptq4dm.integrations.config import PTQ4DMConfig
     from ptq4dm.pipelines.denoiser import Call
     from ptq4dm.pipelines.pipeline import Pipeline, open_pipeline
@@ -27,6 +28,7 @@ __all__ = [
     "QuantizedModel",
     "RangeTable",
     "Recipe",
+    "accelerate",
     "load",
     "load_recipe",
     "open_pipeline",
@@ -43,6 +45,7 @@ _HOMES = {
     "QuantizedModel": "ptq4dm.quantization.quantized_model",
     "RangeTable": "ptq4dm.ranges.range_table",
     "Recipe": "ptq4dm.recipe",
+    "accelerate": "ptq4dm.integrations.accelerated",
     "load": "ptq4dm.quantization.artifact",
     "load_recipe": "ptq4dm.recipe",
     "open_pipeline": "ptq4dm.pipelines.pipeline",

@@ -1,7 +1,8 @@
 """The whole job as one paragraph: a pretrained diffusion model in, a faster INT8 model out."""
 
 import copy
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,26 @@ from torch import Tensor, nn
 from ptq4dm.calibration.batches import calls_of_batches
 from ptq4dm.calibration.calibration_set import CalibrationSet
 from ptq4dm.calibration.collect import collect
+from ptq4dm.calibration.in_pipeline import statistics_in_pipeline
+from ptq4dm.errors import RecipeError
+from ptq4dm.pipelines.conditions import Condition, check_conditions, run_inputs
 from ptq4dm.pipelines.denoiser import Call, placement, require_finite_weights
+from ptq4dm.pipelines.denoisers import watch_run, with_found
 from ptq4dm.pipelines.pipeline import Pipeline, open_pipeline
+from ptq4dm.pipelines.unconditional import why_not_unconditional
 from ptq4dm.quantization.facts import calibration_facts, model_facts, range_facts
 from ptq4dm.quantization.layers_qdq import round_outputs
 from ptq4dm.quantization.macs import count_macs
-from ptq4dm.quantization.plan import LayerPlan, float_by_method, make_plan
-from ptq4dm.quantization.quantized_model import QuantizedModel, example_call, with_denoiser
+from ptq4dm.quantization.plan import float_by_method, make_plan, patterns_of, planned
+from ptq4dm.quantization.quantized_model import (
+    BARE,
+    QuantizedDenoiser,
+    QuantizedModel,
+    example_call,
+    with_denoisers,
+)
 from ptq4dm.quantization.rewrite import rewrite
-from ptq4dm.ranges.histograms import band_edges
+from ptq4dm.ranges.histograms import LayerStatistics, band_edges
 from ptq4dm.ranges.observe import observe
 from ptq4dm.ranges.range_table import RangeTable, choose_ranges
 from ptq4dm.recipe import Recipe, load_recipe
@@ -34,17 +46,20 @@ def quantize(
     model: str | Path | DiffusionPipeline | Pipeline,
     recipe: Recipe | str | Path = "w8a8",
     *,
+    conditions: Sequence[Condition] | None = None,
     calibration_set: CalibrationSet | None = None,
     pictures: Tensor | None = None,
     work: Path | None = None,
     progress: bool = False,
 ) -> QuantizedModel:
-    """Quantize the denoiser of a diffusion pipeline to INT8, without any training.
+    """Quantize the denoisers of a diffusion pipeline to INT8, without any training.
 
     Args:
         model: a built-in name (`emoji-32`), a diffusers folder, a hub id, or a pipeline object (left as it is).
         recipe: a preset's name, a TOML file, or a Recipe.
-        calibration_set: one collected before, of the same model; else it is collected now.
+        conditions: for a conditional pipeline: what to call it with, one mapping of its keyword arguments a picture,
+            such as `[{"prompt": "a cat"}, {"prompt": "a dog"}]`; taken in turn for the recipe's samples.
+        calibration_set: for an unconditional model: one collected before; else it is collected now.
         pictures: (N, C, H, W) in [-1, 1], for the sources `pictures` and `diffused`.
         work: folder for the calibration set, the ranges and the chunks from which an interrupted run resumes.
         progress: show progress bars on stderr.
@@ -53,31 +68,67 @@ def quantize(
         PTQ4DMError: a user error, with the value, what is accepted and the mend.
     """
     recipe = load_recipe(recipe)
-    pipeline = in_float32(open_pipeline(model))
+    pipeline = open_pipeline(model)
+    if why_not_unconditional(pipeline.source):
+        return quantize_at_work(pipeline, recipe, conditions or [{}], work, progress)
+    pipeline = in_float32(pipeline)
     make_plan(pipeline.denoiser, recipe.keep_float)  # a wrong pattern is told before the long work
     if calibration_set is None:
         calibration_set = collect(pipeline, recipe.calibration, work, progress, pictures)
     calibration_set.check_model(pipeline)
     calls = list(calibration_set.calls(OBSERVED_AT_ONCE))
     span = (0.0, float(pipeline.num_train_timesteps))
-    network, plan, ranges = quantize_network(pipeline.denoiser, calls, span, recipe, progress)
+    denoiser, ranges = quantize_network(pipeline.denoiser, calls, span, recipe, progress)
+    denoiser = replace(denoiser, example=example_call(pipeline))
     if work is not None:
         calibration_set.save(work / CALIBRATION_SET)
         ranges.save(work / RANGE_TABLE)
     facts = {
-        "model": model_facts(pipeline.denoiser, pipeline),
+        "model": model_facts(pipeline.denoisers, pipeline),
         "calibration": calibration_facts(calibration_set, pipeline.num_train_timesteps),
-        "activation_ranges": range_facts(ranges),
-        "float_by_method": float_by_method(pipeline.denoiser),
     }
-    return QuantizedModel(network, with_denoiser(pipeline, network), example_call(pipeline), plan, recipe, facts)
+    quantized = {pipeline.component: denoiser}
+    return QuantizedModel(quantized, simulated(pipeline, quantized), recipe, facts)
+
+
+def quantize_at_work(
+    pipeline: Pipeline, recipe: Recipe, conditions: Sequence[Condition], work: Path | None, progress: bool
+) -> QuantizedModel:
+    """Quantize every denoiser of any pipeline, found and watched while the pipeline does its normal work."""
+    check_conditions(pipeline.source, conditions)
+    if recipe.arithmetic != "float-out":
+        raise RecipeError(f"arithmetic = {recipe.arithmetic!r}: a conditional pipeline is quantized to 'float-out'")
+    run = watch_run(pipeline, run_inputs(pipeline.source, conditions[:1], [0], recipe.calibration.steps) or {})
+    pipeline = with_found(pipeline, run)
+    kept = patterns_of(pipeline.denoisers, recipe.keep_float)
+    layers = {
+        name: planned(make_plan(denoiser, kept[name], min_channels=recipe.min_channels))
+        for name, denoiser in pipeline.denoisers.items()
+    }
+    statistics, facts = statistics_in_pipeline(
+        pipeline, run, conditions, recipe.calibration, layers, recipe.ranges.bands, progress
+    )
+    quantized = {}
+    for name, denoiser in pipeline.denoisers.items():
+        quantized[name], ranges = round_network(
+            denoiser, statistics[name], run.examples[name], replace(recipe, keep_float=kept[name]), progress
+        )
+        if work is not None:
+            ranges.save(work / f"{name}.{RANGE_TABLE}")
+    facts = {"model": model_facts(pipeline.denoisers, pipeline), "calibration": facts}
+    return QuantizedModel(quantized, simulated(pipeline, quantized), recipe, facts)
+
+
+def simulated(pipeline: Pipeline, quantized: Mapping[str, QuantizedDenoiser]) -> Pipeline:
+    """The pipeline with simulated networks as its denoisers."""
+    return with_denoisers(pipeline, {name: item.network for name, item in quantized.items()})
 
 
 def in_float32(pipeline: Pipeline) -> Pipeline:
     """The pipeline itself where its denoiser computes in float32, else one with a float32 copy of the denoiser."""
     if placement(pipeline.denoiser)[1] == torch.float32:
         return pipeline
-    return with_denoiser(pipeline, copy.deepcopy(pipeline.denoiser).float())
+    return with_denoisers(pipeline, {pipeline.component: copy.deepcopy(pipeline.denoiser).float()})
 
 
 def quantize_module(
@@ -102,14 +153,12 @@ def quantize_module(
     require_finite_weights(module, type(module).__name__)
     make_plan(module, recipe.keep_float)
     calls = list(calls_of_batches(module, calibration_batches, timestep))
-    network, plan, ranges = quantize_network(module, calls, time_span(calls), recipe, progress)
+    denoiser, _ = quantize_network(module, calls, time_span(calls), recipe, progress)
     facts = {
-        "model": model_facts(module, None),
+        "model": model_facts({BARE: module}, None),
         "calibration": {"calls": len(calls), "source": "calls given by the caller"},
-        "activation_ranges": range_facts(ranges),
-        "float_by_method": float_by_method(module),
     }
-    return QuantizedModel(network, None, calls[0][0], plan, recipe, facts)
+    return QuantizedModel({BARE: denoiser}, None, recipe, facts)
 
 
 def quantize_network(
@@ -118,20 +167,29 @@ def quantize_network(
     span: tuple[float, float],
     recipe: Recipe,
     progress: bool = False,
-) -> tuple[nn.Module, tuple[LayerPlan, ...], RangeTable]:
-    """Plan, observe, choose ranges, rewrite: what is the same for a pipeline's denoiser and a bare module.
+) -> tuple[QuantizedDenoiser, RangeTable]:
+    """Plan, observe, choose ranges, rewrite: a network of which the calibration calls are given.
 
     span: the lowest and highest time-step that the bands cover.
     """
-    first = make_plan(network, recipe.keep_float, min_channels=recipe.min_channels)
-    layers = [layer.name for layer in first if layer.quantized]
+    layers = planned(make_plan(network, recipe.keep_float, min_channels=recipe.min_channels))
     statistics = observe(network, layers, calls, band_edges(recipe.ranges.bands, *span), progress)
-    ranges = choose_ranges(statistics, recipe.ranges, shown=progress)
-    plan = make_plan(network, recipe.keep_float, statistics, count_macs(network, calls[0][0]), recipe.min_channels)
-    quantized = rewrite(network, plan, ranges, recipe.weights, progress)
+    denoiser, ranges = round_network(network, statistics, calls[0][0], recipe, progress)
     if recipe.arithmetic == "qdq":
-        quantized = round_outputs(quantized, calls, recipe.ranges, progress)
-    return quantized, plan, ranges
+        rounded = round_outputs(denoiser.network, calls, recipe.ranges, progress)
+        denoiser = replace(denoiser, network=rounded)
+    return denoiser, ranges
+
+
+def round_network(
+    network: nn.Module, statistics: Mapping[str, LayerStatistics], example: Call, recipe: Recipe, progress: bool = False
+) -> tuple[QuantizedDenoiser, RangeTable]:
+    """Choose ranges by the statistics of the inputs of layers, and rewrite the network."""
+    ranges = choose_ranges(statistics, recipe.ranges, shown=progress)
+    plan = make_plan(network, recipe.keep_float, statistics, count_macs(network, example), recipe.min_channels)
+    quantized = rewrite(network, plan, ranges, recipe.weights, progress)
+    facts = {"activation_ranges": range_facts(ranges), "float_by_method": float_by_method(network)}
+    return QuantizedDenoiser(quantized, plan, example, facts), ranges
 
 
 def time_span(calls: Sequence[tuple[Call, Tensor | None]]) -> tuple[float, float]:

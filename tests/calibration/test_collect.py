@@ -128,7 +128,7 @@ def test_a_built_in_model_brings_its_pictures():
                                        down_block_types=("DownBlock2D",), up_block_types=("UpBlock2D",),
                                        add_attention=False), DDPMScheduler())  # fmt: skip
     recipe = dataclasses.replace(RECIPE, source="pictures", samples=3)
-    found = collect(Pipeline(source, "emoji-32", "unet"), recipe, shown=False)
+    found = collect(Pipeline(source, "emoji-32", ("unet",)), recipe, shown=False)
     known = zoo.pictures("emoji-32")
     assert all(any(torch.equal(x, picture) for picture in known) for x in found.x_t)
 

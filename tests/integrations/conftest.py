@@ -1,14 +1,11 @@
 """Artifacts that diffusers loads, one for all tests."""
 
-import copy
-
 import pytest
+from integrations_common import QUICK
 from tiny import tiny_pipeline
 
 import ptq4dm
 from ptq4dm.integrations import quantizer
-
-QUICK = ptq4dm.load_recipe("w8a8-minmax").replace(calibration={"samples": 4, "steps": 4})
 
 
 @pytest.fixture(autouse=True)
@@ -20,7 +17,7 @@ def said_already(monkeypatch):
 @pytest.fixture(scope="session")
 def model():
     """A tiny DDPMPipeline, quantized."""
-    return ptq4dm.quantize(copy.deepcopy(tiny_pipeline()), QUICK)
+    return ptq4dm.quantize(tiny_pipeline(), QUICK)
 
 
 @pytest.fixture(scope="session")

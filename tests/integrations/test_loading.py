@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DiffusionPipeline, UNet2DModel
+from integrations_common import call, drawn, edit
 from safetensors.torch import load_file, save_file
 
 import ptq4dm
@@ -20,20 +21,7 @@ WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
 def opened(folder, **kwargs):
-    pipeline = DiffusionPipeline.from_pretrained(folder, **kwargs)
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
-
-
-def drawn(pipeline, **kwargs):
-    generator = torch.Generator().manual_seed(7)
-    return pipeline(batch_size=2, num_inference_steps=3, generator=generator, output_type="np", **kwargs).images
-
-
-def call(network, dtype=torch.float32):
-    x = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(1)).to(dtype)
-    with torch.no_grad():
-        return network(x, torch.tensor(500)).sample
+    return DiffusionPipeline.from_pretrained(folder, **kwargs)
 
 
 def same_tensors(network, path):
@@ -154,10 +142,6 @@ def test_the_note_is_given_once(folder, monkeypatch):
         UNet2DModel.from_pretrained(folder, subfolder="unet")
         opened(folder)
     assert len([note for note in noted if note.category is SimulatedWarning]) == 1
-
-
-def edit(path, **changes):
-    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
 def edit_header(folder, **changes):

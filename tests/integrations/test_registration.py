@@ -9,6 +9,7 @@ from diffusers.quantizers import auto
 from ptq4dm.errors import BackendWarning
 from ptq4dm.integrations.config import PTQ4DMConfig
 from ptq4dm.integrations.quantizer import PTQ4DMQuantizer
+from ptq4dm.quantization.artifact import FORMAT_VERSION
 from ptq4dm.registration import write_mappings
 
 
@@ -20,7 +21,7 @@ def python(code):
 
 def test_diffusers_still_reads_its_two_mapping_dicts():
     """What from_pretrained calls: DiffusersAutoQuantizer, with nothing but diffusers' own code between."""
-    header = {"quant_method": "ptq4dm", "format_version": 1, "arithmetic": "float-out", "layers": ["a"]}
+    header = {"quant_method": "ptq4dm", "format_version": FORMAT_VERSION, "arithmetic": "float-out", "layers": ["a"]}
     config = auto.DiffusersAutoQuantizer.merge_quantization_configs(header, None)
     assert type(config) is PTQ4DMConfig and config.to_dict() == header
     assert type(auto.DiffusersAutoQuantizer.from_config(config, pre_quantized=True)) is PTQ4DMQuantizer

@@ -216,11 +216,12 @@ def latent_pipeline():
         (lambda: DDPMPipeline(tiny_unet(num_class_embeds=4), DDPMScheduler()), "wants class labels"),
     ],
 )
-def test_other_families(build, message):
-    said = refusal(build())
-    assert message in said
-    assert "supported are unconditional pixel models (DDPMPipeline, DDIMPipeline, any UNet2DModel)" in said
-    assert "ptq4dm.quantize_module" in said
+def test_a_pipeline_that_our_own_loop_cannot_draw_with(build, message):
+    opened = open_pipeline(build())
+    assert opened.components == ()  # until it was seen at work
+    with pytest.raises(ModelError) as caught:
+        _ = opened.picture_shape
+    assert message in str(caught.value) and "is no unconditional pixel model" in str(caught.value)
 
 
 def test_a_pipeline_is_a_value(pipe):

@@ -52,7 +52,7 @@ def test_the_folder_is_a_diffusers_pipeline_with_int8_weights(folder):
     assert index["_class_name"] == "DDPMPipeline" and index["unet"] == ["diffusers", "UNet2DModel"]
     config = json.loads((folder / "unet" / "config.json").read_text())
     assert config["quantization_config"]["quant_method"] == "ptq4dm"
-    assert config["quantization_config"]["format_version"] == 1
+    assert config["quantization_config"]["format_version"] == 2
     tensors = load_file(folder / "unet" / "diffusion_pytorch_model.safetensors")
     layers = config["quantization_config"]["layers"]
     assert layers and all(tensors[f"{name}.weight"].dtype == torch.int8 for name in layers)
@@ -121,9 +121,20 @@ def edit(path, **changes):
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
+def edit_denoiser(folder, **changes):
+    facts = json.loads((folder / "ptq4dm.json").read_text())
+    edit(folder / "ptq4dm.json", denoisers={"unet": {**facts["denoisers"]["unet"], **changes}})
+
+
 def test_a_newer_format(folder):
     edit(folder / "ptq4dm.json", format_version=99)
-    with pytest.raises(ArtifactError, match="format_version = 99, this ptq4dm reads up to 1: pip install -U ptq4dm"):
+    with pytest.raises(ArtifactError, match="format_version = 99, this ptq4dm reads 2: pip install -U ptq4dm"):
+        ptq4dm.load(folder)
+
+
+def test_an_older_format(folder):
+    edit(folder / "ptq4dm.json", format_version=1)
+    with pytest.raises(ArtifactError, match="format_version = 1, this ptq4dm reads 2: quantize the model again"):
         ptq4dm.load(folder)
 
 
@@ -135,7 +146,7 @@ def test_a_format_that_is_no_version(folder, version):
 
 
 def test_layers_of_another_network(folder):
-    edit(folder / "ptq4dm.json", layers=["encoder.0"])
+    edit_denoiser(folder, layers=["encoder.0"])
     with pytest.raises(ArtifactError, match=r"has no layer 'encoder\.0'"):
         ptq4dm.load(folder)
 
@@ -193,10 +204,11 @@ DAMAGES = {
     "a list for a config": lambda f: (f / "unet" / "config.json").write_text("[]"),
     "no quantization": lambda f: edit(f / "unet" / "config.json", quantization_config=None),
     "a network that cannot be": lambda f: edit(f / "unet" / "config.json", block_out_channels=[8, 17]),
-    "a foreign plan": lambda f: edit(f / "ptq4dm.json", plan=[{"colour": "red"}]),
+    "a foreign plan": lambda f: edit_denoiser(f, plan=[{"colour": "red"}]),
     "no recipe": lambda f: edit(f / "ptq4dm.json", recipe=None),
-    "no layers": lambda f: edit(f / "ptq4dm.json", layers=None),
-    "weights elsewhere": lambda f: edit(f / "ptq4dm.json", weights="../other.safetensors"),
+    "no layers": lambda f: edit_denoiser(f, layers=None),
+    "weights elsewhere": lambda f: edit_denoiser(f, weights="../other.safetensors"),
+    "no denoisers": lambda f: edit(f / "ptq4dm.json", denoisers={}),
     "another arithmetic": lambda f: edit(f / "ptq4dm.json", arithmetic="qdq"),
     "a truth for a version": lambda f: edit(f / "ptq4dm.json", format_version=True),
 }

@@ -24,8 +24,9 @@ class Backend(Protocol):
         """Why the backend cannot be used here, with the pip line that mends it; None if it can."""
         ...
 
-    def prepare(self, network: nn.Module, example: Call) -> nn.Module:
-        """A module with the call signature and the return types of `network`, for calls like `example`.
+    def prepare(self, network: nn.Module, example: Call | None) -> nn.Module:
+        """A module with the class, the call signature and the return types of `network`, for calls like `example`;
+        without one it learns from the first call that is made.
 
         Raises BackendError if the network cannot be expressed, or would not be exact on this processor.
         """

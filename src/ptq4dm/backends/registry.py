@@ -2,7 +2,7 @@
 
 import time
 import warnings
-from typing import Final
+from typing import Any, Final
 
 import torch
 from torch import nn
@@ -11,6 +11,7 @@ from ptq4dm.backends.base import Backend
 from ptq4dm.backends.cpu.onnxruntime.run import OnnxRuntimeBackend
 from ptq4dm.backends.cpu.openvino.run import OpenVINOBackend
 from ptq4dm.backends.simulated import SimulatedBackend
+from ptq4dm.backends.stand_in import stand_in
 from ptq4dm.errors import BackendError, BackendWarning, PTQ4DMError
 from ptq4dm.pipelines.denoiser import Call
 
@@ -42,13 +43,30 @@ def find_backend(name: str, arithmetic: str) -> Backend:
     return backend
 
 
-def prepare(network: nn.Module, example: Call, backend: str, arithmetic: str) -> tuple[nn.Module, str, list[str]]:
-    """The network on a backend, the backend's name, and notes on those passed over. `auto` takes the fastest here.
+def prepare(network: nn.Module, example: Call | None, backend: str, arithmetic: str) -> nn.Module:
+    """The network on a backend, which its `ptq4dm_backend` names; `ptq4dm_notes` tells of those passed over.
 
+    `auto` takes the fastest here for calls like `example`; without one it chooses at the first call that is made.
     Raises BackendError if the named backend cannot run the network exactly on this processor.
     """
     if backend != "auto":
-        return find_backend(backend, arithmetic).prepare(network, example), backend, []
+        return labelled(find_backend(backend, arithmetic).prepare(network, example), backend)
+    if example is not None:
+        return fastest(network, example, arithmetic)
+    ready: list[nn.Module] = []
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        if not ready:
+            ready.append(fastest(network, Call(args, kwargs), arithmetic))
+            labelled(waiting, str(ready[0].ptq4dm_backend), tuple(ready[0].ptq4dm_notes))  # type: ignore[arg-type]
+        return ready[0](*args, **kwargs)
+
+    waiting = labelled(stand_in(network, run), "auto", ("the fastest backend is chosen at the first call",))
+    return waiting
+
+
+def fastest(network: nn.Module, example: Call, arithmetic: str) -> nn.Module:
+    """The network on the backend of this arithmetic that is fastest here for calls like `example`."""
     notes, ready = [], {}
     for name, candidate in BACKENDS.items():
         if not speaks(candidate, arithmetic):
@@ -63,9 +81,15 @@ def prepare(network: nn.Module, example: Call, backend: str, arithmetic: str) ->
         notes.append(f"{name}: {reason}")
         warnings.warn(f"backend='auto' passes over {name}: {reason}", BackendWarning, stacklevel=3)
     seconds = {name: seconds_per_call(module, example) for name, module in ready.items()}
-    fastest = min(seconds, key=seconds.__getitem__)
+    chosen = min(seconds, key=seconds.__getitem__)
     notes += [f"{name}: {1000 * value:.1f} ms a call" for name, value in seconds.items()]
-    return ready[fastest], fastest, notes
+    return labelled(ready[chosen], chosen, tuple(notes))
+
+
+def labelled(module: nn.Module, backend: str, notes: tuple[str, ...] = ()) -> nn.Module:
+    """The module, with the name of its backend and notes on the choice."""
+    vars(module).update(ptq4dm_backend=backend, ptq4dm_notes=notes)
+    return module
 
 
 @torch.no_grad()

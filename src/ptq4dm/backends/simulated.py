@@ -15,6 +15,6 @@ class SimulatedBackend:
         """None: torch is always there."""
         return None
 
-    def prepare(self, network: nn.Module, example: Call) -> nn.Module:
+    def prepare(self, network: nn.Module, example: Call | None) -> nn.Module:
         """The network itself, in evaluation mode."""
         return network.eval()

@@ -35,7 +35,7 @@ from ptq4dm.evaluation.measure import INT8, ROUNDS, network_speed, prepare_engin
 from ptq4dm.evaluation.sections import SIMULATED, aims, distributions, executed, fidelity, find_extractors
 from ptq4dm.evaluation.sheet import write_sheet
 from ptq4dm.files import exclusive, make_folder, new_files, write_json, write_tensors
-from ptq4dm.pipelines.pipeline import Pipeline
+from ptq4dm.pipelines.pipeline import Pipeline, require_unconditional
 from ptq4dm.pipelines.sampling import sample
 from ptq4dm.quantization.quantized_model import QuantizedModel, example_call
 from ptq4dm.quantization.summary import summary
@@ -112,9 +112,9 @@ def evaluate(
             "model": {**model.facts["model"], "artifact": str(artifact) if artifact else None},
             "recipe": model.recipe.to_dict(),
             "calibration": model.facts.get("calibration"),
-            "activation_ranges": model.facts.get("activation_ranges"),
+            "activation_ranges": model.denoiser().facts.get("activation_ranges"),
             "plan": [dataclasses.asdict(layer) for layer in model.plan],
-            "float_by_method": model.facts.get("float_by_method"),
+            "float_by_method": model.denoiser().facts.get("float_by_method"),
             "executed": executed(deployed, engine),
             "size": {key: sizes[key] for key in ("float_bytes", "int8_bytes", "ratio")},
             "memory": memory,
@@ -163,6 +163,7 @@ def check_pair(model: QuantizedModel, pipeline: Pipeline) -> None:
     """Refuse to compare with a float model that the quantized one was not made from. Raises EvaluationError."""
     if model.pipeline is None:
         raise EvaluationError("this model was quantized from a bare module, which draws no pictures by itself")
+    require_unconditional(pipeline)
     made_from = model.facts["model"].get("fingerprint")
     if made_from and made_from != pipeline.fingerprint:
         raise EvaluationError(

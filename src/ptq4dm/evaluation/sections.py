@@ -8,7 +8,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from ptq4dm.backends.cpu.engine_module import EngineModule
+from ptq4dm.backends.cpu.engine import Engine
 from ptq4dm.errors import MissingDependencyError
 from ptq4dm.evaluation.bootstrap import bootstrap, mean_statistic
 from ptq4dm.evaluation.distribution import distribution
@@ -101,6 +101,7 @@ def distributions(
 
 def executed(deployed: nn.Module, engine: str) -> dict[str, Any] | None:
     """What the engine says it ran for each layer; None for a backend without an engine."""
-    if not isinstance(deployed, EngineModule):
+    run = getattr(deployed, "ptq4dm_engine", None)
+    if not isinstance(run, Engine):
         return None
-    return {"engine": engine, "layers": [dataclasses.asdict(layer) for layer in deployed.executed]}
+    return {"engine": engine, "layers": [dataclasses.asdict(layer) for layer in run.executed]}

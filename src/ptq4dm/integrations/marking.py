@@ -5,6 +5,7 @@ from typing import Any
 from diffusers import ModelMixin
 from torch import nn
 
+from ptq4dm.errors import ModelError
 from ptq4dm.integrations.config import Method, PTQ4DMConfig
 from ptq4dm.integrations.quantizer import PTQ4DMQuantizer
 from ptq4dm.quantization.layers_qdq import quantized_names
@@ -17,6 +18,13 @@ def mark(model: Any, quantizer: PTQ4DMQuantizer) -> None:
     model.quantization_method = Method.PTQ4DM
     model.hf_quantizer = quantizer
     model.register_to_config(quantization_config=quantizer.quantization_config)
+    if hasattr(model, "fuse_qkv_projections"):
+        vars(model)["fuse_qkv_projections"] = refuse_fusing
+
+
+def refuse_fusing() -> None:
+    """In place of `fuse_qkv_projections`, which would take the integers for weights and tell nobody."""
+    raise ModelError("the projections of this network are quantized already: fuse them before ptq4dm.quantize")
 
 
 def marked(network: nn.Module, arithmetic: str) -> nn.Module:

@@ -5,14 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from diffusers import DiffusionPipeline
-from torch import nn
+from diffusers import DiffusionPipeline, SchedulerMixin
+from torch import Tensor, nn
 
 from ptq4dm.errors import ModelError
 from ptq4dm.files import fingerprint
 from ptq4dm.pipelines.denoiser import require_finite_weights
-from ptq4dm.pipelines.families import config_of, family_of
 from ptq4dm.pipelines.loading import hub_folder, load_float_pipeline
+from ptq4dm.pipelines.unconditional import config_of, why_not_unconditional
 from ptq4dm.zoo.zoo import MODELS, model_folder
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -20,29 +20,47 @@ HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 @dataclass(frozen=True, eq=False)
 class Pipeline:
-    """A float diffusion model: the user's diffusers pipeline and which part of it is the denoiser.
+    """A diffusion model: the user's diffusers pipeline and which parts of it are denoisers.
 
     source: the pipeline. name: what the user called it ("emoji-32", a folder, a hub id, a class name).
-    component: the attribute of `source` that is the denoiser, such as "unet".
+    components: the attributes of `source` that are denoisers, such as ("unet",); () while they are not known, which
+    is so of a conditional pipeline until it was seen at work (`pipelines.denoisers`).
     """
 
     source: DiffusionPipeline
     name: str
-    component: str
+    components: tuple[str, ...] = ()
+
+    @property
+    def denoisers(self) -> dict[str, nn.Module]:
+        """The denoisers by the name of their component."""
+        return {name: getattr(self.source, name) for name in self.components}
+
+    @property
+    def component(self) -> str:
+        """The name of the one denoiser. Raises ModelError if there are several, or none is known yet."""
+        if len(self.components) != 1:
+            known = ", ".join(self.components) or "none that is known yet"
+            raise ModelError(f"{self.name} has several denoisers or {known}: name the one that is meant")
+        return self.components[0]
 
     @property
     def denoiser(self) -> nn.Module:
-        """The noise-estimation network ε_θ(x_t, t)."""
-        return getattr(self.source, self.component)
+        """The noise-estimation network ε_θ(x_t, t). Raises ModelError if there are several, or none is known yet."""
+        return self.denoisers[self.component]
 
     @property
     def scheduler(self) -> Any:
-        """The pipeline's own scheduler."""
-        return self.source.components["scheduler"]
+        """The pipeline's own scheduler; of several the first. Raises ModelError: it has none."""
+        found = [part for part in self.source.components.values() if isinstance(part, SchedulerMixin)]
+        if not found:
+            raise ModelError(f"{self.name} has no scheduler: quantize the network itself with ptq4dm.quantize_module")
+        return self.source.components.get("scheduler") or found[0]
 
     @property
     def picture_shape(self) -> tuple[int, int, int]:
-        """(channels, height, width) of what the denoiser works on."""
+        """(channels, height, width) of what the denoiser works on. Raises ModelError: not unconditional."""
+        require_unconditional(self)
         config = config_of(self.denoiser)
         size = config["sample_size"]
         height, width = (size, size) if isinstance(size, int) else size
@@ -50,22 +68,26 @@ class Pipeline:
 
     @property
     def num_train_timesteps(self) -> int:
-        """T: time-steps are 0 to T - 1, T - 1 the noisiest."""
-        return int(config_of(self.scheduler)["num_train_timesteps"])
+        """T: time-steps are 0 to T - 1, T - 1 the noisiest; 1000 for a scheduler that was trained on no whole steps."""
+        return int(config_of(self.scheduler).get("num_train_timesteps", 1000))
 
     @property
     def fingerprint(self) -> str:
-        """Of the denoiser's weights and config and the scheduler's config; read anew each time."""
-        facts = [type(self.denoiser).__name__, config_of(self.denoiser)]
-        facts += [type(self.scheduler).__name__, config_of(self.scheduler)]
-        return fingerprint(dict(self.denoiser.state_dict()), *facts)
+        """Of the denoisers' weights and configs and the scheduler's config; read anew each time."""
+        facts: list[Any] = []
+        tensors: dict[str, Tensor] = {}
+        for name, denoiser in self.denoisers.items():
+            prefix = "" if len(self.components) == 1 else f"{name}."
+            tensors |= {f"{prefix}{key}": tensor for key, tensor in denoiser.state_dict().items()}
+            facts += [type(denoiser).__name__, config_of(denoiser)]
+        return fingerprint(tensors, *facts, type(self.scheduler).__name__, config_of(self.scheduler))
 
 
 def open_pipeline(model: "str | Path | DiffusionPipeline | Pipeline") -> Pipeline:
     """Open a model: a built-in name, a local diffusers folder, a hub id, or a diffusers pipeline object.
 
     The denoiser is put into evaluation mode. Raises ModelError: not found, damaged, not float, NaN or infinite
-    weights, or of a family that is not supported.
+    weights.
     """
     if isinstance(model, Pipeline):
         return model
@@ -90,8 +112,20 @@ def open_pipeline(model: "str | Path | DiffusionPipeline | Pipeline") -> Pipelin
 
 
 def adopt(source: DiffusionPipeline, name: str) -> Pipeline:
-    """Take in a loaded pipeline. Raises ModelError: family not supported, or weights not finite."""
-    pipeline = Pipeline(source, name, family_of(source).component)
+    """Take in a loaded pipeline. Raises ModelError: weights of the denoiser not finite."""
+    if why_not_unconditional(source):
+        return Pipeline(source, name)
+    pipeline = Pipeline(source, name, ("unet",))
     require_finite_weights(pipeline.denoiser, f"{name}: {pipeline.component}")
     pipeline.denoiser.eval()
     return pipeline
+
+
+def require_unconditional(pipeline: Pipeline) -> None:
+    """Raise ModelError unless our own loop can draw with `pipeline`."""
+    reason = why_not_unconditional(pipeline.source)
+    if reason:
+        raise ModelError(
+            f"{pipeline.name} ({type(pipeline.source).__name__}) is no unconditional pixel model: {reason}. Its own "
+            "pipeline draws with it: ptq4dm.load(folder).to_pipeline() in Python"
+        )

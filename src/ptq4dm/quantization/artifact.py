@@ -1,9 +1,9 @@
 """The artifact on disk: a diffusers pipeline folder whose denoiser holds INT8 weights, scales and zero points.
 
-    model_index.json, scheduler/            as diffusers writes them
-    unet/config.json                        the network's config + `quantization_config` (format version, layers)
-    unet/diffusion_pytorch_model.safetensors  the tensors, with their fingerprint in the metadata
-    ptq4dm.json                             recipe, plan, calibration facts: what the report and `inspect` read
+    model_index.json, scheduler/, ...       as diffusers writes them
+    unet/config.json                        a denoiser's config + `quantization_config` (format version, layers)
+    unet/diffusion_pytorch_model.safetensors  its tensors, with their fingerprint in the metadata
+    ptq4dm.json                             recipe, plans, calibration facts: what the report and `inspect` read
 
 A bare module has no pipeline and no config: its folder holds `module.safetensors` and `ptq4dm.json`, and is loaded
 into a float module of the same class that the caller supplies.
@@ -20,15 +20,16 @@ from torch import Tensor, nn
 from ptq4dm import files
 from ptq4dm.errors import ArtifactError, ModelError
 from ptq4dm.pipelines.denoiser import Call
-from ptq4dm.pipelines.loading import FAULTS, one_line
+from ptq4dm.pipelines.loading import FAULTS, one_line, quiet, saved_by_diffusers
 from ptq4dm.pipelines.pipeline import Pipeline
+from ptq4dm.pipelines.unconditional import why_not_unconditional
 from ptq4dm.quantization.filling import fill
 from ptq4dm.quantization.layers_qdq import quantized_names
 from ptq4dm.quantization.plan import LayerPlan
-from ptq4dm.quantization.quantized_model import QuantizedModel, example_call
+from ptq4dm.quantization.quantized_model import QuantizedDenoiser, QuantizedModel, example_call
 from ptq4dm.recipe import recipe_from_dict
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 FACTS = "ptq4dm.json"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 BARE_WEIGHTS = "module.safetensors"
@@ -43,41 +44,46 @@ def write_artifact(model: QuantizedModel, folder: Path) -> Path:
 
 def fill_folder(model: QuantizedModel, building: Path) -> None:
     """Write the files of an artifact into a folder that is being built."""
-    quantized = quantized_names(model.network)
     header = {"quant_method": "ptq4dm", "format_version": FORMAT_VERSION, "arithmetic": model.recipe.arithmetic}
-    tensors = model.network.state_dict()
-    if model.pipeline is None:
-        weights = building / BARE_WEIGHTS
-    else:
-        component = building / model.pipeline.component
-        component.mkdir()
+    if model.pipeline is not None:
         write_pipeline_frame(model.pipeline, building)
-        config = {**plain_config(model.network), "quantization_config": {**header, "layers": quantized}}
-        files.write_json(component / "config.json", config)
-        weights = component / WEIGHTS
-    files.write_tensors(weights, tensors, {"format": "pt", "ptq4dm": files.fingerprint(tensors)})
+    denoisers = {}
+    for name, denoiser in model.denoisers.items():
+        layers = quantized_names(denoiser.network)
+        weights = building / BARE_WEIGHTS
+        if model.pipeline is not None:
+            weights = building / name / WEIGHTS
+            weights.parent.mkdir()
+            config = {**plain_config(denoiser.network), "quantization_config": {**header, "layers": layers}}
+            files.write_json(weights.parent / "config.json", config)
+        tensors = denoiser.network.state_dict()
+        files.write_tensors(weights, tensors, {"format": "pt", "ptq4dm": files.fingerprint(tensors)})
+        denoisers[name] = {
+            "layers": layers,
+            "weights": str(weights.relative_to(building)),
+            "plan": [dataclasses.asdict(layer) for layer in denoiser.plan],
+            "facts": denoiser.facts,
+        }
     facts = {
         **header,
-        "layers": quantized,
-        "weights": str(weights.relative_to(building)),
-        "component": model.pipeline.component if model.pipeline else None,
+        "pipeline": model.pipeline is not None,
+        "denoisers": denoisers,
         "recipe": model.recipe.to_dict(),
-        "plan": [dataclasses.asdict(layer) for layer in model.plan],
         "facts": model.facts,
     }
     files.write_json(building / FACTS, facts)
 
 
 def write_pipeline_frame(pipeline: Pipeline, folder: Path) -> None:
-    """Write everything of a pipeline but its denoiser, as diffusers does."""
+    """Write everything of a pipeline but its denoisers, as diffusers does."""
     index = {key: value for key, value in dict(pipeline.source.config).items() if not key.startswith("_")}
     index = {key: list(value) if isinstance(value, tuple) else value for key, value in index.items()}
-    index[pipeline.component] = ["diffusers", public_class(pipeline.denoiser)]
+    index |= {name: ["diffusers", public_class(denoiser)] for name, denoiser in pipeline.denoisers.items()}
     index["_class_name"] = public_class(pipeline.source)
     index["_diffusers_version"] = diffusers.__version__
     files.write_json(folder / "model_index.json", index)
     for name, part in pipeline.source.components.items():
-        if name != pipeline.component and hasattr(part, "save_pretrained"):
+        if name not in pipeline.components and hasattr(part, "save_pretrained"):
             part.save_pretrained(folder / name)
 
 
@@ -101,13 +107,18 @@ def read_facts(folder: Path) -> dict[str, Any]:
     folder = Path(folder)
     if not folder.is_dir():
         raise ArtifactError(f"no folder {folder}: name a folder that `ptq4dm quantize --out` wrote")
+    if not (folder / FACTS).is_file() and saved_by_diffusers(folder):
+        raise ArtifactError(
+            f"{folder} has no {FACTS}: it was saved by diffusers; open it with DiffusionPipeline.from_pretrained after "
+            "`import ptq4dm`"
+        )
     if not (folder / FACTS).is_file():
         raise ArtifactError(f"{folder} has no {FACTS}, so it is no quantized model: make one with `ptq4dm quantize`")
     facts = files.read_json(folder / FACTS)
     if not isinstance(facts, dict) or facts.get("quant_method") != "ptq4dm":
         raise ArtifactError(f"{folder / FACTS} is not of ptq4dm")
     check_version(facts.get("format_version"), folder / FACTS)
-    missing = {"layers", "weights", "component", "recipe", "plan", "facts", "arithmetic"} - set(facts)
+    missing = {"denoisers", "pipeline", "recipe", "facts", "arithmetic"} - set(facts)
     if missing:
         raise ArtifactError(f"{folder / FACTS} lacks {', '.join(sorted(missing))}: quantize the model again")
     return facts
@@ -119,7 +130,11 @@ def check_version(version: Any, where: Path) -> None:
         raise ArtifactError(f"{where}: format_version = {version!r} is no version: quantize the model again")
     if version > FORMAT_VERSION:
         raise ArtifactError(
-            f"{where}: format_version = {version}, this ptq4dm reads up to {FORMAT_VERSION}: pip install -U ptq4dm"
+            f"{where}: format_version = {version}, this ptq4dm reads {FORMAT_VERSION}: pip install -U ptq4dm"
+        )
+    if version < FORMAT_VERSION:
+        raise ArtifactError(
+            f"{where}: format_version = {version}, this ptq4dm reads {FORMAT_VERSION}: quantize the model again"
         )
 
 
@@ -130,7 +145,7 @@ def load(folder: str | Path, module: nn.Module | None = None, example: Call | No
         folder: what `QuantizedModel.save` or `ptq4dm quantize --out` wrote, or the name of a built-in artifact
             (`emoji-32`).
         module: for a bare module only: a float module of the same class, to be filled.
-        example: for a bare module only: one call of it, for backends that must trace it.
+        example: one call of the (only) denoiser, for engines that trace it; without one they trace the first call made.
 
     Raises:
         ArtifactError: missing, damaged, tampered with, or of a newer format.
@@ -149,43 +164,71 @@ def load(folder: str | Path, module: nn.Module | None = None, example: Call | No
 
 def read_model(folder: Path, facts: dict[str, Any], module: nn.Module | None, example: Call | None) -> QuantizedModel:
     """The model of an artifact whose facts were read. Raises ArtifactError, and FAULTS where it was tampered with."""
-    if Path(facts["weights"]).is_absolute() or ".." in Path(facts["weights"]).parts:
-        raise ArtifactError(f"{folder}: its weights lie outside it ({facts['weights']}): quantize the model again")
-    tensors, metadata = files.read_tensors(folder / facts["weights"])
-    if metadata.get("ptq4dm") != files.fingerprint(tensors):
-        raise ArtifactError(f"{folder / facts['weights']} is not what was saved (fingerprint differs): quantize again")
     recipe = recipe_from_dict(facts["recipe"], str(folder / FACTS))
-    plan = tuple(LayerPlan(**row) for row in facts["plan"])
-    if facts["component"] is None:
-        if module is None:
-            raise ArtifactError(f"{folder} holds a bare module: load(folder, module=...) with one of the same class")
-        network = fill(module, facts["layers"], tensors, folder)
-        return QuantizedModel(network, None, example or Call(), plan, recipe, facts["facts"])
-    frame = read_pipeline_frame(folder, facts, tensors)
-    return QuantizedModel(frame.denoiser, frame, example or example_call(frame), plan, recipe, facts["facts"])
-
-
-def read_pipeline_frame(folder: Path, facts: dict[str, Any], tensors: dict[str, Tensor]) -> Pipeline:
-    """The diffusers pipeline around the quantized network."""
-    component = facts["component"]
-    config = files.read_json(folder / component / "config.json")
-    header = config.pop("quantization_config", {})
-    check_version(header.get("format_version"), folder / component / "config.json")
-    if header.get("arithmetic") != facts["arithmetic"] or facts["recipe"].get("arithmetic") != facts["arithmetic"]:
+    if not facts["pipeline"] and module is None:
+        raise ArtifactError(f"{folder} holds a bare module: load(folder, module=...) with one of the same class")
+    if not facts["denoisers"]:
+        raise ArtifactError(f"{folder} names no denoiser: quantize the model again")
+    if facts["arithmetic"] != recipe.arithmetic:
         raise ArtifactError(f"{folder}: its files name several arithmetics: quantize the model again")
-    network_class = getattr(diffusers, str(config.get("_class_name")), None)
+    networks = {
+        name: read_network(folder, name, held, facts["arithmetic"], None if facts["pipeline"] else module)
+        for name, held in facts["denoisers"].items()
+    }
+    pipeline = read_pipeline(folder, networks) if facts["pipeline"] else None
+    if example is None and pipeline is not None and not why_not_unconditional(pipeline.source):
+        example = example_call(pipeline)
+    denoisers = {
+        name: QuantizedDenoiser(networks[name], tuple(LayerPlan(**row) for row in held["plan"]), example, held["facts"])
+        for name, held in facts["denoisers"].items()
+    }
+    return QuantizedModel(denoisers, pipeline, recipe, facts["facts"])
+
+
+def read_network(folder: Path, name: str, held: dict[str, Any], arithmetic: str, module: nn.Module | None) -> nn.Module:
+    """One quantized network: `module` filled, or one of the class and config that its folder names."""
+    tensors = read_weights(folder, held)
+    return fill(module or empty_network(folder, name, arithmetic), held["layers"], tensors, folder)
+
+
+def read_weights(folder: Path, held: dict[str, Any]) -> dict[str, Tensor]:
+    """The tensors of one denoiser of an artifact. Raises ArtifactError: not what was saved."""
+    if Path(held["weights"]).is_absolute() or ".." in Path(held["weights"]).parts:
+        raise ArtifactError(f"{folder}: its weights lie outside it ({held['weights']}): quantize the model again")
+    weights = folder / held["weights"]
+    tensors, metadata = files.read_tensors(weights)
+    if metadata.get("ptq4dm") != files.fingerprint(tensors):
+        raise ArtifactError(f"{weights} is not what was saved (fingerprint differs): quantize again")
+    return tensors
+
+
+def empty_network(folder: Path, name: str, arithmetic: str) -> nn.Module:
+    """A float network of the class and config that a denoiser's folder names. Raises ArtifactError."""
+    config = files.read_json(folder / name / "config.json")
+    header = config.pop("quantization_config", {})
+    check_version(header.get("format_version"), folder / name / "config.json")
+    if header.get("arithmetic") != arithmetic:
+        raise ArtifactError(f"{folder}: its files name several arithmetics: quantize the model again")
+    return diffusers_class(folder, config.get("_class_name")).from_config(config)
+
+
+def diffusers_class(folder: Path, name: Any) -> Any:
+    """A class of diffusers by name. Raises ArtifactError."""
+    found = getattr(diffusers, str(name), None)
+    if found is None:
+        raise ArtifactError(f"{folder}: diffusers {diffusers.__version__} has no {name}: pip install -U diffusers")
+    return found
+
+
+def read_pipeline(folder: Path, networks: dict[str, nn.Module]) -> Pipeline:
+    """The diffusers pipeline around quantized networks. Raises ArtifactError: a part is missing."""
     index = files.read_json(folder / "model_index.json")
-    pipeline_class = getattr(diffusers, str(index.get("_class_name")), None)
-    if network_class is None or pipeline_class is None:
-        raise ArtifactError(f"{folder}: diffusers {diffusers.__version__} has no {config.get('_class_name')} "
-                            f"or no {index.get('_class_name')}: pip install -U diffusers")  # fmt: skip
-    network = fill(network_class.from_config(config), facts["layers"], tensors, folder)
-    parts: dict[str, Any] = {component: network}
     for name, row in index.items():
-        if name == component or name.startswith("_") or not isinstance(row, list):
+        if name.startswith("_") or not isinstance(row, list) or row == [None, None] or name in networks:
             continue
-        part = getattr(diffusers, str(row[1]), None)
-        if part is None or not (folder / name).is_dir():
+        if not (folder / name).is_dir():
             raise ArtifactError(f"{folder}: the part {name} ({row[1]}) is missing: quantize the model again")
-        parts[name] = part.from_pretrained(folder / name)
-    return Pipeline(pipeline_class(**parts), str(folder), component)
+    kind = diffusers_class(folder, index.get("_class_name"))
+    with quiet():
+        source = kind.from_pretrained(str(folder), use_safetensors=True, local_files_only=True, **networks)
+    return Pipeline(source, str(folder), tuple(networks))

@@ -1,27 +1,32 @@
 """What is known of a quantized model, as plain JSON data that travels with the artifact."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
 
 from ptq4dm.calibration.calibration_set import CalibrationSet
 from ptq4dm.pipelines.pipeline import Pipeline
+from ptq4dm.pipelines.unconditional import why_not_unconditional
 from ptq4dm.quantization.quantized_model import tensor_bytes
 from ptq4dm.ranges.range_table import RangeTable
 
 SHOWN_LAYERS = 6
 
 
-def model_facts(network: nn.Module, pipeline: Pipeline | None) -> dict[str, Any]:
-    """Name, class, parameters, bytes and fingerprint of the float network."""
+def model_facts(networks: Mapping[str, nn.Module], pipeline: Pipeline | None) -> dict[str, Any]:
+    """Name, class, parameters, bytes and fingerprint of the float model: its denoisers taken together."""
+    classes = [type(network).__name__ for network in networks.values()]
     facts: dict[str, Any] = {
-        "name": pipeline.name if pipeline else type(network).__name__,
-        "class": type(network).__name__,
-        "parameters": sum(parameter.numel() for parameter in network.parameters()),
-        "float_bytes": tensor_bytes(network),
+        "name": pipeline.name if pipeline else classes[0],
+        "class": ", ".join(classes),
+        "parameters": sum(value.numel() for network in networks.values() for value in network.parameters()),
+        "float_bytes": sum(tensor_bytes(network) for network in networks.values()),
     }
     if pipeline is not None:
-        facts |= {"fingerprint": pipeline.fingerprint, "picture_shape": list(pipeline.picture_shape)}
+        facts["fingerprint"] = pipeline.fingerprint
+        if not why_not_unconditional(pipeline.source):
+            facts["picture_shape"] = list(pipeline.picture_shape)
     return facts
 
 

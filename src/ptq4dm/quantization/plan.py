@@ -133,6 +133,27 @@ def covers(pattern: str, name: str) -> bool:
     return any(fnmatchcase(".".join(parts[: end + 1]), pattern) for end in range(len(parts)))
 
 
+def planned(plan: Sequence[LayerPlan]) -> list[str]:
+    """The names of the layers that a plan quantizes."""
+    return [layer.name for layer in plan if layer.quantized]
+
+
+def patterns_of(networks: Mapping[str, nn.Module], patterns: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """For each of several networks the patterns that match layers in it; a pattern may start with a network's name.
+
+    Raises RecipeError for a pattern that matches no layer of any.
+    """
+    names = {name: [alias for aliases in layer_names(network).values() for alias in aliases]
+             for name, network in networks.items()}  # fmt: skip
+    check_patterns(patterns, [alias for aliases in names.values() for alias in aliases]
+                   + [f"{name}.{alias}" for name, aliases in names.items() for alias in aliases])  # fmt: skip
+    own = {name: [pattern.removeprefix(f"{name}.") for pattern in patterns] for name in networks}
+    return {
+        name: tuple(pattern for pattern in own[name] if any(covers(pattern, alias) for alias in aliases))
+        for name, aliases in names.items()
+    }
+
+
 def check_patterns(patterns: Sequence[str], names: Sequence[str]) -> None:
     """Raise RecipeError at a pattern that matches no layer: most likely a typing mistake."""
     for pattern in patterns:

@@ -1,5 +1,7 @@
 """QuantizedModel: the product of the job, from which every backend, file and picture comes."""
 
+import copy
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -9,48 +11,85 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import nn
 
+from ptq4dm.errors import ModelError
 from ptq4dm.pipelines.denoiser import Call
 from ptq4dm.pipelines.pipeline import Pipeline
 from ptq4dm.quantization.plan import LayerPlan
 from ptq4dm.recipe import Recipe
 
+BARE = "module"
+"""The name of the one network of a model that was quantized from a bare module."""
+
 
 @dataclass(frozen=True)
-class QuantizedModel:
-    """A quantized denoiser and all that is known of how it came about.
+class QuantizedDenoiser:
+    """One quantized network of a model.
 
     network: the simulated network (pure torch; it defines the numbers), with `QuantizedLayer`s in place.
-    pipeline: the user's pipeline with `network` as its denoiser, or None for a bare module.
-    example: one call of the network, from which engines learn its inputs.
-    plan: every layer, quantized or not, with the reason. facts: model, calibration, ranges: plain JSON data.
+    plan: every layer, quantized or not, with the reason. example: one call of the network, from which engines learn
+    its inputs; None if they learn them from the first call that is made. facts: plain JSON data.
     """
 
     network: nn.Module
-    pipeline: Pipeline | None
-    example: Call
     plan: tuple[LayerPlan, ...]
-    recipe: Recipe
+    example: Call | None = None
     facts: dict[str, Any] = field(default_factory=dict)
 
-    def to_module(self, backend: str = "auto") -> nn.Module:
-        """The denoiser on a backend, with the call signature of the float one. Raises BackendError."""
+    def to_module(self, backend: str, arithmetic: str) -> nn.Module:
+        """The network on a backend, with the class and call signature of the float one. Raises BackendError."""
         from ptq4dm.backends.registry import prepare  # backends come later in the walk; nothing above needs them
         from ptq4dm.integrations.marking import marked
 
-        module, chosen, notes = prepare(
-            marked(self.network, self.recipe.arithmetic), self.example, backend, self.recipe.arithmetic
+        return prepare(marked(self.network, arithmetic), self.example, backend, arithmetic)
+
+
+@dataclass(frozen=True)
+class QuantizedModel:
+    """A pipeline with quantized denoisers and all that is known of how they came about.
+
+    denoisers: by the name of their component ("unet", "transformer", ...), of a bare module the one called "module".
+    pipeline: the user's pipeline with the simulated networks as its denoisers, None for a bare module.
+    facts: model and calibration: plain JSON data.
+    """
+
+    denoisers: Mapping[str, QuantizedDenoiser]
+    pipeline: Pipeline | None
+    recipe: Recipe
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def denoiser(self, component: str | None = None) -> QuantizedDenoiser:
+        """One quantized denoiser by name; without a name the only one. Raises ModelError."""
+        names = ", ".join(self.denoisers)
+        if component is None and len(self.denoisers) > 1:
+            raise ModelError(f"this model has several denoisers: name one of {names}")
+        name = next(iter(self.denoisers)) if component is None else component
+        if name not in self.denoisers:
+            raise ModelError(f"this model has no denoiser {name!r}: accepted are {names}")
+        return self.denoisers[name]
+
+    @property
+    def network(self) -> nn.Module:
+        """The simulated network of the only denoiser."""
+        return self.denoiser().network
+
+    @property
+    def plan(self) -> tuple[LayerPlan, ...]:
+        """The layers of all denoisers; with several, each name starts with its component."""
+        if len(self.denoisers) == 1:
+            return self.denoiser().plan
+        return tuple(
+            replace(layer, name=f"{name}.{layer.name}") for name, item in self.denoisers.items() for layer in item.plan
         )
-        object.__setattr__(module, "ptq4dm_backend", chosen)
-        object.__setattr__(module, "ptq4dm_notes", tuple(notes))
-        return module
+
+    def to_module(self, backend: str = "auto", component: str | None = None) -> nn.Module:
+        """A denoiser on a backend, with the class and call signature of the float one. Raises BackendError."""
+        return self.denoiser(component).to_module(backend, self.recipe.arithmetic)
 
     def to_pipeline(self, backend: str = "auto") -> DiffusionPipeline:
-        """A diffusers pipeline of the user's own class with the quantized denoiser in place. Raises BackendError."""
-        from ptq4dm.errors import ModelError
-
+        """A diffusers pipeline of the user's own class with the quantized denoisers in place. Raises BackendError."""
         if self.pipeline is None:
             raise ModelError("this model was quantized from a bare module, which has no pipeline: use to_module()")
-        return with_denoiser(self.pipeline, self.to_module(backend)).source
+        return with_denoisers(self.pipeline, {name: self.to_module(backend, name) for name in self.denoisers}).source
 
     def save(self, folder: str | Path) -> Path:
         """Write the artifact, a diffusers pipeline folder with INT8 weights, whole or not at all."""
@@ -58,24 +97,36 @@ class QuantizedModel:
 
         return write_artifact(self, Path(folder))
 
-    def export_onnx(self, path: str | Path) -> Path:
-        """Write the denoiser as standard QDQ ONNX: dynamic batch, the time-step an input. Raises BackendError."""
+    def export_onnx(self, path: str | Path, component: str | None = None) -> Path:
+        """Write a denoiser as standard QDQ ONNX: dynamic batch, the time-step an input. Raises BackendError."""
         from ptq4dm.export.onnx_qdq import export_qdq
 
-        return export_qdq(self.network, self.example, path)
+        denoiser = self.denoiser(component)
+        if denoiser.example is None:
+            raise ModelError("an export needs one call of the network to trace: ptq4dm.load(folder, example=Call(...))")
+        return export_qdq(denoiser.network, denoiser.example, path)
 
     @cached_property
     def int8_bytes(self) -> int:
-        """Bytes of the quantized denoiser's tensors."""
-        return tensor_bytes(self.network)
+        """Bytes of the quantized denoisers' tensors."""
+        return sum(tensor_bytes(item.network) for item in self.denoisers.values())
 
 
-def with_denoiser(pipeline: Pipeline, denoiser: nn.Module) -> Pipeline:
-    """A copy of a pipeline in which only the denoiser is another; the user's own pipeline is left as it was."""
-    components = {**pipeline.source.components, pipeline.component: denoiser}
-    source = type(pipeline.source)(**components)
-    source.set_progress_bar_config(**getattr(pipeline.source, "_progress_bar_config", {}))
-    return replace(pipeline, source=source)
+def with_denoisers(pipeline: Pipeline, denoisers: Mapping[str, nn.Module]) -> Pipeline:
+    """A copy of a pipeline in which only denoisers are others; the user's own pipeline is left as it was."""
+    others = {id(getattr(pipeline.source, name)): module for name, module in denoisers.items()}
+    return replace(pipeline, source=exchanged(pipeline.source, others))
+
+
+def exchanged(source: DiffusionPipeline, others: Mapping[int, nn.Module]) -> DiffusionPipeline:
+    """A copy of a pipeline, and of the pipelines that it is combined of, with other modules by the id of the old."""
+    result = copy.copy(source)
+    found = {name: others[id(part)] for name, part in source.components.items() if id(part) in others}
+    result.register_modules(**found)
+    for name, part in vars(source).items():
+        if isinstance(part, DiffusionPipeline):
+            vars(result)[name] = exchanged(part, others)
+    return result
 
 
 def example_call(pipeline: Pipeline, batch: int = 2) -> Call:

@@ -14,18 +14,28 @@ from ptq4dm.ranges.histograms import ONE_BAND, Histogram, LayerStatistics, band_
 
 
 class Observer:
-    """Histograms of the inputs of layers; set `timesteps` before each call of the network."""
+    """Histograms of the inputs of layers; set `timesteps` before each call of the network.
+
+    chosen: (rows,) bool, which rows of the call's batch are counted; None for all.
+    """
 
     def __init__(self, edges: Sequence[float]):
         self.edges = tuple(edges)
         self.timesteps: Tensor | None = None
+        self.chosen: Tensor | None = None
         self.histograms: dict[str, Histogram] = {}
 
     def watch(self, name: str, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Count one input of `layer`; raises CalibrationError if it is not finite."""
+        if self.chosen is not None and not bool(self.chosen.any()):
+            return
         x = (args[0] if args else kwargs["input"]).detach().float()
         rows = as_rows(x, channels_last=isinstance(layer, nn.Linear))
         timesteps, band = self.rows_of(name, len(rows))
+        counted = self.counted(len(rows))
+        if counted is not None:
+            rows, band = rows[counted.to(rows.device)], band[counted]
+            timesteps = None if timesteps is None else timesteps[counted]
         if not bool(torch.isfinite(rows).all()):
             bad = ~torch.isfinite(rows).flatten(1).all(1).cpu()
             where = "" if timesteps is None else f" at time-step {float(timesteps[bad][0]):g}"
@@ -36,6 +46,16 @@ class Observer:
         if name not in self.histograms:
             self.histograms[name] = Histogram(self.edges, rows.shape[1])
         self.histograms[name].add(rows, band.to(rows.device))
+
+    def counted(self, rows: int) -> Tensor | None:
+        """Which of `rows` rows that entered a layer are counted; None for all of them.
+
+        A layer may see several rows for each of the call's batch (frames, windows), one after the other. Where their
+        numbers do not fit (one row that all pictures share) all are counted.
+        """
+        if self.chosen is None or rows % len(self.chosen):
+            return None
+        return self.chosen.repeat_interleave(rows // len(self.chosen))
 
     def rows_of(self, name: str, rows: int) -> tuple[Tensor | None, Tensor]:
         """The time-step (None if unknown) and the band of each of `rows` rows that entered layer `name`."""

@@ -70,7 +70,7 @@ def test_each_kind_of_layer_is_exact_over_the_full_range(kind):
     whole = nn.Sequential(with_output(layer, x) if kind in LAYERS and isinstance(layer, QuantizedConv) else layer)
     module = OnnxRuntimeBackend().prepare(whole, Call((x[:2],)))
     found, expected = module(x).double(), exact_output(layer, q_x)
-    (ran,) = module.executed
+    (ran,) = module.ptq4dm_engine.executed
     assert ran.int8 == (kind in LAYERS) and ran.layer == "0"
     if isinstance(whole[0], OutputQuantized):
         step, zero_point = float(whole[0].output_scale), float(whole[0].output_zero_point)
@@ -112,7 +112,7 @@ def module(network):
 
 
 def test_every_wide_layer_of_a_network_really_runs_in_int8(network, module):
-    ran = {item.layer: item for item in module.executed}
+    ran = {item.layer: item for item in module.ptq4dm_engine.executed}
     layers = {name for name, item in network.named_modules() if isinstance(item, QuantizedLayer)}
     assert set(ran) == {name.removesuffix(".layer") for name in layers}
     assert {name for name, item in ran.items() if not item.int8} == {"conv_in", "conv_out"}

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import ptq4dm
-from ptq4dm.backends.cpu.engine_module import ExecutedLayer
+from ptq4dm.backends.cpu.engine import ExecutedLayer
 from ptq4dm.backends.cpu.openvino.engine import compile_model, runner
 from ptq4dm.backends.cpu.openvino.executed import executed_layers
 from ptq4dm.backends.cpu.openvino.layer import layer_nodes
@@ -136,8 +136,8 @@ def cases() -> dict[str, list[Case]]:
     qs = [integers(LAYERS[name][1]) for name, _, _ in keys]
     inputs = [on_grid(layer, q) for layer, q in zip(layers, qs)]
     module = OpenVINOBackend().prepare(SideBySide(layers), Call((inputs,)))
-    assert [run.layer for run in module.executed] == [f"layers.{index}" for index in range(len(keys))]
-    found = [Case(*each) for each in zip(layers, qs, module(inputs), module.executed)]
+    assert [run.layer for run in module.ptq4dm_engine.executed] == [f"layers.{index}" for index in range(len(keys))]
+    found = [Case(*each) for each in zip(layers, qs, module(inputs), module.ptq4dm_engine.executed)]
     return {name: [case for key, case in zip(keys, found) if key[0] == name] for name in LAYERS}
 
 

@@ -67,8 +67,8 @@ def deployed(unet):
 
 def test_every_quantized_layer_ran_in_int8_under_its_name(unet, deployed):
     names = [name for name, module in unet.named_modules() if isinstance(module, QuantizedConv | QuantizedLinear)]
-    assert [run.layer for run in deployed.executed] == names
-    assert [run for run in deployed.executed if not run.int8] == []
+    assert [run.layer for run in deployed.ptq4dm_engine.executed] == names
+    assert [run for run in deployed.ptq4dm_engine.executed if not run.int8] == []
 
 
 @pytest.mark.parametrize("batch", [1, 3, 4])
@@ -263,4 +263,4 @@ def test_quantizing_before_resizing_changes_nothing():
     network = quantize_by_min_max(Sampled().eval().requires_grad_(False), x)
     module = OpenVINOBackend().prepare(network, Call((x,)))
     torch.testing.assert_close(module(x), network(x), rtol=1e-5, atol=1e-5)
-    assert all(run.int8 for run in module.executed)
+    assert all(run.int8 for run in module.ptq4dm_engine.executed)

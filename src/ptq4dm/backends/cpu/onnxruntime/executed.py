@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import nn
 
-from ptq4dm.backends.cpu.engine_module import ExecutedLayer
+from ptq4dm.backends.cpu.engine import ExecutedLayer
 from ptq4dm.quantization.layers_qdq import quantized_names
 
 INT8_NODES = {"QLinearConv", "MatMulIntegerToFloat", "QGemm", "QLinearMatMul", "MatMulInteger"}

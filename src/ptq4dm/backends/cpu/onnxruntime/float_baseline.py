@@ -6,8 +6,9 @@ from pathlib import Path
 from torch import nn
 
 from ptq4dm.backends.cpu.binding import BoundCall
-from ptq4dm.backends.cpu.engine_module import Compiled, EngineModule
+from ptq4dm.backends.cpu.engine import Compiled, Engine
 from ptq4dm.backends.cpu.onnxruntime.session import open_session, runner
+from ptq4dm.backends.stand_in import stand_in
 from ptq4dm.export.trace import trace_to_onnx
 from ptq4dm.pipelines.denoiser import Call
 
@@ -17,7 +18,7 @@ def compile_float(network: nn.Module, example: Call) -> nn.Module:
 
     Raises BackendError if the network cannot be said in ONNX, MissingDependencyError without onnxruntime.
     """
-    return EngineModule(network, example, compile_graph)
+    return stand_in(network, Engine(network, example, compile_graph))
 
 
 def compile_graph(network: nn.Module, bound: BoundCall) -> Compiled:

@@ -6,10 +6,11 @@ from pathlib import Path
 from torch import nn
 
 from ptq4dm.backends.cpu.binding import BoundCall
-from ptq4dm.backends.cpu.engine_module import Compiled, EngineModule
+from ptq4dm.backends.cpu.engine import Compiled, Engine
 from ptq4dm.backends.cpu.onnxruntime.executed import executed_layers
 from ptq4dm.backends.cpu.onnxruntime.self_check import UNFUSED, check_exact
 from ptq4dm.backends.cpu.onnxruntime.session import open_session, runner, why_unavailable
+from ptq4dm.backends.stand_in import stand_in
 from ptq4dm.errors import MissingDependencyError
 from ptq4dm.export.onnx_qdq import write_qdq
 from ptq4dm.pipelines.denoiser import Call
@@ -25,7 +26,7 @@ class OnnxRuntimeBackend:
         """None where ONNX Runtime can be used, else why not and the pip line."""
         return why_unavailable()
 
-    def prepare(self, network: nn.Module, example: Call) -> nn.Module:
+    def prepare(self, network: nn.Module, example: Call | None) -> nn.Module:
         """`network` (in the arithmetic `qdq`) on ONNX Runtime, with the same call signature.
 
         Raises BackendError if the network cannot be said in ONNX or ONNX Runtime is not exact on this processor,
@@ -34,9 +35,14 @@ class OnnxRuntimeBackend:
         reason = self.unavailable()
         if reason:
             raise MissingDependencyError(reason)
-        module = EngineModule(network, example, compile_graph)
-        check_exact(network, [layer.layer for layer in module.executed if layer.int8])
-        return module
+        return stand_in(network, Engine(network, example, compile_checked))
+
+
+def compile_checked(network: nn.Module, bound: BoundCall) -> Compiled:
+    """One INT8 graph for calls like `bound`. Raises BackendError if ONNX Runtime is not exact on this processor."""
+    graph = compile_graph(network, bound)
+    check_exact(network, [layer.layer for layer in graph.executed if layer.int8])
+    return graph
 
 
 def compile_graph(network: nn.Module, bound: BoundCall) -> Compiled:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from ptq4dm.backends.cpu.engine_module import ExecutedLayer
+from ptq4dm.backends.cpu.engine import ExecutedLayer
 
 if TYPE_CHECKING:
     import openvino as ov

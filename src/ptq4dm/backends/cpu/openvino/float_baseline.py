@@ -3,10 +3,11 @@
 from torch import nn
 
 from ptq4dm.backends.cpu.binding import BoundCall
-from ptq4dm.backends.cpu.engine_module import Compiled, EngineModule
+from ptq4dm.backends.cpu.engine import Compiled, Engine
 from ptq4dm.backends.cpu.openvino.batches import BatchRunner, shapes_of
 from ptq4dm.backends.cpu.openvino.engine import why_unavailable
 from ptq4dm.backends.cpu.openvino.lower import lower
+from ptq4dm.backends.stand_in import stand_in
 from ptq4dm.errors import MissingDependencyError
 from ptq4dm.pipelines.denoiser import Call
 
@@ -25,4 +26,4 @@ def compile_float(network: nn.Module, example: Call, friendly: bool = False) -> 
         model, output_spec = lower(source, bound, friendly)
         return Compiled(BatchRunner(model, shapes_of(bound.tensors)), output_spec)
 
-    return EngineModule(network, example, compile_graph)
+    return stand_in(network, Engine(network, example, compile_graph))

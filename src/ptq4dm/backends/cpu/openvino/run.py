@@ -3,12 +3,13 @@
 from torch import nn
 
 from ptq4dm.backends.cpu.binding import BoundCall
-from ptq4dm.backends.cpu.engine_module import Compiled, EngineModule
+from ptq4dm.backends.cpu.engine import Compiled, Engine
 from ptq4dm.backends.cpu.openvino.batches import BatchRunner, shapes_of
 from ptq4dm.backends.cpu.openvino.engine import why_unavailable
 from ptq4dm.backends.cpu.openvino.executed import executed_layers
 from ptq4dm.backends.cpu.openvino.lower import check_expressible, lower, quantized_layers
 from ptq4dm.backends.cpu.openvino.self_check import self_check
+from ptq4dm.backends.stand_in import stand_in
 from ptq4dm.errors import MissingDependencyError
 from ptq4dm.pipelines.denoiser import Call
 
@@ -23,8 +24,8 @@ class OpenVINOBackend:
         """Why OpenVINO cannot be used, with the pip line; None if it can."""
         return why_unavailable()
 
-    def prepare(self, network: nn.Module, example: Call) -> nn.Module:
-        """`network` on OpenVINO, an EngineModule with the same signature and a dynamic batch.
+    def prepare(self, network: nn.Module, example: Call | None) -> nn.Module:
+        """`network` on OpenVINO, with the same signature and a dynamic batch.
 
         Raises BackendError if it cannot be expressed or is not exact here, MissingDependencyError without openvino.
         """
@@ -33,7 +34,7 @@ class OpenVINOBackend:
             raise MissingDependencyError(reason)
         check_expressible(network)
         self_check(quantized_layers(network))
-        return EngineModule(network, example, compile_graph)
+        return stand_in(network, Engine(network, example, compile_graph))
 
 
 def compile_graph(network: nn.Module, bound: BoundCall) -> Compiled:

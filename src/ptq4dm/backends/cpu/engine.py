@@ -1,4 +1,4 @@
-"""EngineModule: a network that runs on an engine, with the call signature of the network it stands for."""
+"""Engine: runs the calls of a network on compiled graphs, one for each structure of call that occurs."""
 
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
@@ -32,35 +32,33 @@ class Compiled:
     executed: tuple[ExecutedLayer, ...] = ()
 
 
-class EngineModule(nn.Module):
-    """Runs a network's calls on an engine; a call of another structure or picture size compiles a graph of its own.
+class Engine:
+    """Runs a network's calls; a call of another structure or picture size compiles a graph of its own.
 
-    Holds `network` only to compile from; `executed` tells what really ran in INT8. Lives on the CPU, in float32.
+    Holds `network` only to compile from; `executed` tells what really ran in INT8. On the CPU, in float32.
     """
 
-    def __init__(self, network: nn.Module, example: Call, compile: Callable[[nn.Module, BoundCall], Compiled]):
-        super().__init__()
-        self.config = getattr(network, "config", None)
-        self.dtype, self.device = torch.float32, torch.device("cpu")
-        self.stands_for = (network,)  # in a tuple: its tensors are not parameters of this module
+    def __init__(self, network: nn.Module, example: Call | None, compile: Callable[[nn.Module, BoundCall], Compiled]):
+        self.network = network
         self.compile_graph = compile
         self.graphs: dict[Hashable, Compiled] = {}
-        self.graph_of(bind(network, example))
+        if example is not None:
+            self.graph_of(bind(network, example))
 
     def graph_of(self, bound: BoundCall) -> Compiled:
         """The graph for calls like `bound`, compiled at the first of them. Raises BackendError."""
         if bound.key not in self.graphs:
-            self.graphs[bound.key] = self.compile_graph(self.stands_for[0], bound)
+            self.graphs[bound.key] = self.compile_graph(self.network, bound)
         return self.graphs[bound.key]
 
     @property
     def executed(self) -> tuple[ExecutedLayer, ...]:
-        """What the engine really ran for each quantized layer."""
-        return next(iter(self.graphs.values())).executed
+        """What the engine really ran for each quantized layer; () before the first graph was compiled."""
+        return next((graph.executed for graph in self.graphs.values()), ())
 
     @torch.no_grad()
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The network's answer to this call, in float32 on the CPU. Raises TypeError for a call that does not fit."""
-        bound = bind(self.stands_for[0], Call(args, kwargs))
+        bound = bind(self.network, Call(args, kwargs))
         graph = self.graph_of(bound)
         return answer(graph.run(bound.tensors), graph.output_spec, bound.structured)

@@ -1,0 +1,194 @@
+"""Calibrate the denoisers of any pipeline while it does its normal work: statistics stream, no run is kept.
+
+As in the paper every picture is looked at once for each denoiser, at its own drawn time-step (PTQ4DM, arXiv
+2211.15736, section 3.3). A drawn t in [0, T - 1] is mapped to the time axis of the pipeline's scheduler by its place in
+it, u = t / (T - 1): the wanted time is low + u (high - low), where low and high are the least and the greatest time at
+which the pipeline calls that denoiser, and the nearest time that it visits is taken. So the law holds on discrete,
+continuous and flow-matching axes, and on the part of an axis that image-to-image or one of two stages uses.
+"""
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ptq4dm.calibration.collect import LAW_STREAM, check, sample_seed, stream
+from ptq4dm.calibration.timesteps import draw_timesteps, resolve_law
+from ptq4dm.errors import CalibrationError, RecipeError
+from ptq4dm.pipelines.at_work import Enough, run_watched
+from ptq4dm.pipelines.conditions import Condition, run_inputs
+from ptq4dm.pipelines.denoisers import Run
+from ptq4dm.pipelines.pipeline import Pipeline
+from ptq4dm.progress import Advance, progress
+from ptq4dm.ranges.histograms import LayerStatistics, band_edges
+from ptq4dm.ranges.observe import Observer, observing
+from ptq4dm.recipe import CalibrationRecipe, plain
+
+
+@dataclass(frozen=True, eq=False)
+class Target:
+    """When the pictures are looked at for one denoiser. visits: (samples,) int64, indices into the run's visits;
+    times: (samples,) float64, the time-steps there."""
+
+    visits: Tensor
+    times: Tensor
+
+
+def statistics_in_pipeline(
+    pipeline: Pipeline,
+    run: Run,
+    conditions: Sequence[Condition],
+    recipe: CalibrationRecipe,
+    layers: Mapping[str, Sequence[str]],
+    bands: int,
+    shown: bool = True,
+) -> tuple[dict[str, dict[str, LayerStatistics]], dict[str, Any]]:
+    """Run the pipeline for `recipe.samples` pictures, conditions taken in turn, and watch the inputs of `layers`.
+
+    run: one run of the pipeline with as many steps, which tells its time axis. layers: names by denoiser. Pictures
+    that stop early share a run, which ends with the last time-step that one of them needs.
+    Returns statistics by denoiser and layer, and how the calibration was done, as JSON data.
+    Raises RecipeError, CalibrationError.
+    """
+    check(recipe)
+    if recipe.source != "denoising":
+        raise RecipeError(
+            f"source = {recipe.source!r}: a conditional pipeline is calibrated on its own denoising; use 'denoising'"
+        )
+    drawn = draw(recipe, pipeline.num_train_timesteps)
+    targets = {
+        name: target_of(run, name, drawn.double() / (pipeline.num_train_timesteps - 1)) for name in pipeline.components
+    }
+    last = torch.stack([target.visits for target in targets.values()]).amax(0)
+    order = last.argsort(stable=True).tolist()
+    made = 0
+    with ExitStack() as stack:
+        done = stack.enter_context(progress("calibration", int(last.sum()) + len(last), shown))
+        observers = {
+            name: stack.enter_context(observing(denoiser, layers[name], edges_of(run, name, bands)))
+            for name, denoiser in pipeline.denoisers.items()
+        }
+        for batch in batches(pipeline, conditions, order, recipe):
+            chosen = {name: target.visits[batch] for name, target in targets.items()}
+            harvester = Harvester(run, observers, chosen, int(last[batch].amax()), done)
+            seeds = [sample_seed(recipe.seed, index) for index in batch]
+            inputs = run_inputs(pipeline.source, [conditions[i % len(conditions)] for i in batch], seeds, recipe.steps)
+            assert inputs is not None  # `batches` asked
+            run_watched(pipeline.source, inputs, harvester)
+            made += harvester.made
+    total = len(drawn) * sum(len(visit.called) for visit in run.visits)
+    facts = {
+        "model": pipeline.name,
+        "model_fingerprint": pipeline.fingerprint,
+        "source": "the pipeline's own runs",
+        "law": plain(recipe.timesteps),
+        "law_options": plain(recipe.law_options),
+        "sampler": type(pipeline.scheduler).__name__,
+        "steps": recipe.steps,
+        "seed": recipe.seed,
+        "samples": recipe.samples,
+        "conditions": len(conditions),
+        "calls_made": made,
+        "calls_saved": total - made,
+        "drawn_timesteps": drawn.tolist(),
+        "visited_timesteps": {name: target.times.tolist() for name, target in targets.items()},
+        "time_axis": [visit.timestep for visit in run.visits],
+    }
+    return {name: {key: item.finish() for key, item in o.histograms.items()} for name, o in observers.items()}, facts
+
+
+def draw(recipe: CalibrationRecipe, num_train_timesteps: int) -> Tensor:
+    """The law's time-steps, (samples,) int64 in [0, T - 1]."""
+    law = resolve_law(recipe.timesteps, recipe.law_options)
+    rng = np.random.default_rng(stream(recipe.seed, LAW_STREAM))
+    return torch.from_numpy(draw_timesteps(law, recipe.samples, num_train_timesteps, rng))
+
+
+def target_of(run: Run, denoiser: str, places: Tensor) -> Target:
+    """Where on the way each picture is looked at for one denoiser: at the visited time nearest to its place u, the
+    first time it comes by; of two as near, the noisier one. places: (samples,) from 0 to 1, 1 the noisiest."""
+    own = torch.tensor([index for index, visit in enumerate(run.visits) if denoiser in visit.called])
+    times = torch.tensor([run.visits[index].timestep for index in own.tolist()], dtype=torch.float64)
+    low, high = times.min(), times.max()
+    wanted = low + places * (high - low)
+    distance = (times[None, :] - wanted[:, None]).abs()
+    near = distance <= distance.amin(1, keepdim=True)
+    noisiest = torch.where(near, times, -torch.inf).amax(1, keepdim=True)
+    first = (near & (times == noisiest)).double().argmax(1)
+    return Target(own[first], times[first])
+
+
+def edges_of(run: Run, denoiser: str, bands: int) -> tuple[float, ...]:
+    """Edges of the bands over the times at which a denoiser is called."""
+    times = [visit.timestep for visit in run.visits if denoiser in visit.called]
+    return band_edges(bands, min(times), max(times))
+
+
+def batches(
+    pipeline: Pipeline, conditions: Sequence[Condition], order: Sequence[int], recipe: CalibrationRecipe
+) -> list[list[int]]:
+    """Pictures in groups that share a run: at most `batch_size`, in `order`, and singly where they cannot be."""
+    groups = [list(order[first : first + recipe.batch_size]) for first in range(0, len(order), recipe.batch_size)]
+    found = []
+    for group in groups:
+        together = run_inputs(
+            pipeline.source, [conditions[i % len(conditions)] for i in group], [0] * len(group), recipe.steps
+        )
+        found += [group] if together is not None else [[index] for index in group]
+    return found
+
+
+@dataclass
+class Harvester:
+    """Counts the inputs of layers at the visits that the pictures of one run are looked at (a Watcher).
+
+    targets: (pictures,) visits by denoiser; last: the visit after which the run ends.
+    """
+
+    run: Run
+    observers: Mapping[str, Observer]
+    targets: Mapping[str, Tensor]
+    last: int
+    done: Advance
+    visit: int = 0
+    made: int = 0
+
+    def called(self, component: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Choose the rows of the pictures that are looked at now; guidance repeats all pictures in turn."""
+        if component not in self.observers:
+            return
+        observer, chosen = self.observers[component], self.targets[component] == self.visit
+        rows, pictures = batch_of(args, kwargs), len(chosen)
+        observer.timesteps = torch.tensor([self.time()], dtype=torch.float64)
+        observer.chosen = chosen.repeat(rows // pictures) if rows % pictures == 0 else chosen.any().expand(max(rows, 1))
+
+    def time(self) -> float:
+        """The time-step of the present visit, as the first run had it."""
+        return self.run.visits[min(self.visit, len(self.run.visits) - 1)].timestep
+
+    def started(self, scheduler: str) -> None:
+        """Nothing is looked at for it."""
+
+    def stepped(self, scheduler: str, timestep: float) -> None:
+        """Go on to the next visit, or end the run after the last that is needed."""
+        if self.visit < len(self.run.visits) and timestep != self.time():
+            raise CalibrationError(
+                f"the pipeline visits time-step {timestep:g} where its first run visited {self.time():g}: give all "
+                "calibration conditions the same schedule (strength, timesteps, sigmas)"
+            )
+        pictures = len(next(iter(self.targets.values())))
+        self.made += pictures * len(self.run.visits[self.visit].called)
+        self.done(pictures)
+        if self.visit >= self.last:
+            raise Enough
+        self.visit += 1
+
+
+def batch_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int:
+    """The batch of a call: the size of the first tensor argument that has more than one dimension."""
+    tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor) and value.dim() > 1]
+    return len(tensors[0]) if tensors else 1

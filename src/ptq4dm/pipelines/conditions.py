@@ -1,0 +1,98 @@
+"""What a conditional pipeline is called with, picture by picture: prompts, class labels, images, or anything else.
+
+A condition is the keyword arguments of `pipe(...)` for one picture, such as `{"prompt": "a cat", "image": photo}`.
+Pictures that can share one run of the pipeline are put together.
+"""
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline
+from PIL import Image
+from torch import Tensor
+
+from ptq4dm.errors import CalibrationError
+
+Condition = Mapping[str, Any]
+OWN = ("generator", "num_inference_steps", "batch_size", "output_type", "return_dict")
+"""Arguments that calibration itself sets."""
+
+
+def accepted_arguments(source: DiffusionPipeline) -> tuple[str, ...]:
+    """The names of the arguments of `source(...)`."""
+    return tuple(inspect.signature(type(source).__call__).parameters)[1:]
+
+
+def check_conditions(source: DiffusionPipeline, conditions: Sequence[Condition]) -> None:
+    """Raise CalibrationError: none, an argument that the pipeline does not have, or one that calibration sets."""
+    if not conditions:
+        raise CalibrationError("no calibration conditions: give at least one, such as {'prompt': 'a cat'}")
+    known = accepted_arguments(source)
+    for index, condition in enumerate(conditions):
+        if not isinstance(condition, Mapping):
+            raise CalibrationError(
+                f"calibration condition {index} is a {type(condition).__name__}: it should be the keyword arguments of "
+                "one picture, such as {'prompt': 'a cat'}"
+            )
+        for name in condition:
+            if name in OWN:
+                raise CalibrationError(f"calibration condition {index}: {name!r} is set by the recipe: leave it out")
+            if name not in known:
+                raise CalibrationError(
+                    f"calibration condition {index}: {type(source).__name__} has no argument {name!r}; it has "
+                    f"{', '.join(key for key in known if key not in OWN)}"
+                )
+
+
+def run_inputs(
+    source: DiffusionPipeline, conditions: Sequence[Condition], seeds: Sequence[int], steps: int
+) -> dict[str, Any] | None:
+    """The arguments of one run that draws a picture for each condition; None if these cannot share a run.
+
+    Every picture has a generator of its own, so that it does not depend on the others.
+    """
+    known = accepted_arguments(source)
+    merged: dict[str, Any] = {}
+    if any(set(condition) != set(conditions[0]) for condition in conditions):
+        return None
+    for name in conditions[0]:
+        value = merge(name, [condition[name] for condition in conditions])
+        if value is None:
+            return None
+        merged[name] = value[0]
+    count = len(conditions)
+    if "num_inference_steps" in known:
+        merged["num_inference_steps"] = steps
+    if "batch_size" in known:
+        merged["batch_size"] = count
+    elif count > 1 and not any(isinstance(value, list) or is_rows(value, count) for value in merged.values()):
+        return None
+    if "generator" in known:
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        merged["generator"] = generators if count > 1 else generators[0]
+    return merged
+
+
+def merge(name: str, values: list[Any]) -> tuple[Any] | None:
+    """The values of one argument for several pictures as one value, in a tuple; None if they cannot be."""
+    if name == "class_labels" and all(isinstance(value, int) for value in values):
+        return (values,)
+    if len(values) == 1:
+        return (values[0],)
+    if all(isinstance(value, str) for value in values) and name.startswith(("prompt", "negative_prompt")):
+        return (values,)
+    if all(isinstance(value, Image.Image) for value in values) and len({value.size for value in values}) == 1:
+        return (values,)
+    if all(isinstance(value, Tensor) and value.dim() > 1 and len(value) == 1 for value in values):
+        same = len({(value.shape, value.dtype) for value in values}) == 1
+        return (torch.cat(values),) if same else None
+    first = values[0]
+    plain = isinstance(first, bool | int | float | str | type(None) | tuple)
+    return (first,) if plain and all(value == first for value in values) else None
+
+
+def is_rows(value: Any, count: int) -> bool:
+    """Whether a value is a tensor with one row a picture."""
+    return isinstance(value, Tensor) and value.dim() > 1 and len(value) == count

@@ -1,0 +1,104 @@
+"""Which parts of a pipeline are denoisers: found by looking at it at work, not by a list of class names.
+
+A denoiser is a module that is called between two steps of one scheduler, or last before a scheduler's first step.
+Text encoders, image encoders and VAEs are called before or after; a ControlNet is called in each step and counts.
+"""
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils import _pytree as pytree
+
+from ptq4dm.errors import ModelError
+from ptq4dm.pipelines.at_work import run_watched
+from ptq4dm.pipelines.denoiser import Call, require_finite_weights
+from ptq4dm.pipelines.pipeline import Pipeline
+
+
+@dataclass(frozen=True)
+class Visit:
+    """One step of a scheduler: its time-step, on the scheduler's own axis, and the denoisers called for it."""
+
+    scheduler: str
+    timestep: float
+    called: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a pipeline does in one run. visits: one a scheduler step, in order; examples: the first call of each
+    denoiser, tensors copied."""
+
+    visits: tuple[Visit, ...]
+    examples: Mapping[str, Call]
+
+    @property
+    def denoisers(self) -> tuple[str, ...]:
+        """The names of the denoisers, in the order in which they are first called."""
+        return tuple(self.examples)
+
+
+@dataclass
+class Notes:
+    """Takes down a whole run (a Watcher)."""
+
+    visits: list[Visit] = field(default_factory=list)
+    examples: dict[str, Call] = field(default_factory=dict)
+    pending: dict[str, Call] = field(default_factory=dict)
+    within: bool = False
+
+    def called(self, component: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Keep the call until the next step says whether it belongs to one; the latest caller comes last."""
+        earlier = self.pending.pop(component, None)
+        self.pending[component] = earlier or self.examples.get(component) or kept(args, kwargs)
+
+    def started(self, scheduler: str) -> None:
+        """What came before lies not between two steps."""
+        self.within = False
+
+    def stepped(self, scheduler: str, timestep: float) -> None:
+        """The calls since the last step belong to this one; of those before a first step, the last for certain."""
+        certain = list(self.pending) if self.within else list(self.pending)[-1:]
+        for name in certain:
+            self.examples.setdefault(name, self.pending[name])
+        self.visits.append(Visit(scheduler, timestep, tuple(self.pending)))
+        self.pending.clear()
+        self.within = True
+
+    def finish(self) -> Run:
+        """The run, with only the denoisers in each visit."""
+        visits = [replace(visit, called=tuple(n for n in visit.called if n in self.examples)) for visit in self.visits]
+        return Run(tuple(visits), self.examples)
+
+
+def watch_run(pipeline: Pipeline, inputs: Mapping[str, Any]) -> Run:
+    """Run the pipeline once on `inputs` and tell its denoisers and time-steps. Raises ModelError if it has none."""
+    notes = Notes()
+    run_watched(pipeline.source, inputs, notes)
+    if not notes.examples:
+        raise ModelError(
+            f"{type(pipeline.source).__name__} made {len(notes.visits)} scheduler steps and called no module for them: "
+            "there is no denoiser to quantize; quantize the network itself with ptq4dm.quantize_module"
+        )
+    return notes.finish()
+
+
+def with_found(pipeline: Pipeline, run: Run) -> Pipeline:
+    """The pipeline with the denoisers that a run showed, in evaluation mode. Raises ModelError: weights not finite."""
+    found = replace(pipeline, components=run.denoisers)
+    for name, denoiser in found.denoisers.items():
+        require_finite_weights(denoiser, f"{pipeline.name}: {name}")
+        denoiser.eval()
+    return found
+
+
+def kept(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
+    """A copy of a call that later steps of the pipeline do not change."""
+    copied = pytree.tree_map(
+        lambda leaf: leaf.detach().clone() if isinstance(leaf, torch.Tensor) else leaf, (args, copy.copy(kwargs))
+    )
+    return Call(*copied)

@@ -1,0 +1,31 @@
+"""Unconditional pixel models: those that our own sampling loop can draw with (DDPMPipeline, DDIMPipeline, ...).
+
+Every other pipeline is calibrated while it does its normal work (`pipelines.at_work`).
+"""
+
+from typing import Any
+
+from diffusers import DiffusionPipeline, UNet2DModel
+
+
+def why_not_unconditional(source: DiffusionPipeline) -> str:
+    """Why `source` is no unconditional pixel model, "" if it is: a `UNet2DModel`, a scheduler with betas, no more."""
+    others = sorted(name for name in source.components if name not in ("unet", "scheduler"))
+    if others:
+        return f"it has other components ({', '.join(others)})"
+    unet, scheduler = source.components.get("unet"), source.components.get("scheduler")
+    if not isinstance(unet, UNet2DModel):
+        return f"its unet is a {type(unet).__name__}, not a UNet2DModel"
+    if "beta_schedule" not in config_of(scheduler):
+        return f"its scheduler {type(scheduler).__name__} has no betas"
+    config = unet.config
+    if config["class_embed_type"] is not None or config["num_class_embeds"] is not None:
+        return "its unet wants class labels"
+    if config["in_channels"] != config["out_channels"]:
+        return f"its unet has {config['in_channels']} channels in and {config['out_channels']} out"
+    return "" if config["sample_size"] is not None else "its unet's config names no sample_size"
+
+
+def config_of(part: Any) -> dict[str, Any]:
+    """The public settings of a diffusers model or scheduler ({} for None)."""
+    return {} if part is None else {key: value for key, value in dict(part.config).items() if not key.startswith("_")}

@@ -1,0 +1,115 @@
+"""Denoisers are found by watching a pipeline at work."""
+
+import pytest
+import torch
+from diffusers import DDIMScheduler, DDPMPipeline, LDMPipeline, VQModel
+from diffusers.schedulers import DDPMScheduler
+from tiny import tiny_unet
+
+import ptq4dm
+from ptq4dm.errors import CalibrationError, ModelError
+from ptq4dm.pipelines.at_work import Enough, run_watched
+from ptq4dm.pipelines.denoisers import Notes, watch_run, with_found
+
+
+def latent_pipeline():
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        vqvae = VQModel(block_out_channels=(8,), norm_num_groups=4, latent_channels=3, num_vq_embeddings=8)
+    return LDMPipeline(vqvae.eval(), tiny_unet(), DDIMScheduler())
+
+
+def test_a_latent_pipeline_has_one_denoiser_called_once_a_step():
+    source = latent_pipeline()
+    run = watch_run(ptq4dm.open_pipeline(source), {"num_inference_steps": 4, "batch_size": 2})
+    assert run.denoisers == ("unet",)
+    expected = DDIMScheduler()
+    expected.set_timesteps(4)
+    assert [visit.timestep for visit in run.visits] == expected.timesteps.tolist()
+    assert all(visit.called == ("unet",) for visit in run.visits)
+    x_t, t = run.examples["unet"].args
+    assert x_t.shape == (2, 3, 16, 16) and int(t) == int(expected.timesteps[0])
+
+
+def test_the_decoder_never_runs_and_nothing_is_left_behind():
+    source = latent_pipeline()
+    decoded = []
+    source.vqvae.decoder.register_forward_hook(lambda *_: decoded.append(1))
+    before = {name: set(vars(part)) for name, part in source.components.items()}
+    watch_run(ptq4dm.open_pipeline(source), {"num_inference_steps": 2})
+    assert not decoded
+    assert {name: set(vars(part)) for name, part in source.components.items()} == before
+    assert not source.unet._forward_pre_hooks
+    source.set_progress_bar_config(disable=True)
+    source(num_inference_steps=2, output_type="np")
+    assert decoded
+
+
+def test_hooks_are_gone_after_a_failure():
+    source = latent_pipeline()
+    with pytest.raises(CalibrationError, match=r"LDMPipeline does not take .*\['batch_size'\]"):
+        run_watched(source, {"batch_size": "two"}, Notes())
+    assert not source.unet._forward_pre_hooks and "step" not in vars(source.scheduler)
+
+
+class Staged(DDPMPipeline):
+    """Two stages by time-step, and an encoder that is called before and between them."""
+
+    def __init__(self, encoder, first, second, scheduler):
+        super(DDPMPipeline, self).__init__()
+        self.register_modules(encoder=encoder, first=first, second=second, scheduler=scheduler)
+
+    @torch.no_grad()
+    def __call__(self, num_inference_steps=6, generator=None):
+        x = torch.randn(1, 3, 16, 16, generator=generator)
+        for _ in range(2):
+            self.encoder(x)
+            self.scheduler.set_timesteps(num_inference_steps)
+            for t in self.scheduler.timesteps:
+                network = self.first if t > 500 else self.second
+                x = self.scheduler.step(network(x, t).sample, t, x).prev_sample
+        return x
+
+
+def test_two_stages_are_two_denoisers_and_an_encoder_between_runs_is_none():
+    staged = Staged(torch.nn.Linear(16, 16), tiny_unet(seed=1), tiny_unet(seed=2), DDPMScheduler())
+    run = watch_run(ptq4dm.open_pipeline(staged), {"num_inference_steps": 6})
+    assert run.denoisers == ("first", "second")
+    assert [visit.called for visit in run.visits] == 2 * (2 * [("first",)] + 4 * [("second",)])  # 830, 664 | 498 ...
+    found = with_found(ptq4dm.open_pipeline(staged), run)
+    assert found.components == ("first", "second") and found.denoisers["second"] is staged.second
+    with pytest.raises(ModelError, match="has several denoisers"):
+        _ = found.denoiser
+
+
+def test_a_pipeline_without_a_denoiser():
+    class Idle(LDMPipeline):
+        def __call__(self, num_inference_steps=2):
+            self.scheduler.set_timesteps(num_inference_steps)
+            for t in self.scheduler.timesteps:
+                self.scheduler.step(torch.zeros(1, 3, 4, 4), t, torch.zeros(1, 3, 4, 4))
+
+    source = latent_pipeline()
+    with pytest.raises(ModelError, match="made 2 scheduler steps and called no module for them"):
+        watch_run(ptq4dm.open_pipeline(Idle(source.vqvae, source.unet, source.scheduler)), {})
+
+
+def test_weights_that_are_not_finite_are_told_by_name():
+    source = latent_pipeline()
+    pipeline = ptq4dm.open_pipeline(source)
+    run = watch_run(pipeline, {"num_inference_steps": 2})
+    next(source.unet.parameters()).data[0] = float("nan")
+    with pytest.raises(ModelError, match=r"LDMPipeline: unet\.conv_in\.weight"):
+        with_found(pipeline, run)
+
+
+def test_enough_is_no_error_of_the_pipeline():
+    class Watcher(Notes):
+        def stepped(self, scheduler, timestep):
+            super().stepped(scheduler, timestep)
+            if len(self.visits) == 2:
+                raise Enough
+
+    watcher = Watcher()
+    run_watched(latent_pipeline(), {"num_inference_steps": 50}, watcher)
+    assert len(watcher.visits) == 2
