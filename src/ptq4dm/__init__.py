@@ -3,9 +3,13 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from ptq4dm.registration import register_with_diffusers
+
 if TYPE_CHECKING:
     from ptq4dm.calibration.calibration_set import CalibrationSet
     from ptq4dm.errors import PTQ4DMError
+    from ptq4dm.integrations.accelerated import accelerate
+    from ptq4dm.integrations.config import PTQ4DMConfig
     from ptq4dm.pipelines.denoiser import Call
     from ptq4dm.pipelines.pipeline import Pipeline, open_pipeline
     from ptq4dm.quantization.artifact import load
@@ -18,11 +22,13 @@ __version__ = "0.1.0"
 __all__ = [
     "CalibrationSet",
     "Call",
+    "PTQ4DMConfig",
     "PTQ4DMError",
     "Pipeline",
     "QuantizedModel",
     "RangeTable",
     "Recipe",
+    "accelerate",
     "load",
     "load_recipe",
     "open_pipeline",
@@ -33,11 +39,13 @@ __all__ = [
 _HOMES = {
     "CalibrationSet": "ptq4dm.calibration.calibration_set",
     "Call": "ptq4dm.pipelines.denoiser",
+    "PTQ4DMConfig": "ptq4dm.integrations.config",
     "PTQ4DMError": "ptq4dm.errors",
     "Pipeline": "ptq4dm.pipelines.pipeline",
     "QuantizedModel": "ptq4dm.quantization.quantized_model",
     "RangeTable": "ptq4dm.ranges.range_table",
     "Recipe": "ptq4dm.recipe",
+    "accelerate": "ptq4dm.integrations.accelerated",
     "load": "ptq4dm.quantization.artifact",
     "load_recipe": "ptq4dm.recipe",
     "open_pipeline": "ptq4dm.pipelines.pipeline",
@@ -51,3 +59,6 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'ptq4dm' has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)
+
+
+register_with_diffusers()

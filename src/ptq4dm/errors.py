@@ -35,3 +35,7 @@ class EvaluationError(PTQ4DMError):
 
 class BackendWarning(UserWarning):
     """An engine that could have run the network faster was passed over, with the reason."""
+
+
+class SimulatedWarning(UserWarning):
+    """A network was loaded on the simulated backend: the exact numbers, but not fast."""

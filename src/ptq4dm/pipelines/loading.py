@@ -73,9 +73,20 @@ def refuse_quantized(folder: Path) -> None:
         if settings is None:
             continue
         method = settings.get("quant_method") if isinstance(settings, dict) else settings
+        if saved_by_diffusers(folder):
+            raise ModelError(f"{folder} is an INT8 model that diffusers saved: open it with "
+                             "DiffusionPipeline.from_pretrained after `import ptq4dm`")  # fmt: skip
         if (folder / "ptq4dm.json").exists() or method == "ptq4dm":
             raise ModelError(f"{folder} is an INT8 model made by ptq4dm: open it with ptq4dm.load({str(folder)!r})")
         raise ModelError(f"{folder}: its {path.parent.name} is quantized already ({method}): give the float model")
+
+
+def saved_by_diffusers(folder: Path) -> bool:
+    """Whether `save_pretrained` wrote INT8 weights of ptq4dm into a pipeline folder: without recipe, plan and facts."""
+    if (folder / "ptq4dm.json").exists():
+        return False
+    settings = [read_config(path).get("quantization_config") for path in sorted(folder.glob("*/config.json"))]
+    return any(isinstance(item, dict) and item.get("quant_method") == "ptq4dm" for item in settings)
 
 
 def read_config(path: Path) -> dict[str, Any]:

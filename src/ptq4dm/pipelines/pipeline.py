@@ -56,7 +56,8 @@ class Pipeline:
         found = [part for part in self.source.components.values() if isinstance(part, SchedulerMixin)]
         if not found:
             raise ModelError(f"{self.name} has no scheduler: quantize the network itself with ptq4dm.quantize_module")
-        return self.source.components.get("scheduler") or found[0]
+        own = self.source.components.get("scheduler")
+        return found[0] if own is None else own  # some schedulers have a length, which may fail
 
     @property
     def picture_shape(self) -> tuple[int, int, int]:

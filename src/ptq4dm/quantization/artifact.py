@@ -17,17 +17,16 @@ from pathlib import Path
 from typing import Any
 
 import diffusers
-import torch
 from torch import Tensor, nn
 
 from ptq4dm import files
 from ptq4dm.errors import ArtifactError, ModelError
 from ptq4dm.pipelines.denoiser import Call
-from ptq4dm.pipelines.loading import FAULTS, one_line, quiet
+from ptq4dm.pipelines.loading import FAULTS, one_line, quiet, saved_by_diffusers
 from ptq4dm.pipelines.pipeline import Pipeline
 from ptq4dm.pipelines.unconditional import why_not_unconditional
-from ptq4dm.quantization.layers import QuantizedConv, QuantizedLinear
-from ptq4dm.quantization.layers_qdq import OutputQuantized, quantized_names
+from ptq4dm.quantization.filling import fill
+from ptq4dm.quantization.layers_qdq import quantized_names
 from ptq4dm.quantization.plan import LayerPlan
 from ptq4dm.quantization.quantized_model import QuantizedDenoiser, QuantizedModel, example_call
 from ptq4dm.recipe import recipe_from_dict
@@ -110,6 +109,11 @@ def read_facts(folder: Path) -> dict[str, Any]:
     folder = Path(folder)
     if not os.path.isdir(folder):  # of pathlib, a name that is too long is an OSError
         raise ArtifactError(f"no folder {folder}: name a folder that `ptq4dm quantize --out` wrote")
+    if not (folder / FACTS).is_file() and saved_by_diffusers(folder):
+        raise ArtifactError(
+            f"{folder} has no {FACTS}: it was saved by diffusers; open it with DiffusionPipeline.from_pretrained after "
+            "`import ptq4dm`"
+        )
     if not (folder / FACTS).is_file():
         raise ArtifactError(f"{folder} has no {FACTS}, so it is no quantized model: make one with `ptq4dm quantize`")
     facts = files.read_json(folder / FACTS)
@@ -201,13 +205,19 @@ def require_fitting(example: Call | None, module: nn.Module) -> None:
 
 def read_network(folder: Path, name: str, held: dict[str, Any], arithmetic: str, module: nn.Module | None) -> nn.Module:
     """One quantized network: `module` filled, or one of the class and config that its folder names."""
+    tensors = read_weights(folder, held)
+    return fill(module or empty_network(folder, name, arithmetic), held["layers"], tensors, folder)
+
+
+def read_weights(folder: Path, held: dict[str, Any]) -> dict[str, Tensor]:
+    """The tensors of one denoiser of an artifact. Raises ArtifactError: not what was saved."""
     if Path(held["weights"]).is_absolute() or ".." in Path(held["weights"]).parts:
         raise ArtifactError(f"{folder}: its weights lie outside it ({held['weights']}): quantize the model again")
     weights = folder / held["weights"]
     tensors, metadata = files.read_tensors(weights)
     if metadata.get("ptq4dm") != files.fingerprint(tensors):
         raise ArtifactError(f"{weights} is not what was saved (fingerprint differs): quantize again")
-    return fill(module or empty_network(folder, name, arithmetic), held["layers"], tensors, folder)
+    return tensors
 
 
 def empty_network(folder: Path, name: str, arithmetic: str) -> nn.Module:
@@ -240,31 +250,3 @@ def read_pipeline(folder: Path, networks: dict[str, nn.Module]) -> Pipeline:
     with quiet():
         source = kind.from_pretrained(str(folder), use_safetensors=True, local_files_only=True, **networks)
     return Pipeline(source, str(folder), tuple(networks))
-
-
-def fill(network: nn.Module, layers: list[str], tensors: dict[str, Tensor], folder: Path) -> nn.Module:
-    """Put empty quantized layers into a float network and load the tensors. Raises ArtifactError if they do not fit."""
-    modules = dict(network.named_modules())
-    for name in layers:
-        if name not in modules:
-            raise ArtifactError(f"{folder}: the network has no layer {name!r}, so this artifact is of another network")
-        source = modules[name]
-        if not isinstance(source, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d):
-            raise ArtifactError(
-                f"{folder}: {name!r} of the network is a {type(source).__name__}, which has no INT8 form"
-            )
-        empty = QuantizedLinear(source) if isinstance(source, nn.Linear) else QuantizedConv(source)
-        owner, _, attribute = name.rpartition(".")
-        rounded = f"{name}.output_scale" in tensors  # the arithmetic `qdq`
-        setattr(network.get_submodule(owner), attribute, OutputQuantized(empty) if rounded else empty)
-    try:
-        network.load_state_dict(tensors, strict=True)
-    except RuntimeError as error:
-        first = str(error).split("\n")[1].strip() if "\n" in str(error) else str(error)
-        raise ArtifactError(f"{folder}: the tensors do not fit the network: {first}") from error
-    for name, tensor in tensors.items():
-        if name.endswith("_scale") and not bool((tensor > 0).all()):
-            raise ArtifactError(f"{folder}: {name} holds scales that are not positive: quantize the model again")
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            raise ArtifactError(f"{folder}: {name} holds NaN or infinite values: quantize the model again")
-    return network.eval().requires_grad_(False)

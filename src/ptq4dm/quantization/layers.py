@@ -5,7 +5,8 @@ holds every integer up to 2**24 exactly and float64 every sum that an int32 can 
 exact reference.
 """
 
-from typing import Final
+from collections.abc import Callable
+from typing import Final, Self
 
 import torch
 import torch.nn.functional as F
@@ -16,11 +17,32 @@ from ptq4dm.numerics import quantize
 CONVOLUTIONS: Final = {nn.Conv1d: F.conv1d, nn.Conv2d: F.conv2d, nn.Conv3d: F.conv3d}
 
 
-class QuantizedLayer(nn.Module):
+class FixedTypes(nn.Module):
+    """A module whose tensors keep their types whatever type the network is cast to; they do move to other devices.
+
+    `pipeline.to(torch.float16)` would otherwise round the scales, and nothing would tell.
+    """
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        before = {name: tensor.detach() for name, tensor in self.own_tensors().items()}
+        super()._apply(fn, recurse)
+        for name, tensor in self.own_tensors().items():
+            if tensor.dtype != before[name].dtype:
+                kept = before[name].to(tensor.device)
+                setattr(self, name, nn.Parameter(kept, requires_grad=False) if name in self._parameters else kept)
+        return self
+
+    def own_tensors(self) -> dict[str, Tensor]:
+        """Buffers and parameters by name, not those of children."""
+        return {name: item for name, item in (*self._buffers.items(), *self._parameters.items()) if item is not None}
+
+
+class QuantizedLayer(FixedTypes):
     """What every quantized layer holds.
 
-    Buffers: `weight` int8 (out, in / groups, *kernel); `weight_scale` float32 (out,); `input_scale` float32 ();
-    `input_zero_point` uint8 (); `bias` float32 (out,) or None.
+    Buffers: `weight` int8 (out, in / groups, *kernel); `input_scale` float32 (); `input_zero_point` uint8 (); `bias`
+    float32 (out,) or None. `weight_scale` float32 (out,) is a parameter without gradient: some networks ask their first
+    parameter for the type to compute in.
     """
 
     weight: Tensor
@@ -33,10 +55,10 @@ class QuantizedLayer(nn.Module):
         super().__init__()
         out = weight_shape[0]
         self.register_buffer("weight", torch.zeros(weight_shape, dtype=torch.int8))
-        self.register_buffer("weight_scale", torch.ones(out))
-        self.register_buffer("input_scale", torch.ones(()))
+        self.weight_scale = nn.Parameter(torch.ones(out, dtype=torch.float32), requires_grad=False)
+        self.register_buffer("input_scale", torch.ones((), dtype=torch.float32))
         self.register_buffer("input_zero_point", torch.zeros((), dtype=torch.uint8))
-        self.register_buffer("bias", torch.zeros(out) if bias else None)
+        self.register_buffer("bias", torch.zeros(out, dtype=torch.float32) if bias else None)
 
     def forward(self, x: Tensor) -> Tensor:
         """The layer's output, in the dtype of `x`."""

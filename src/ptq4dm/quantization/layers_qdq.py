@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ptq4dm.numerics import fake_quantize
 from ptq4dm.pipelines.denoiser import Call
-from ptq4dm.quantization.layers import QuantizedConv, QuantizedLayer
+from ptq4dm.quantization.layers import FixedTypes, QuantizedConv, QuantizedLayer
 from ptq4dm.ranges.observe import observe
 from ptq4dm.ranges.range_table import choose_ranges
 from ptq4dm.recipe import RangeRecipe
@@ -31,7 +31,7 @@ NARROW: Final = 8
 INT32_MAX: Final = 2**31 - 1
 
 
-class OutputQuantized(nn.Module):
+class OutputQuantized(FixedTypes):
     """A quantized layer whose output is rounded to 8 bits.
 
     Buffers: `output_scale` float32 (); `output_zero_point` uint8 (). Child: `layer`, with buffers of its own.
@@ -49,7 +49,9 @@ class OutputQuantized(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """What the layer takes -> what the layer gives, on 256 levels."""
         y = self.layer(x)
-        return fake_quantize(y, self.output_scale.to(y.dtype), self.output_zero_point.to(y.dtype))
+        wide = y.to(torch.promote_types(y.dtype, torch.float32))
+        scale, zero_point = self.output_scale.to(wide.dtype), self.output_zero_point.to(wide.dtype)
+        return fake_quantize(wide, scale, zero_point).to(y.dtype)
 
 
 class Watched(nn.Module):

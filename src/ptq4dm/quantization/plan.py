@@ -2,10 +2,13 @@
 
 import dataclasses
 import difflib
+import inspect
+import re
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import cache
 
 from torch import nn
 
@@ -46,7 +49,9 @@ def make_plan(
     plan = []
     for name, aliases in names.items():
         layer = network.get_submodule(name)
-        reason = reason_for_float(layer, owner_of(network, name)) or reason_too_narrow(layer, min_channels)
+        reason = reason_for_float(layer, owner_of(network, name), name.rpartition(".")[2]) or reason_too_narrow(
+            layer, min_channels
+        )
         kept = [pattern for pattern in keep_float if any(covers(pattern, alias) for alias in aliases)]
         if kept:
             reason = f"kept in float by the pattern {kept[0]!r}"
@@ -94,8 +99,8 @@ def owner_of(network: nn.Module, name: str) -> nn.Module:
     return network.get_submodule(name.rpartition(".")[0])
 
 
-def reason_for_float(layer: nn.Module, owner: nn.Module) -> str:
-    """Why `layer` cannot be quantized, "" if it can."""
+def reason_for_float(layer: nn.Module, owner: nn.Module, attribute: str) -> str:
+    """Why `layer`, `owner`'s `attribute`, cannot be quantized, "" if it can."""
     kind = type(layer).__name__
     base = next((supported for supported in SUPPORTED if isinstance(layer, supported)), None)
     if layer is owner:
@@ -106,11 +111,23 @@ def reason_for_float(layer: nn.Module, owner: nn.Module) -> str:
         return f"{kind} computes something of its own, not what {base.__name__} does: fuse or unload adapters first"
     if isinstance(owner, nn.MultiheadAttention):
         return "its weight is read by MultiheadAttention directly: the layer itself is never called"
+    if reads_weight(type(owner), attribute):
+        return f"its weight is read by {type(owner).__name__} directly"
     if "forward" in vars(layer) or layer._forward_hooks or layer._forward_pre_hooks:
         return "it has hooks or a forward of its own (weight norm, offloading, adapters): remove them first"
     if getattr(layer, "padding_mode", "zeros") != "zeros":
         return f"padding_mode {layer.padding_mode!r}: only zero padding is exact in INT8"
     return ""
+
+
+@cache
+def reads_weight(kind: type, attribute: str) -> bool:
+    """Whether the forward of a class reads `self.attribute.weight` itself (for its type, or to multiply by it)."""
+    try:
+        source = inspect.getsource(kind.forward)
+    except (OSError, TypeError):  # no Python source
+        return False
+    return re.search(rf"self\.{re.escape(attribute)}\.weight\b", source) is not None
 
 
 def reason_too_narrow(layer: nn.Module, min_channels: int) -> str:

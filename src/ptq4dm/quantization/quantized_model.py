@@ -38,8 +38,9 @@ class QuantizedDenoiser:
     def to_module(self, backend: str, arithmetic: str) -> nn.Module:
         """The network on a backend, with the class and call signature of the float one. Raises BackendError."""
         from ptq4dm.backends.registry import prepare  # backends come later in the walk; nothing above needs them
+        from ptq4dm.integrations.marking import marked
 
-        return prepare(self.network, self.example, backend, arithmetic)
+        return prepare(marked(self.network, arithmetic), self.example, backend, arithmetic)
 
 
 @dataclass(frozen=True)

@@ -46,16 +46,21 @@ def rewrite(
 
 
 def quantize_layer(
-    layer: nn.Module, name: str, chosen: InputRange, statistics: LayerStatistics, recipe: WeightRecipe
+    layer: nn.Module, name: str, chosen: InputRange, statistics: LayerStatistics | None, recipe: WeightRecipe
 ) -> QuantizedLayer:
-    """The quantized form of one convolution or linear layer: weights rounded, ranges set, bias corrected."""
+    """The quantized form of one convolution or linear layer: weights rounded, ranges set, bias corrected.
+
+    Without statistics all input channels count alike, and the bias is left as it is.
+    """
     assert isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d)  # the plan names no others
     weight = layer.weight.detach()
     new = QuantizedLinear(layer) if isinstance(layer, nn.Linear) else QuantizedConv(layer)
     groups = getattr(layer, "groups", 1)
     bias = layer.bias
     corrected = recipe.bias_correction and isinstance(bias, Tensor)
-    importance = per_output(error_weight(statistics, corrected), len(weight), groups) if recipe.weighted else None
+    importance = None
+    if recipe.weighted and statistics is not None:
+        importance = per_output(error_weight(statistics, corrected), len(weight), groups)
     integers, scale = quantize_weight(weight, recipe.portable, importance, name, pairs_cross_taps(layer))
     new.to(weight.device)
     new.weight.copy_(integers)
@@ -64,7 +69,7 @@ def quantize_layer(
     new.input_zero_point.fill_(chosen.zero_point)
     if isinstance(bias, Tensor):
         new.bias = bias.detach().float().clone()  # the float layer keeps its own
-        if corrected:
+        if corrected and statistics is not None:
             new.bias += bias_correction(weight, integers, scale, statistics.channel_mean(), groups)
     return new.train(layer.training)
 

@@ -137,7 +137,9 @@ def cases() -> dict[str, list[Case]]:
         qs = [integers(shape) for _, shape in LAYERS.values()]
         inputs = [on_grid(layer, q) for layer, q in zip(layers, qs)]
         module = OpenVINOBackend().prepare(SideBySide(layers), Call((inputs,)))
-        assert [run.layer for run in module.ptq4dm_engine.executed] == [f"layers.{index}" for index in range(len(LAYERS))]
+        assert [run.layer for run in module.ptq4dm_engine.executed] == [
+            f"layers.{index}" for index in range(len(LAYERS))
+        ]
         for name, *each in zip(LAYERS, layers, qs, module(inputs), module.ptq4dm_engine.executed, strict=True):
             found[name].append(Case(*each))
     return found

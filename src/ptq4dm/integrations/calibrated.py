@@ -1,0 +1,120 @@
+"""The ranges of an earlier run put on a float network: what `PTQ4DMConfig(calibrated=FOLDER)` does."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from ptq4dm.errors import ArtifactError, ModelError, RecipeError
+from ptq4dm.integrations.config import PTQ4DMConfig
+from ptq4dm.numerics import ACTIVATION_MAX
+from ptq4dm.pipelines.loading import FAULTS, one_line
+from ptq4dm.quantization.artifact import FACTS, FORMAT_VERSION, read_facts, read_weights
+from ptq4dm.quantization.filling import FILLED
+from ptq4dm.quantization.layers_qdq import OutputQuantized, integer_bias
+from ptq4dm.quantization.plan import layer_names
+from ptq4dm.quantization.rewrite import quantize_layer
+from ptq4dm.ranges.search import InputRange
+from ptq4dm.recipe import WeightRecipe, recipe_from_dict
+from ptq4dm.registration import METHOD
+
+
+@dataclass(frozen=True)
+class CalibratedRanges:
+    """What an artifact knows of a network's activations.
+
+    folder: the artifact. ranges: of the layers' inputs; outputs: of the outputs that the arithmetic `qdq` rounds;
+    shapes: of the layers' weights, by which another network is told; weights: how to round them.
+    """
+
+    folder: str
+    ranges: Mapping[str, InputRange]
+    outputs: Mapping[str, InputRange]
+    shapes: Mapping[str, tuple[int, ...]]
+    weights: WeightRecipe
+    arithmetic: str
+
+    def check(self, network: nn.Module) -> None:
+        """Raise ArtifactError unless every layer stands in `network`, with weights of the same shape."""
+        modules = dict(network.named_modules())
+        for name, shape in self.shapes.items():
+            layer = modules.get(name)
+            weight = getattr(layer, "weight", None) if isinstance(layer, FILLED) else None
+            found = tuple(weight.shape) if isinstance(weight, Tensor) else None
+            if found != shape:
+                raise ArtifactError(
+                    f"{self.folder} was calibrated on another network: {name} has weights of {shape} there, of {found} "
+                    "here: quantize this one with ptq4dm.quantize"
+                )
+
+    def apply(self, network: nn.Module) -> PTQ4DMConfig:
+        """Quantize the layers of a loaded float network in place; its config as a quantized one."""
+        aliases = layer_names(network)
+        for name, chosen in self.ranges.items():
+            layer = network.get_submodule(name)
+            if any(tensor.is_meta for tensor in layer.parameters()):
+                raise ModelError(f"the checkpoint has no weights for {name}: load or download the float model again")
+            quantized: nn.Module = self.quantized(layer, name, chosen)
+            for alias in aliases[name]:
+                owner, _, attribute = alias.rpartition(".")
+                setattr(network.get_submodule(owner), attribute, quantized)
+        header = {"quant_method": METHOD, "format_version": FORMAT_VERSION, "arithmetic": self.arithmetic}
+        return PTQ4DMConfig.of_header({**header, "layers": list(self.ranges)})
+
+    def quantized(self, layer: nn.Module, name: str, chosen: InputRange) -> nn.Module:
+        """One layer, its weights rounded now."""
+        inner = quantize_layer(layer, name, chosen, None, self.weights)
+        if name not in self.outputs:
+            return inner
+        inner.bias = integer_bias(inner)
+        outer = OutputQuantized(inner).to(inner.weight.device)
+        outer.output_scale.fill_(self.outputs[name].scale)
+        outer.output_zero_point.fill_(self.outputs[name].zero_point)
+        return outer.train(layer.training)
+
+
+def read_calibrated(config: PTQ4DMConfig) -> CalibratedRanges:
+    """The ranges that a config names. Raises RecipeError: none are named; ArtifactError: the folder has none."""
+    if config.calibrated is None:
+        raise RecipeError(
+            "PTQ4DMConfig() has no ranges for a float network: give PTQ4DMConfig(calibrated=FOLDER) with a folder that "
+            "`ptq4dm quantize --out FOLDER` wrote, or quantize the pipeline with ptq4dm.quantize"
+        )
+    folder = Path(config.calibrated)
+    facts = read_facts(folder)
+    try:
+        return ranges_of(folder, facts, config.component)
+    except FAULTS as error:
+        raise ArtifactError(
+            f"{folder} is damaged ({type(error).__name__}: {one_line(error)}): quantize the model again"
+        ) from error
+
+
+def ranges_of(folder: Path, facts: dict[str, Any], component: str | None) -> CalibratedRanges:
+    """The ranges of one denoiser of an artifact. Raises RecipeError: which is not clear."""
+    held = facts["denoisers"]
+    if component is None and len(held) > 1:
+        raise RecipeError(f"{folder} has several denoisers: PTQ4DMConfig(component=...) names one of {', '.join(held)}")
+    if component is not None and component not in held:
+        raise RecipeError(f"{folder} has no denoiser {component!r}: accepted are {', '.join(held)}")
+    denoiser = next(iter(held.values())) if component is None else held[component]
+    tensors = read_weights(folder, denoiser)
+    recipe = recipe_from_dict(facts["recipe"], str(folder / FACTS))
+    rounded = {name for name in denoiser["layers"] if f"{name}.output_scale" in tensors}
+    inner = {name: f"{name}.layer" if name in rounded else name for name in denoiser["layers"]}
+    return CalibratedRanges(
+        str(folder),
+        {name: saved_range(tensors, f"{path}.input") for name, path in inner.items()},
+        {name: saved_range(tensors, f"{name}.output") for name in rounded},
+        {name: tuple(tensors[f"{path}.weight"].shape) for name, path in inner.items()},
+        recipe.weights,
+        facts["arithmetic"],
+    )
+
+
+def saved_range(tensors: Mapping[str, Tensor], name: str) -> InputRange:
+    """The range that a scale and a zero point span; its loss is not saved."""
+    scale, zero_point = float(tensors[f"{name}_scale"]), int(tensors[f"{name}_zero_point"])
+    return InputRange(scale, zero_point, -scale * zero_point, scale * (ACTIVATION_MAX - zero_point), float("nan"))

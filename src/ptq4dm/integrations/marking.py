@@ -1,0 +1,44 @@
+"""What tells diffusers that a network is quantized, so that it saves it as such."""
+
+from typing import Any
+
+from diffusers import ModelMixin
+from torch import nn
+
+from ptq4dm.errors import ModelError
+from ptq4dm.integrations.config import Method, PTQ4DMConfig
+from ptq4dm.integrations.quantizer import PTQ4DMQuantizer
+from ptq4dm.quantization.layers_qdq import quantized_names
+from ptq4dm.registration import METHOD
+
+
+def mark(model: Any, quantizer: PTQ4DMQuantizer) -> None:
+    """Give a network its quantizer, and its config the quantizer's config, as `from_pretrained` does."""
+    model.is_quantized = True
+    model.quantization_method = Method.PTQ4DM
+    model.hf_quantizer = quantizer
+    model.register_to_config(quantization_config=quantizer.quantization_config)
+    if hasattr(model, "fuse_qkv_projections"):
+        vars(model)["fuse_qkv_projections"] = refuse_fusing
+
+
+def refuse_fusing() -> None:
+    """In place of `fuse_qkv_projections`, which would take the integers for weights and tell nobody."""
+    raise ModelError("the projections of this network are quantized already: fuse them before ptq4dm.quantize")
+
+
+def marked(network: nn.Module, arithmetic: str) -> nn.Module:
+    """The quantized network itself, which diffusers can save from now on; other modules are left as they are."""
+    if isinstance(network, ModelMixin) and config_of(network) is None:
+        from ptq4dm.quantization.artifact import FORMAT_VERSION
+
+        header = {"quant_method": METHOD, "format_version": FORMAT_VERSION, "arithmetic": arithmetic}
+        config = PTQ4DMConfig.of_header({**header, "layers": quantized_names(network)})
+        mark(network, PTQ4DMQuantizer(config, pre_quantized=True))
+    return network
+
+
+def config_of(network: Any) -> PTQ4DMConfig | None:
+    """The config of a network that is marked as quantized by ptq4dm, else None."""
+    config = getattr(getattr(network, "hf_quantizer", None), "quantization_config", None)
+    return config if isinstance(config, PTQ4DMConfig) else None

@@ -1,0 +1,57 @@
+"""From a float network of the right class and saved tensors to the quantized network that they are of."""
+
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ptq4dm.errors import ArtifactError
+from ptq4dm.quantization.layers import CONVOLUTIONS, QuantizedConv, QuantizedLinear
+from ptq4dm.quantization.layers_qdq import OutputQuantized
+
+FILLED = (*CONVOLUTIONS, nn.Linear)
+
+
+def fill(network: nn.Module, layers: Sequence[str], tensors: dict[str, Tensor], folder: Path) -> nn.Module:
+    """Put empty quantized layers into a float network and load the tensors. Raises ArtifactError if they do not fit."""
+    put_empty_layers(network, layers, rounded_layers(layers, tensors), folder)
+    try:
+        network.load_state_dict(tensors, strict=True)
+    except RuntimeError as error:
+        first = str(error).split("\n")[1].strip() if "\n" in str(error) else str(error)
+        raise ArtifactError(f"{folder}: the tensors do not fit the network: {first}") from error
+    check_values(tensors, folder)
+    return network.eval().requires_grad_(False)
+
+
+def rounded_layers(layers: Sequence[str], tensors: Collection[str]) -> list[str]:
+    """The layers whose outputs are rounded (the arithmetic `qdq`), by the names of an artifact's tensors."""
+    return [name for name in layers if f"{name}.output_scale" in tensors]
+
+
+def put_empty_layers(network: nn.Module, layers: Sequence[str], rounded: Collection[str], where: Any) -> None:
+    """Replace the named float layers by quantized ones that hold nothing yet. Raises ArtifactError that names `where`.
+
+    rounded: those with rounded outputs. A network on the meta device works too.
+    """
+    modules = dict(network.named_modules())
+    for name in layers:
+        source = modules.get(name)
+        if not name or source is None:
+            raise ArtifactError(f"{where}: the network has no layer {name!r}, so this artifact is of another network")
+        if not isinstance(source, FILLED):
+            raise ArtifactError(f"{where}: {name} is a {type(source).__name__}, which has no INT8 form here")
+        empty = QuantizedLinear(source) if isinstance(source, nn.Linear) else QuantizedConv(source)  # pyright: ignore[reportArgumentType]
+        owner, _, attribute = name.rpartition(".")
+        setattr(network.get_submodule(owner), attribute, OutputQuantized(empty) if name in rounded else empty)
+
+
+def check_values(tensors: Mapping[str, Tensor], where: Any) -> None:
+    """Raise ArtifactError at a scale that is not positive, or a value that is not finite."""
+    for name, tensor in tensors.items():
+        if name.endswith("_scale") and not bool((tensor > 0).all()):
+            raise ArtifactError(f"{where}: {name} holds scales that are not positive: quantize the model again")
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise ArtifactError(f"{where}: {name} holds NaN or infinite values: quantize the model again")
