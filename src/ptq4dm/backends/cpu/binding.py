@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from diffusers.utils import BaseOutput
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
@@ -94,8 +95,9 @@ def bind(network: nn.Module, call: Call) -> BoundCall:
 
 
 def answer(outputs: list[Tensor], spec: pytree.TreeSpec, structured: bool) -> Any:
-    """The network's answer built of the graph's outputs: as the network gives it, or as a tuple."""
-    return pytree.tree_unflatten(outputs, spec) if structured else tuple(outputs)
+    """The network's answer built of the graph's outputs: as the network gives it, or the fields of that in a tuple."""
+    value = pytree.tree_unflatten(outputs, spec)
+    return value.to_tuple() if isinstance(value, BaseOutput) and not structured else value
 
 
 def for_tracing(bound: BoundCall) -> tuple[Tensor, ...]:

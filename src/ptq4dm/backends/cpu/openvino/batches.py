@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from ptq4dm.backends.cpu.openvino.engine import compile_model, runner
+from ptq4dm.errors import BackendError
 
 if TYPE_CHECKING:
     import openvino as ov
@@ -27,9 +28,15 @@ class BatchRunner:
 
     def __init__(self, model: "ov.Model", shapes: Shapes):
         self.model = model
-        self.first = compile_model(fixed(model, shapes))
-        self.fixed: dict[Shapes, Run] = {shapes: runner(self.first)}
         self.dynamic: Run | None = None
+        self.fixed: dict[Shapes, Run] = {}
+        try:
+            self.first = compile_model(fixed(model, shapes))
+        except BackendError:  # some graphs compile only with a dynamic batch (Stable Video Diffusion's, 2026.4)
+            self.first = compile_model(model)
+            self.dynamic = runner(self.first)
+        else:
+            self.fixed[shapes] = runner(self.first)
 
     def __call__(self, tensors: tuple[Tensor, ...]) -> list[Tensor]:
         """The graph's outputs for `tensors`."""
@@ -39,7 +46,7 @@ class BatchRunner:
         """The compiled graph for inputs of these shapes."""
         if shapes in self.fixed:
             return self.fixed[shapes]
-        if len(self.fixed) < FIXED_SIZES:
+        if self.dynamic is None and len(self.fixed) < FIXED_SIZES:
             self.fixed[shapes] = runner(compile_model(fixed(self.model, shapes)))
             return self.fixed[shapes]
         if self.dynamic is None:

@@ -2,6 +2,8 @@
 
 from typing import TYPE_CHECKING
 
+from ptq4dm.backends.cpu.openvino.layer import TRUE_DIVISION
+
 if TYPE_CHECKING:
     import openvino as ov
 
@@ -28,9 +30,13 @@ def quantize_before_resizing(model: "ov.Model") -> None:
 
 
 def start_of(quantizer: "ov.Node") -> "ov.Node":
-    """The node at which quantizing begins: the division in front of the rounding in front of the FakeQuantize."""
-    rounding = quantizer.input_value(0).get_node()
-    return rounding.input_value(0).get_node() if rounding.get_type_name() == "Round" else quantizer
+    """The node at which quantizing begins: the rounding in front of it, or the division (if not by 1) before that."""
+    first = quantizer
+    for kind in ("Round", "Divide"):
+        before = first.input_value(0).get_node()
+        if before.get_type_name() == kind and (kind == "Round" or TRUE_DIVISION in before.get_rt_info()):
+            first = before
+    return first
 
 
 def copies(node: "ov.Node") -> bool:
