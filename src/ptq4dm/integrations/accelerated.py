@@ -22,8 +22,8 @@ def accelerate(pipeline: DiffusionPipeline, backend: str = "auto") -> DiffusionP
     backend: `auto` takes the fastest that is exact here; a name takes that one, `simulated` swaps back. A denoiser
     whose inputs only its pipeline knows is compiled at the first call that the pipeline makes.
 
-    Raises ModelError if no part is quantized, or one is offloaded or not in float32 on the CPU; BackendError if the backend cannot run
-    the network exactly on this processor.
+    Raises ModelError if no part is quantized, or one is offloaded or not in float32 on the CPU; BackendError if the
+    backend cannot run the network exactly on this processor.
     """
     parts = {name: part for name, part in pipeline.components.items() if config_of(part) is not None}
     if not parts:
@@ -36,8 +36,10 @@ def accelerate(pipeline: DiffusionPipeline, backend: str = "auto") -> DiffusionP
             raise ModelError(f"{name} is being offloaded: accelerate the pipeline before enable_model_cpu_offload()")
         device, dtype = placement(part)
         if backend != "simulated" and (device.type, dtype) != ("cpu", torch.float32):
-            raise ModelError(f"{name} is on {device} in {dtype}, and INT8 engines compute on the CPU in float32: load the "
-                             "pipeline without torch_dtype and leave it on the CPU")  # fmt: skip
+            raise ModelError(
+                f"{name} is on {device} in {dtype}, and INT8 engines compute on the CPU in float32: load the pipeline "
+                "without torch_dtype and leave it on the CPU"
+            )
     example = example_of(pipeline)
     put_in_place(pipeline, {id(part): on_backend(part, example, backend) for part in parts.values()})
     return pipeline

@@ -41,7 +41,7 @@ class CalibratedRanges:
         modules = dict(network.named_modules())
         for name, shape in self.shapes.items():
             layer = modules.get(name)
-            weight = layer.weight if isinstance(layer, FILLED) else None
+            weight = getattr(layer, "weight", None) if isinstance(layer, FILLED) else None
             found = tuple(weight.shape) if isinstance(weight, Tensor) else None
             if found != shape:
                 raise ArtifactError(
