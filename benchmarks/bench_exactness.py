@@ -12,16 +12,14 @@ import sys
 from typing import Any
 
 import torch
-from common import AVX2, add_isa, parser, save, under_each_isa
+from common import AVX2, add_isa, add_model, open_pair, parser, save, under_each_isa
 from torch import Tensor
 
-import ptq4dm
 from ptq4dm.evaluation.bootstrap import paired_difference
 from ptq4dm.pipelines.denoiser import predict
 from ptq4dm.pipelines.sampling import seeded_start, trajectory
 from ptq4dm.pipelines.schedulers import make_scheduler
 from ptq4dm.progress import progress
-from ptq4dm.zoo import zoo
 
 FIRST_SEED = 1_000_000
 SMALLEST = 1e-9
@@ -31,8 +29,7 @@ SMALLEST = 1e-9
 def main() -> None:
     own = parser(__doc__ or "")
     add_isa(own)
-    own.add_argument("--model", default="emoji-32")
-    own.add_argument("--artifact", help="a quantized model's folder (default: the built-in one)")
+    add_model(own)
     own.add_argument("--backend", default="openvino")
     own.add_argument("--count", type=int)
     own.add_argument("--steps", type=int)
@@ -42,8 +39,7 @@ def main() -> None:
 
 
 def measure(args) -> None:
-    pipeline = ptq4dm.open_pipeline(args.model)
-    model = ptq4dm.load(args.artifact or zoo.int8_folder(args.model))
+    pipeline, model = open_pair(args)
     count, steps = args.count or (4 if args.quick else 32), args.steps or (3 if args.quick else 10)
     simulated, engine = model.to_module("simulated"), model.to_module(args.backend)
     exact = copy.deepcopy(simulated).double()

@@ -8,13 +8,11 @@ What it must reach: 1.4x the fastest FP32 engine and 2x diffusers eager.
 import sys
 from functools import partial
 
-from common import AVX2, CAP_NOTE, add_isa, parser, print_speed, save, under_each_isa
+from common import AVX2, CAP_NOTE, add_isa, add_model, open_pair, parser, print_speed, save, under_each_isa
 
-import ptq4dm
 from ptq4dm.evaluation.hardware import peak_memory
 from ptq4dm.evaluation.measure import limit_of, prepare_engines, sampling_speed
 from ptq4dm.quantization.quantized_model import example_call
-from ptq4dm.zoo import zoo
 
 AIMS = {"fastest FP32 engine": 1.4, "eager": 2.0}
 FIRST_SEED = 1_000_000
@@ -23,8 +21,7 @@ FIRST_SEED = 1_000_000
 def main() -> None:
     own = parser(__doc__ or "")
     add_isa(own)
-    own.add_argument("--model", default="emoji-32")
-    own.add_argument("--artifact", help="a quantized model's folder (default: the built-in one)")
+    add_model(own)
     own.add_argument("--engines", default="openvino", help="INT8 engines, comma-separated (default openvino)")
     own.add_argument("--scheduler", default="ddim")
     own.add_argument("--steps", type=int)
@@ -37,8 +34,7 @@ def main() -> None:
 
 
 def measure(args) -> None:
-    pipeline = ptq4dm.open_pipeline(args.model)
-    model = ptq4dm.load(args.artifact or zoo.int8_folder(args.model))
+    pipeline, model = open_pair(args)
     steps = args.steps or (5 if args.quick else 50)
     rounds = args.rounds or (3 if args.quick else 9)
     example = example_call(pipeline, args.batch_size)

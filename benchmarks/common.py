@@ -11,6 +11,10 @@ from typing import Any
 from ptq4dm.evaluation.environment import environment
 from ptq4dm.evaluation.hardware import this_processor
 from ptq4dm.files import write_json
+from ptq4dm.pipelines.pipeline import Pipeline, open_pipeline
+from ptq4dm.quantization.artifact import load
+from ptq4dm.quantization.quantized_model import QuantizedModel
+from ptq4dm.zoo import zoo
 
 RESULTS = Path(__file__).parent / "results"
 AVX2 = {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"}
@@ -30,6 +34,16 @@ def add_isa(own: argparse.ArgumentParser) -> None:
     own.add_argument(
         "--isa", choices=("native", "avx2", "both"), default="both", help="instruction sets to run under (default both)"
     )
+
+
+def add_model(own: argparse.ArgumentParser) -> None:
+    own.add_argument("--model", default="emoji-32")
+    own.add_argument("--artifact", help="a quantized model's folder (default: the built-in one)")
+
+
+def open_pair(args: argparse.Namespace) -> tuple[Pipeline, QuantizedModel]:
+    """The float model and its artifact, as `add_model` asked for them."""
+    return open_pipeline(args.model), load(args.artifact or zoo.int8_folder(args.model))
 
 
 def under_each_isa(args: argparse.Namespace, extra: tuple[str, ...] = ()) -> bool:

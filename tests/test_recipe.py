@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ptq4dm.errors import RecipeError
-from ptq4dm.recipe import Recipe, load_recipe, preset_names, recipe_from_dict
+from ptq4dm.recipe import CalibrationRecipe, Recipe, WeightRecipe, load_recipe, preset_names, recipe_from_dict
 
 
 @pytest.mark.parametrize("name", preset_names())
@@ -48,6 +48,36 @@ def test_a_wrong_recipe_is_named(tmp_path, text, message):
     path.write_text(text)
     with pytest.raises(RecipeError, match=message):
         load_recipe(path)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        (Recipe(calibration={"samples": 4}), r"calibration = .* should be a CalibrationRecipe; recipe\.replace\(cal"),
+        (Recipe().replace(calibration={"samples": "8"}), r"\[calibration\]: samples = '8' should be a int"),
+        (Recipe(keep_float="conv_in"), r"keep_float = 'conv_in' should be a list of patterns"),
+        (Recipe().replace(ranges={"bands": 2.5}), r"\[ranges\]: bands = 2.5 should be a int"),
+        (Recipe(weights=WeightRecipe(portable="no")), r"portable = 'no' should be a bool"),
+        (Recipe(min_channels=True), "min_channels = True should be a int"),
+        (Recipe(calibration=CalibrationRecipe(law_options=[1])), r"law_options = \[1\] should be a table"),
+        (Recipe(name=None), "name = None should be a str"),
+    ],
+)
+def test_a_wrong_recipe_built_in_python_is_named(recipe, message):
+    with pytest.raises(RecipeError, match=message) as caught:
+        load_recipe(recipe)
+    assert "\n" not in str(caught.value)
+
+
+def test_replace_names_a_wrong_key():
+    for changes in ({"calibration": {"sample": 3}}, {"calibratoin": {}}):
+        with pytest.raises(RecipeError, match=r"unknown key '(sample|calibratoin)' in the recipe.*: accepted are"):
+            Recipe().replace(**changes)
+
+
+def test_what_python_has_for_numbers_and_lists_is_accepted():
+    recipe = load_recipe(Recipe(keep_float=["conv_in"]).replace(calibration={"samples": np.int64(4)}))
+    assert recipe.keep_float == ("conv_in",) and recipe.to_dict()["calibration"]["samples"] == 4
 
 
 def test_an_unknown_recipe_lists_the_presets():

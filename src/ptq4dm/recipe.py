@@ -7,6 +7,7 @@ import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import resources
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -71,9 +72,15 @@ class Recipe:
     weights: WeightRecipe = field(default_factory=WeightRecipe)
 
     def replace(self, **changes: Any) -> "Recipe":
-        """A copy with changes; a mapping given for a section changes only the keys in it."""
+        """A copy with changes; a mapping given for a section changes only the keys in it. Raises RecipeError."""
+        require_known(Recipe, changes, "the recipe")
+        for key, kind in SECTIONS.items():
+            if isinstance(changes.get(key), Mapping):
+                require_known(kind, changes[key], f"the recipe [{key}]")
         merged = {
-            key: dataclasses.replace(getattr(self, key), **value) if isinstance(value, Mapping) else value
+            key: dataclasses.replace(getattr(self, key), **value)
+            if key in SECTIONS and isinstance(value, Mapping)
+            else value
             for key, value in changes.items()
         }
         return dataclasses.replace(self, **merged)
@@ -103,16 +110,39 @@ def plain(value: Any) -> Any:
 
 def from_mapping(kind: type, values: Mapping[str, Any], where: str) -> Any:
     """Build one frozen section; raises RecipeError at a key it does not know or a value of another type."""
-    known = {item.name: item for item in dataclasses.fields(kind)}
-    for key, value in values.items():
+    require_known(kind, values, where)
+    section = kind(**values)
+    check_types(section, where)
+    return section
+
+
+def require_known(kind: type, values: Mapping[str, Any], where: str) -> None:
+    """Raise RecipeError at a key that the section does not have."""
+    known = sorted(item.name for item in dataclasses.fields(kind))
+    for key in values:
         if key not in known:
-            raise RecipeError(f"unknown key {key!r} in {where}: accepted are {', '.join(sorted(known))}")
-        default = known[key].default
-        if known[key].default_factory is dict and not isinstance(value, Mapping):
-            raise RecipeError(f"{where}: {key} = {value!r} should be a table of options")
-        if default is not dataclasses.MISSING and not accepts(default, value):
+            raise RecipeError(f"unknown key {key!r} in {where}: accepted are {', '.join(known)}")
+
+
+def check_types(section: Any, where: str) -> None:
+    """Raise RecipeError at a value of a section (or of a Recipe, its sections included) that is of another type."""
+    for item in dataclasses.fields(section):
+        key, value, default = item.name, getattr(section, item.name), item.default
+        if key in SECTIONS:
+            if not isinstance(value, SECTIONS[key]):
+                raise RecipeError(
+                    f"{where}: {key} = {value!r} should be a {SECTIONS[key].__name__}; "
+                    f"recipe.replace({key}={{...}}) changes some of its values"
+                )
+            check_types(value, f"{where} [{key}]")
+        elif key == "keep_float":
+            if not isinstance(value, list | tuple) or not all(isinstance(pattern, str) for pattern in value):
+                raise RecipeError(f"{where}: {key} = {value!r} should be a list of patterns such as ['conv_in']")
+        elif item.default_factory is dict:
+            if not isinstance(value, Mapping):
+                raise RecipeError(f"{where}: {key} = {value!r} should be a table of options")
+        elif not accepts(default, value):
             raise RecipeError(f"{where}: {key} = {value!r} should be a {type(default).__name__} such as {default!r}")
-    return kind(**values)
 
 
 def accepts(default: Any, value: Any) -> bool:
@@ -121,7 +151,7 @@ def accepts(default: Any, value: Any) -> bool:
         return isinstance(default, bool) and isinstance(value, bool)
     if isinstance(default, str) and callable(value):
         return True
-    return isinstance(value, type(default))
+    return isinstance(value, Integral if isinstance(default, int) else type(default))
 
 
 def recipe_from_dict(values: Mapping[str, Any], where: str = "the recipe") -> Recipe:
@@ -132,16 +162,13 @@ def recipe_from_dict(values: Mapping[str, Any], where: str = "the recipe") -> Re
             if not isinstance(values[key], Mapping):
                 raise RecipeError(f"{where}: {key} = {values[key]!r} should be a table")
             values[key] = from_mapping(kind, values[key], f"{where} [{key}]")
-    if "keep_float" in values:
-        patterns = values["keep_float"]
-        if not isinstance(patterns, list | tuple) or not all(isinstance(pattern, str) for pattern in patterns):
-            raise RecipeError(f"{where}: keep_float = {patterns!r} should be a list of patterns such as ['conv_in']")
-        values["keep_float"] = tuple(patterns)
     return validated(from_mapping(Recipe, values, where), where)
 
 
 def validated(recipe: Recipe, where: str) -> Recipe:
-    """Refuse values that no run can use."""
+    """The recipe, its keep_float as a tuple. Raises RecipeError for values that no run can use."""
+    check_types(recipe, where)
+    recipe = dataclasses.replace(recipe, keep_float=tuple(recipe.keep_float))
     if recipe.arithmetic not in ("float-out", "qdq"):
         raise RecipeError(f"{where}: arithmetic = {recipe.arithmetic!r}; accepted are 'float-out' and 'qdq'")
     for name, value in (

@@ -96,6 +96,7 @@ NAN[2, 1, 0, 0] = torch.nan
         ([((X, torch.tensor(torch.inf)), {})], "sigma", "calibration batch 0: argument sigma holds NaN"),
         ([((X, float("nan")), {})], "sigma", "calibration batch 0: its time-step holds NaN"),
         ([((X, torch.ones(3)), {})], "sigma", "calibration batch 0: 3 time-steps for 4 samples"),
+        ([((X, 1.0), {}), ((X[:0], 1.0), {})], "sigma", "calibration batch 1 holds no samples: leave it out"),
         ([((X, 1.0), {})], "labels", "its time-step is None, and should be a number or a tensor"),
         ([((X, 1.0), {})], 3, "timestep = 3 should be an argument name"),
     ],

@@ -1,3 +1,5 @@
+from fractions import Fraction
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -63,6 +65,33 @@ def test_negative_shape_leans_to_clean_pictures():
 def test_uniform_is_uniform():
     counts = np.bincount(uniform()(MANY, 50, np.random.default_rng(3)), minlength=50)
     assert len(counts) == 50 and stats.chisquare(counts).pvalue > 0.001
+
+
+@given(
+    location=st.floats(0, 1),
+    scale=st.floats(min_value=0, exclude_min=True, max_value=np.finfo(float).max) | st.integers(1, 10**300),
+    shape=st.floats(allow_nan=False, allow_infinity=False),
+)
+def test_ndtc_of_any_size_draws_what_exact_arithmetic_draws(location, scale, shape):
+    """However large the numbers, every sample lies where a computation without overflow puts it: at the same end."""
+    drawn = ndtc(location, scale, shape)(50, T, np.random.default_rng(2))
+    delta = float(shape / np.hypot(1.0, shape))
+    u_0, u_1 = np.random.default_rng(2).standard_normal((2, 50))
+    z = delta * np.abs(u_0) + np.sqrt(1 - delta**2) * u_1
+    wanted = [round((Fraction(location) + Fraction(scale) * Fraction(value)) * T) for value in z]
+    assert np.abs(drawn - np.array([min(max(value, 0), T - 1) for value in wanted])).max() <= 1
+
+
+@pytest.mark.parametrize("value", [10**400, -(10**400), float("inf"), float("nan"), "1", True])
+def test_ndtc_refuses_what_is_no_finite_number(value):
+    for name in ("location", "scale", "shape"):
+        with pytest.raises(RecipeError, match=f"ndtc: {name} = .* should be a finite number"):
+            ndtc(**{name: value})
+
+
+def test_ndtc_too_wide_to_resample_is_refused():
+    with pytest.raises(RecipeError, match=r"almost no time-step inside \[0, 999\]"):
+        ndtc(scale=1e30, overflow="resample")(8, T, np.random.default_rng(0))
 
 
 laws = st.one_of(

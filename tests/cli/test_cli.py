@@ -75,7 +75,15 @@ def test_zoo_names_the_built_in_model(capsys):
         (["quantize", "{place}/float", "--out", "{tmp}/a", "--recipe", "w9a9"], "no recipe 'w9a9'"),
         (["quantize", "{place}/float", "--out", "{place}/float"], "will not replace"),
         (["quantize", "{place}/float", "--out", "/proc/nowhere/a", "--recipe", "{place}/tiny.toml"], "/proc/nowhere"),
-        (["quantize", "{place}/float", "--out", "{tmp}/a", "--device", "warp9"], "--device 'warp9'"),
+        (["quantize", "{place}/float", "--out", "{tmp}/a", "--device", "warp9"], "device 'warp9'"),
+        (["quantize", "{place}/float", "--out", "{tmp}/a", "--device", "meta"], "device 'meta'"),
+        (["sample", "{place}/int8", "--out", "{tmp}/a.png", "--device", "warp9"], "device 'warp9'"),
+        (["evaluate", "{place}/int8", "--float", "{place}/float", "--out", "{tmp}/r", "--device", "warp9"], "'warp9'"),
+        (["bench", "{place}/int8", "--float", "{place}/float", "--device", "warp9"], "device 'warp9'"),
+        (
+            ["demo", "--model", "{place}/float", "--recipe", "{place}/tiny.toml", "--out", "{tmp}/d", "--device", "w9"],
+            "'w9'",
+        ),
         (["sample", "{place}/float", "--out", "{tmp}/a.png"], "no ptq4dm.json"),
         (["sample", "{place}/int8", "--out", "{tmp}/a.png", "--scheduler", "magic"], "magic"),
         (["sample", "{place}/int8", "--out", "{tmp}/a.png", "--backend", "tpu"], "no backend 'tpu'"),
@@ -90,7 +98,7 @@ def test_a_mistake_is_one_line_and_leaves_nothing(place, capsys, tmp_path, argum
 
 
 def test_ctrl_c_leaves_no_artifact_and_the_run_resumes(place, tmp_path):
-    (tmp_path / "long.toml").write_text("[calibration]\nsamples = 400\nsteps = 100\nbatch_size = 4\n")
+    (tmp_path / "long.toml").write_text("[calibration]\nsamples = 400\nsteps = 30\nbatch_size = 4\n")
     program = [sys.executable, "-m", "ptq4dm.cli.main", "quantize", str(place / "float")]
     command = [*program, "--out", str(tmp_path / "int8"), "--recipe", str(tmp_path / "long.toml")]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
@@ -105,6 +113,58 @@ def test_ctrl_c_leaves_no_artifact_and_the_run_resumes(place, tmp_path):
     assert not (tmp_path / "int8").exists()
     assert list(work.rglob("chunk-*.safetensors")), "finished chunks are kept, so that the next run goes on"
     assert not list(tmp_path.rglob("*.tmp"))
+
+
+LONG = "n" * 300
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["quantize", LONG, "--out", "{tmp}/a"],
+        ["quantize", "{place}/float", "--out", LONG, "--recipe", "{place}/tiny.toml"],
+        ["quantize", "{place}/float", "--out", "{tmp}/a", "--recipe", LONG],
+        ["quantize", "{place}/float", "--out", "{tmp}/a", "--recipe", "{place}/tiny.toml", "--pictures", LONG],
+        ["quantize", "{place}/float", "--out", "{tmp}/a", "--recipe", "{place}/tiny.toml", "--json", "--work", LONG],
+        ["sample", LONG],
+        ["sample", LONG, "--float"],
+        ["sample", "{place}/int8", "--count", "1", "--steps", "1", "--backend", "simulated", "--json", "--out", LONG],
+        ["evaluate", LONG],
+        ["evaluate", "{place}/int8", "--float", LONG],
+        ["evaluate", "{place}/int8", "--float", "{place}/float", "--out", LONG],
+        ["evaluate", "{place}/int8", "--float", "{place}/float", "--out", "{tmp}/r", "--inception", LONG],
+        ["evaluate", "{place}/int8", "--float", "{place}/float", "--out", "{tmp}/r", "--reference", LONG],
+        ["bench", LONG],
+        ["bench", "{place}/int8", "--float", LONG],
+        ["inspect", LONG],
+        ["report", LONG],
+        ["export", LONG],
+        ["export", "{place}/int8", "--out", LONG],
+        ["demo", "--model", LONG, "--out", "{tmp}/d"],
+        ["demo", "--out", LONG],
+    ],
+)
+def test_a_name_too_long_for_a_file_is_one_line(place, capsys, tmp_path, monkeypatch, arguments):
+    monkeypatch.chdir(tmp_path)
+    assert LONG in refused(capsys, *[item.format(place=place, tmp=tmp_path) for item in arguments])
+
+
+@pytest.mark.parametrize("during", ["diffusers", "torch"])
+def test_ctrl_c_while_libraries_are_imported_is_one_line(during):
+    """The finder stands for a Ctrl-C at that moment."""
+    program = f"""
+import sys
+class Interrupt:
+    def find_spec(self, name, *_):
+        if name == {during!r}:
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Interrupt())
+from ptq4dm.cli.main import main
+sys.exit(main(["zoo"]))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 130 and done.stdout == ""
+    assert done.stderr == "ptq4dm: interrupted; nothing half-written was left behind\n"
 
 
 @pytest.mark.parametrize("arguments", [[], ["fly"], ["sample"], ["sample", "x", "--count", "0"], ["quantize", "x"]])

@@ -18,7 +18,7 @@ def models():
     return {name: ptq4dm.quantize(pipe, recipe.replace(arithmetic=name)) for name in sorted(set(ARITHMETIC.values()))}
 
 
-@pytest.fixture(params=sorted(BACKENDS))
+@pytest.fixture(scope="module", params=sorted(BACKENDS))
 def backend(request, models):
     model = models[ARITHMETIC[request.param]]
     return model, model.to_module(request.param)
@@ -63,6 +63,23 @@ def test_any_batch(backend):
     assert whole.shape == parts.shape and distance(parts, whole) < 0.02
 
 
+def test_a_batch_of_no_samples_is_taken_where_the_float_network_takes_it(backend):
+    """The attention of diffusers does not; a network of convolutions gives an empty answer."""
+    _, module = backend
+    x_t, t = inputs(2)
+    with pytest.raises(RuntimeError, match="0 elements"):
+        tiny_pipeline((32, 64)).unet(x_t[:0], t[:0])
+    wanted = RuntimeError if module.ptq4dm_backend == "simulated" else BackendError
+    with pytest.raises(wanted, match="0 elements"):
+        module(x_t[:0], t[:0])
+    plain = torch.nn.Sequential(torch.nn.Conv2d(3, 16, 3, stride=2), torch.nn.SiLU(), torch.nn.Conv2d(16, 8, 1)).eval()
+    recipe = ptq4dm.Recipe(arithmetic=ARITHMETIC[module.ptq4dm_backend], min_channels=1)
+    small = ptq4dm.quantize_module(plain, [((x_t,), {})], recipe).to_module(module.ptq4dm_backend)
+    with torch.no_grad():
+        assert small(x_t[:0]).shape == plain(x_t[:0]).shape == (0, 8, 7, 7)
+        assert small(x_t).shape == plain(x_t).shape
+
+
 def test_the_timestep_is_an_input_in_every_form(backend):
     _, module = backend
     x_t, _ = inputs(2)
@@ -95,8 +112,9 @@ def test_it_does_not_change_its_input(backend):
         assert torch.equal(module(x_t, t).sample, first)
 
 
-def test_it_draws_inside_the_users_own_pipeline(backend, models):
+def test_it_draws_inside_the_users_own_pipeline(backend, monkeypatch):
     model, module = backend
+    monkeypatch.setattr(type(model), "to_module", lambda self, name: module)  # compiled once is enough
     pipe = model.to_pipeline(module.ptq4dm_backend)
     pictures = pipe(batch_size=2, num_inference_steps=2, output_type="np", generator=torch.Generator().manual_seed(0))
     assert pictures.images.shape == (2, 16, 16, 3)

@@ -11,7 +11,7 @@ from tiny import tiny_pipeline
 from torch import nn
 
 import ptq4dm
-from ptq4dm.errors import ArtifactError, EvaluationError
+from ptq4dm.errors import ArtifactError, EvaluationError, RecipeError
 from ptq4dm.evaluation.drawing import draw_resumable
 from ptq4dm.evaluation.evaluate import evaluate
 from ptq4dm.evaluation.fidelity import picture_psnr
@@ -104,6 +104,28 @@ def test_every_section_of_the_report_is_there(folder: Path, model) -> None:
     assert "relative L2" in text
     assert "smaller than float" in text
     assert any(command.startswith("ptq4dm evaluate ") for command in results["commands"])
+
+
+def test_networks_run_on_the_device_asked_for_in_copies(folder: Path, model, pipeline, tmp_path: Path) -> None:
+    """`cpu:0` is the CPU by another name, so everything is placed anew and must draw the same pictures."""
+    options = {
+        "seeds": [7, 8],
+        "steps": STEPS,
+        "batch_size": 2,
+        "backend": "simulated",
+        "speed_rounds": 1,
+        "shown": False,
+    }
+    results = evaluate(model, pipeline, tmp_path / "there", device="cpu:0", **options)
+    raw, expected = (read_tensors(place / "pictures.safetensors")[0] for place in (tmp_path / "there", folder))
+    for name in ("float", "int8"):
+        torch.testing.assert_close(raw[name], expected[name][:2], rtol=0, atol=1e-6)
+    assert any("ran on cpu:0" in note for note in results["notes"])
+    assert "--device cpu:0" in results["commands"][1]
+    assert results["speed"]["rows"][0]["engine"] == "eager"
+    with pytest.raises(RecipeError, match=r"device 'warp9' cannot be used here .*: accepted are cpu, cuda"):
+        evaluate(model, pipeline, tmp_path / "nowhere", device="warp9", **options)
+    assert not (tmp_path / "nowhere").exists()
 
 
 def test_another_float_model_is_refused(model, tmp_path: Path) -> None:

@@ -135,6 +135,10 @@ DAMAGES = [
     (lambda folder: edit_json(folder / "model_index.json", unet=["evil", "UNet"]), "only classes of diffusers"),
     (lambda folder: edit_json(folder / "model_index.json", unet=["diffusers", "UNet9"]), "does not have"),
     (lambda folder: edit_json(folder / "unet/config.json", block_out_channels="wide"), "cannot be loaded"),
+    (
+        lambda folder: edit_json(folder / "scheduler/scheduler_config.json", beta_schedule="magic"),
+        "cannot be loaded: magic is not implemented",
+    ),
 ]
 
 
@@ -170,7 +174,10 @@ def test_a_model_quantized_by_others(folder):
     assert "quantized already (torchao): give the float model" in refusal(folder)
 
 
-@pytest.mark.parametrize("model", ["/no/such/folder", "emoji-33", "no such thing", "", Path("nobody/nothing")])
+@pytest.mark.parametrize(
+    "model",
+    ["/no/such/folder", "emoji-33", "no such thing", "", "x" * 300, "~nobody-of-that-name/x", Path("nobody/nothing")],
+)
 def test_unknown_model(model):
     said = refusal(model)
     assert repr(str(model)) in said or "no diffusers pipeline" in said
@@ -214,6 +221,16 @@ def latent_pipeline():
         (latent_pipeline, "other components (vqvae)"),
         (lambda: ScoreSdeVePipeline(tiny_unet(), ScoreSdeVeScheduler()), "ScoreSdeVeScheduler has no betas"),
         (lambda: DDPMPipeline(tiny_unet(num_class_embeds=4), DDPMScheduler()), "wants class labels"),
+        (
+            lambda: DDPMPipeline(tiny_unet(size=(3, 16, 16)), DDPMScheduler()),
+            "sample_size is (3, 16, 16), not a number",
+        ),
+        (lambda: DDPMPipeline(tiny_unet(size=0), DDPMScheduler()), "sample_size is 0, not a number"),
+        (lambda: DDPMPipeline(tiny_unet(size="16"), DDPMScheduler()), "sample_size is '16', not a number"),
+        (
+            lambda: DDPMPipeline(tiny_unet(), DDPMScheduler(prediction_type="magic")),
+            "prediction_type is 'magic', none of epsilon, sample, v_prediction",
+        ),
     ],
 )
 def test_a_pipeline_that_our_own_loop_cannot_draw_with(build, message):

@@ -32,6 +32,25 @@ def test_the_name_decides_the_algorithm():
     assert make_scheduler("dpmsolver++", own).config.algorithm_type == "dpmsolver++"
 
 
+@pytest.mark.parametrize("name", SCHEDULERS)
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"prediction_type": "magic"}, r"prediction_type 'magic': it takes epsilon, (sample, )?v_prediction"),
+        ({"beta_schedule": "magic"}, "'\\w+.*' cannot be made of the model's scheduler config .*magic"),
+        ({"num_train_timesteps": "many"}, "cannot be made of the model's scheduler config"),
+    ],
+)
+def test_a_config_that_no_scheduler_takes_is_told(name, config, message):
+    with pytest.raises(RecipeError, match=message):
+        make_scheduler(name, config)
+
+
+def test_pndm_does_not_take_a_predicted_picture_for_noise():
+    with pytest.raises(RecipeError, match="'pndm' cannot follow the model's prediction_type 'sample'"):
+        make_scheduler("pndm", {"prediction_type": "sample"})
+
+
 def test_unknown_name():
     with pytest.raises(RecipeError, match=r"unknown scheduler 'heun': accepted are ddpm, ddim, pndm, dpmsolver\+\+"):
         make_scheduler("heun", {})

@@ -11,7 +11,8 @@ from tiny import tiny_pipeline
 from torch import nn
 
 import ptq4dm
-from ptq4dm.errors import ArtifactError
+from ptq4dm.errors import ArtifactError, BackendError
+from ptq4dm.pipelines.denoiser import Call
 from ptq4dm.quantization.layers import QuantizedConv, QuantizedLinear
 from ptq4dm.quantization.quantized_model import tensor_bytes
 
@@ -196,6 +197,18 @@ def test_a_bare_module_is_quantized_saved_and_loaded(tmp_path):
         assert torch.equal(loaded.network(x, sigma=sigma), got)
     with pytest.raises(ArtifactError, match="holds a bare module"):
         ptq4dm.load(folder)
+    with pytest.raises(BackendError, match=r"an export needs a call of Score .* example=ptq4dm\.Call"):
+        loaded.export_onnx(tmp_path / "a")
+    late = loaded.to_module()  # without an example the backend is chosen, and compiled, at the first call
+    assert late.ptq4dm_backend == "auto"
+    torch.testing.assert_close(late(x, sigma=sigma), got, rtol=1e-5, atol=1e-5)
+    assert late.ptq4dm_backend in ("simulated", "openvino")
+    none = Call((x[:0],), {"sigma": sigma[:0]})
+    for call, wrong in ((Call((x,)), "example does not fit Score.forward"), (none, "example holds no samples")):
+        with pytest.raises(ArtifactError, match=wrong):
+            ptq4dm.load(folder, module=Score().eval(), example=call)
+    ready = ptq4dm.load(folder, module=Score().eval(), example=Call((x,), {"sigma": sigma})).to_module("simulated")
+    assert torch.equal(ready(x, sigma=sigma), got)
 
 
 DAMAGES = {
@@ -207,6 +220,7 @@ DAMAGES = {
     "a foreign plan": lambda f: edit_denoiser(f, plan=[{"colour": "red"}]),
     "no recipe": lambda f: edit(f / "ptq4dm.json", recipe=None),
     "no layers": lambda f: edit_denoiser(f, layers=None),
+    "a layer that is none": lambda f: edit_denoiser(f, layers=["mid_block"]),
     "weights elsewhere": lambda f: edit_denoiser(f, weights="../other.safetensors"),
     "no denoisers": lambda f: edit(f / "ptq4dm.json", denoisers={}),
     "another arithmetic": lambda f: edit(f / "ptq4dm.json", arithmetic="qdq"),

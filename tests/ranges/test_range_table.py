@@ -5,7 +5,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from ptq4dm.errors import ArtifactError, CalibrationError
+from ptq4dm.errors import ArtifactError, CalibrationError, RecipeError
 from ptq4dm.files import read_tensors
 from ptq4dm.ranges.histograms import Histogram, LayerStatistics, band_edges
 from ptq4dm.ranges.range_table import RangeTable, choose_ranges
@@ -22,6 +22,12 @@ def statistics(seed: int) -> LayerStatistics:
 @pytest.fixture(scope="module")
 def table() -> RangeTable:
     return choose_ranges({"a": statistics(0), "block.b": statistics(1)}, RangeRecipe())
+
+
+def statistics_of(values: torch.Tensor) -> LayerStatistics:
+    histogram = Histogram(band_edges(1, 0, 1000), 1)
+    histogram.add(values.reshape(1, 1, -1), torch.zeros(1, dtype=torch.int64))
+    return histogram.finish()
 
 
 def same(one: LayerStatistics, other: LayerStatistics) -> bool:
@@ -72,6 +78,20 @@ def test_another_law_needs_no_new_statistics(table):
         choose_ranges(table.statistics, RangeRecipe(), band_weights=[1, 1, 1, 1])
     with pytest.raises(CalibrationError, match="not negative"):
         choose_ranges(table.statistics, RangeRecipe(), band_weights=[1, -1, 1, 0])
+
+
+@pytest.mark.parametrize("metric", ["mse", "lp", "kl", "minmax"])
+def test_an_input_that_float32_cannot_square_names_the_layer(metric):
+    with pytest.raises(CalibrationError, match=r"the input of layer mid\.conv reaches 3e\+30 .* keep_float"):
+        choose_ranges({"mid.conv": statistics_of(torch.tensor([-3e30, 1.0, 2.0]))}, RangeRecipe(metric=metric))
+    found = choose_ranges({"a": statistics_of(torch.tensor([-9e15, 1.0, 1e15]))}, RangeRecipe(metric=metric))
+    assert found.ranges["a"].scale == pytest.approx(1e16 / 255, rel=0.1)
+
+
+def test_a_metric_that_returns_nonsense_names_the_layer():
+    own = RangeRecipe(metric=lambda values, weights, quantized: torch.full((len(quantized),), torch.nan))
+    with pytest.raises(RecipeError, match=r"layer mid\.conv, input from -1 to 2: the metric should return"):
+        choose_ranges({"mid.conv": statistics_of(torch.tensor([-1.0, 2.0]))}, own)
 
 
 def test_summary_is_plain_data_of_the_bands(table):

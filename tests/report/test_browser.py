@@ -65,6 +65,29 @@ def test_page_is_sound_at_every_width_in_light_and_dark(browser: Browser, page: 
         browser.screenshot(Path(folder) / f"report-{width}-{'dark' if dark else 'light'}.png")
 
 
+def test_tables_are_stacked_on_a_phone_and_nothing_scrolls_sideways(browser: Browser, page: Path) -> None:
+    cells = (
+        "[...document.querySelectorAll('.stacked tbody td')].filter(item => item.textContent).map(item => "
+        "[getComputedStyle(item, '::before').content, getComputedStyle(item).display, item.dataset.label, "
+        "parseFloat(getComputedStyle(item).paddingLeft)])"
+    )
+    sideways = (
+        "[...document.querySelectorAll('.scroll:has(table)')].filter(item => item.scrollWidth > item.clientWidth)"
+    )
+    browser.open(page, 390)
+    browser.ask("document.querySelectorAll('details').forEach(item => item.open = true)")
+    narrow = browser.ask(cells)
+    assert len(narrow) > 100
+    assert all(
+        label and before == f'"{label}"' and (display, left) == ("block", 112)
+        for before, display, label, left in narrow
+    )
+    assert browser.ask(f"{sideways}.length") == 0
+    assert browser.ask("document.querySelector('.stacked thead').getBoundingClientRect().height") <= 1
+    browser.open(page, 1280)
+    assert all(before == "none" and display == "table-cell" for before, display, *_ in browser.ask(cells))
+
+
 @pytest.mark.parametrize("width", [390, 1280])
 def test_text_of_charts_stays_inside_them_and_is_legible(browser: Browser, page: Path, width: int) -> None:
     browser.open(page, width)

@@ -98,6 +98,23 @@ def test_measured_figures_stand_in_the_page(tmp_path: Path) -> None:
     assert "ptq4dm evaluate demo/int8 --count 16" in text
 
 
+def test_every_cell_carries_the_name_of_its_column(tmp_path: Path) -> None:
+    """What a phone shows before the cell, where the head of the table is not seen."""
+    text = build_report(write_example(tmp_path)).read_text()
+    tables = re.findall(r"<table.*?</table>", text, re.DOTALL)
+    assert len(tables) > 10
+    for table in tables:
+        head = re.findall(r'<th scope="col"[^>]*>(.*?)</th>', table)
+        for row in re.findall(r"<tr><th scope=\"row\".*?</tr>", table, re.DOTALL):
+            assert re.findall(r'<td data-label="(.*?)"', row) == head[1:]
+
+
+def test_the_limit_of_a_call_is_not_laid_to_whole_trajectories(tmp_path: Path) -> None:
+    text = build_report(write_example(tmp_path)).read_text()
+    assert text.count(">of the limit</th>") == 1
+    assert text.index("end to end</span>") > text.index(">of the limit</th>")
+
+
 @pytest.mark.parametrize("key", OPTIONAL)
 def test_a_missing_part_is_told_and_the_rest_is_drawn(tmp_path: Path, key: str) -> None:
     results = example_results() if key == "pictures" else example_results() | {"pictures": None}

@@ -22,3 +22,8 @@ def stand_in(network: nn.Module, run: Callable[..., Any]) -> nn.Module:
     vars(module)["forward"] = forward
     vars(module)["ptq4dm_engine"] = run
     return module
+
+
+def stands_in(module: nn.Module) -> bool:
+    """Whether a module's calls go to an engine."""
+    return "ptq4dm_engine" in vars(module)

@@ -55,6 +55,8 @@ def checked_calls(
             if tensor.is_floating_point() and not torch.isfinite(tensor).all():
                 raise CalibrationError(f"{where}: argument {name} holds NaN or infinity: leave it out, or mend it")
         size = next((len(tensor) for tensor in tensors.values() if tensor.dim() > 1), None)
+        if size == 0:
+            raise CalibrationError(f"{where} holds no samples: leave it out")
         yield call, None if timestep is None else per_sample(value_of(timestep, call, bound, where), size, where)
     if empty:
         raise CalibrationError("no calibration batches: give at least one (args, kwargs); an iterator can be used once")

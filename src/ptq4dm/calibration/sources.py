@@ -98,7 +98,7 @@ def diffused(order: Order, done: Advance) -> Harvest:
     noise, _ = seeded_start(x_0.shape[1:], order.seeds)
     done(len(order.drawn))
     process = make_scheduler("ddpm", order.pipeline.scheduler.config)
-    return Harvest(process.add_noise(x_0, noise, order.drawn), order.drawn)  # type: ignore[attr-defined]
+    return Harvest(process.add_noise(x_0, noise, order.drawn), order.drawn)  # type: ignore[attr-defined]  # of SchedulerMixin
 
 
 def noise(order: Order, done: Advance) -> Harvest:

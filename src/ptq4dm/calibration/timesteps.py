@@ -14,6 +14,8 @@ from ptq4dm.errors import RecipeError
 TimestepLaw = Callable[[int, int, np.random.Generator], np.ndarray]
 OVERFLOWS: Final = ("clip", "resample")
 RESAMPLE_ROUNDS: Final = 1000
+LARGEST: Final = float(np.finfo(np.float64).max)
+FARTHEST: Final = 2.0**62
 
 
 def ndtc(location: float = 0.4, scale: float = 0.4, shape: float = 0.0, overflow: str = "clip") -> TimestepLaw:
@@ -24,13 +26,11 @@ def ndtc(location: float = 0.4, scale: float = 0.4, shape: float = 0.0, overflow
     defaults 16 % of the samples land on t = 0 and 7 % on T - 1), `resample` draws it again (the truncated law).
     Raises RecipeError: location outside [0, 1], scale not above 0, shape not finite, another overflow.
     """
-    for name, value in (("location", location), ("scale", scale), ("shape", shape)):
-        if isinstance(value, bool) or not isinstance(value, int | float) or not np.isfinite(value):
-            raise RecipeError(f"ndtc: {name} = {value!r} should be a finite number")
+    location, scale, shape = finite("location", location), finite("scale", scale), finite("shape", shape)
     if not 0 <= location <= 1:
-        raise RecipeError(f"ndtc: location = {location} should be a fraction of T, from 0 to 1 (paper: at most 0.5)")
+        raise RecipeError(f"ndtc: location = {location:g} should be a fraction of T, from 0 to 1 (paper: at most 0.5)")
     if scale <= 0:
-        raise RecipeError(f"ndtc: scale = {scale} should be a fraction of T above 0")
+        raise RecipeError(f"ndtc: scale = {scale:g} should be a fraction of T above 0")
     if overflow not in OVERFLOWS:
         raise RecipeError(f"ndtc: overflow = {overflow!r}; accepted are {', '.join(OVERFLOWS)}")
 
@@ -45,24 +45,34 @@ def ndtc(location: float = 0.4, scale: float = 0.4, shape: float = 0.0, overflow
                 return drawn
             drawn[outside] = skew_normal(int(outside.sum()), location, scale, shape, num_train_timesteps, rng)
         raise RecipeError(
-            f"ndtc: location = {location}, scale = {scale}, shape = {shape} puts almost no time-step inside "
+            f"ndtc: location = {location:g}, scale = {scale:g}, shape = {shape:g} puts almost no time-step inside "
             f"[0, {last}]: move the location inwards, or use overflow = 'clip'"
         )
 
     return law
 
 
+def finite(name: str, value: object) -> float:
+    """An option of ndtc as a float. Raises RecipeError unless it is a finite number."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= LARGEST:
+        raise RecipeError(f"ndtc: {name} = {value!r} should be a finite number")
+    return float(value)
+
+
 def skew_normal(
     samples: int, location: float, scale: float, shape: float, num_train_timesteps: int, rng: np.random.Generator
 ) -> np.ndarray:
-    """Whole numbers nearest to ξ + ω(δ|u₀| + √(1 - δ²)u₁), δ = α / √(1 + α²), u₀, u₁ ~ N(0, 1); int64 (samples,).
+    """Whole numbers nearest to ξ + ω(δ|u₀| + √(1 - δ²)u₁), δ = α / √(1 + α²), u₀, u₁ ~ N(0, 1); int64 (samples,),
+    those beyond ±2**62 moved there.
 
     Azzalini, "A Class of Distributions which Includes the Normal Ones", Scand. J. Statist. 12 (1985).
     """
     delta = shape / np.hypot(1.0, shape)
     u_0, u_1 = rng.standard_normal((2, samples))
     z = delta * np.abs(u_0) + np.sqrt(1 - delta**2) * u_1
-    return np.rint((location + scale * z) * num_train_timesteps).astype(np.int64)
+    with np.errstate(over="ignore"):  # infinity is moved to the end like any number beyond it
+        t = (location + scale * z) * num_train_timesteps
+    return np.rint(t).clip(-FARTHEST, FARTHEST).astype(np.int64)
 
 
 def uniform() -> TimestepLaw:

@@ -4,12 +4,13 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from ptq4dm.cli.options import add_backend, add_json, note, positive, show
+from ptq4dm.cli.options import add_backend, add_device, add_json, note, positive, show
 from ptq4dm.evaluation.environment import environment
 from ptq4dm.evaluation.evaluate import check_pair
-from ptq4dm.evaluation.measure import network_speed, prepare_engines, sampling_speed
+from ptq4dm.evaluation.measure import device_notes, network_speed, prepare_engines, sampling_speed
 from ptq4dm.evaluation.text import speed_lines
 from ptq4dm.files import write_json
+from ptq4dm.pipelines.denoiser import torch_device
 from ptq4dm.pipelines.pipeline import open_pipeline
 from ptq4dm.quantization.artifact import load
 from ptq4dm.quantization.quantized_model import example_call
@@ -24,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--pictures", type=positive, help="also time drawing so many pictures end to end (DDIM-50)")
     parser.add_argument("--out", type=Path, help="save the results as JSON too")
     add_backend(parser)
+    add_device(parser)
     add_json(parser)
 
 
@@ -33,11 +35,12 @@ def run(args: argparse.Namespace) -> None:
     model = load(args.model)
     pipeline = open_pipeline(args.float_model or model.facts["model"]["name"])
     check_pair(model, pipeline)
+    torch_device(args.device)
     example = example_call(pipeline, args.batch)
     deployed: Any = model.to_module(args.backend)
     engine = str(deployed.ptq4dm_backend)
-    engines = prepare_engines(pipeline.denoiser, {engine: lambda: model.to_module(engine)}, example)
-    notes = [*deployed.ptq4dm_notes, *engines.notes]
+    engines = prepare_engines(pipeline.denoiser, {engine: lambda: model.to_module(engine)}, example, device=args.device)
+    notes = [*deployed.ptq4dm_notes, *engines.notes, *device_notes(args.device)]
     data: dict[str, Any] = {"call": network_speed(engines.networks, example, model.plan, args.rounds, shown)}
     if args.pictures:
         seeds = range(args.pictures)

@@ -5,11 +5,12 @@ import time
 from pathlib import Path
 
 from ptq4dm import workflow
-from ptq4dm.cli.options import add_backend, add_json, add_seed, note, positive, show
+from ptq4dm.cli.options import add_backend, add_device, add_json, add_seed, note, positive, show
 from ptq4dm.evaluation.commands import FIRST_SEED
 from ptq4dm.evaluation.evaluate import evaluate
 from ptq4dm.files import exclusive
 from ptq4dm.pipelines.pipeline import open_pipeline
+from ptq4dm.quantization.quantized_model import pipeline_on
 from ptq4dm.recipe import load_recipe
 from ptq4dm.report.report import build_report
 
@@ -22,6 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--count", type=positive, default=16, help="pictures (default 16)")
     parser.add_argument("--steps", type=positive, default=50, help="denoising steps (default 50)")
     add_backend(parser)
+    add_device(parser)
     add_seed(parser)
     add_json(parser)
 
@@ -38,9 +40,11 @@ def work_through(args: argparse.Namespace) -> None:
     shown = not args.json
     recipe = load_recipe(args.recipe).replace(calibration={"seed": args.seed})
     pipeline = open_pipeline(args.model)
+    there = pipeline_on(pipeline, args.device)
     if shown:
         note(f"1/3 quantize {args.model} with the recipe {recipe.name} ({recipe.calibration.samples} samples)")
-    model = workflow.quantize(pipeline, recipe, work=args.out / "work", progress=shown)
+    model = workflow.quantize(there, recipe, work=args.out / "work", progress=shown)
+    model.network.cpu()  # engines compile it there
     artifact = model.save(args.out / "int8")
     if shown:
         note(f"2/3 draw {args.count} pictures with both models and measure")
@@ -52,6 +56,7 @@ def work_through(args: argparse.Namespace) -> None:
         steps=args.steps,
         seed=FIRST_SEED + args.seed,
         backend=args.backend,
+        device=args.device,
         artifact=artifact,
         shown=shown,
     )

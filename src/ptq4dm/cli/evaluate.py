@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from ptq4dm.cli.options import add_backend, add_json, add_sampling, add_seed, show
+from ptq4dm.cli.options import add_backend, add_device, add_json, add_sampling, add_seed, show
 from ptq4dm.evaluation.commands import FIRST_SEED
 from ptq4dm.evaluation.evaluate import evaluate
 from ptq4dm.evaluation.text import results_text
@@ -23,6 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--reference", type=Path, help="folder of pictures, the data to measure distances from")
     add_sampling(parser, 16)
     add_backend(parser)
+    add_device(parser)
     add_seed(parser)
     add_json(parser)
 
@@ -42,6 +43,7 @@ def run(args: argparse.Namespace) -> None:
         batch_size=args.batch_size,
         seed=FIRST_SEED + args.seed,
         backend=args.backend,
+        device=args.device,
         features=args.features or args.reference is not None,
         inception=args.inception,
         reference=reference,

@@ -1,15 +1,16 @@
 """`ptq4dm`: the command line. One file a verb; every user error is one line on stderr and exit code 2."""
 
 import argparse
+import errno
 import os
 import sys
 import warnings
 from collections.abc import Sequence
+from importlib import import_module
 
-from ptq4dm.cli import bench, demo, evaluate, export, inspect, quantize, report, sample, zoo
 from ptq4dm.errors import PTQ4DMError
 
-VERBS = (demo, quantize, sample, evaluate, bench, inspect, report, export, zoo)
+VERBS = ("demo", "quantize", "sample", "evaluate", "bench", "inspect", "report", "export", "zoo")
 INTERRUPTED = 130
 
 
@@ -19,8 +20,8 @@ def build_parser() -> argparse.ArgumentParser:
         prog="ptq4dm", description="Make a pretrained diffusion model 8-bit without training, and prove it."
     )
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    for verb in VERBS:
-        name = verb.__name__.rsplit(".", 1)[-1]
+    for name in VERBS:
+        verb = import_module(f"ptq4dm.cli.{name}")  # here, not above: it takes seconds, and Ctrl-C may come in them
         summary = (verb.__doc__ or "").split("\n")[0]
         own = verbs.add_parser(name, help=summary, description=summary)
         verb.add_arguments(own)
@@ -30,20 +31,29 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb and return the exit code: 0 done, 2 a user error, 130 interrupted."""
-    args = build_parser().parse_args(arguments)
-    quieten()
     try:
+        args = build_parser().parse_args(arguments)
+        quieten()
         args.run(args)
         sys.stdout.flush()
     except PTQ4DMError as error:
-        print(f"ptq4dm: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+        return refuse(str(error))
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        return refuse(f"{error.filename!r} is too long for the name of a file or folder: give a shorter one")
     except KeyboardInterrupt:
         print("ptq4dm: interrupted; nothing half-written was left behind", file=sys.stderr)
         return INTERRUPTED
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
+
+
+def refuse(reason: str) -> int:
+    """Say in one line on stderr why nothing was done; the exit code."""
+    print(f"ptq4dm: error: {' '.join(reason.split())}", file=sys.stderr)
+    return 2
 
 
 def quieten() -> None:

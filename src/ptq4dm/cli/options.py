@@ -5,7 +5,6 @@ import json
 import sys
 from typing import Any
 
-from ptq4dm.errors import RecipeError
 from ptq4dm.pipelines.schedulers import SCHEDULERS
 
 
@@ -50,7 +49,11 @@ def add_backend(parser: argparse.ArgumentParser) -> None:
 
 def add_device(parser: argparse.ArgumentParser) -> None:
     """--device: where the float model and the simulated backend run."""
-    parser.add_argument("--device", default="cpu", help="torch device of the float model: cpu (default), cuda, ...")
+    parser.add_argument(
+        "--device",
+        default="cpu",
+        help="torch device of the float and the simulated network: cpu (default), cuda, ... (engines: always the CPU)",
+    )
 
 
 def add_sampling(parser: argparse.ArgumentParser, count: int) -> None:
@@ -78,15 +81,6 @@ def table(rows: list[tuple[Any, ...]], header: tuple[str, ...]) -> str:
         for row in cells
     ]
     return "\n".join(lines)
-
-
-def use_device(pipeline: Any, device: str) -> None:
-    """Move a pipeline's denoiser to a torch device. Raises RecipeError if there is no such device."""
-    try:
-        pipeline.denoiser.to(device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).split("\n")[0]
-        raise RecipeError(f"--device {device!r} cannot be used here ({reason}): accepted are cpu, cuda, ...") from error
 
 
 def note(text: str) -> None:

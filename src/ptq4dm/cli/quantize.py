@@ -5,11 +5,12 @@ import os
 from pathlib import Path
 
 from ptq4dm import workflow
-from ptq4dm.cli.options import add_device, add_json, positive, seed, show, use_device
+from ptq4dm.cli.options import add_device, add_json, positive, seed, show
 from ptq4dm.files import new_folder
 from ptq4dm.pipelines.picture_folder import read_pictures
 from ptq4dm.pipelines.pipeline import open_pipeline
 from ptq4dm.quantization.artifact import fill_folder
+from ptq4dm.quantization.quantized_model import pipeline_on
 from ptq4dm.quantization.summary import summary
 from ptq4dm.recipe import load_recipe, preset_names
 
@@ -32,8 +33,7 @@ def run(args: argparse.Namespace) -> None:
     recipe = load_recipe(args.recipe)
     changes = {"samples": args.samples, "seed": args.seed}
     recipe = recipe.replace(calibration={key: value for key, value in changes.items() if value is not None})
-    pipeline = open_pipeline(args.model)
-    use_device(pipeline, args.device)
+    pipeline = pipeline_on(open_pipeline(args.model), args.device)
     pictures = read_pictures(args.pictures, pipeline.picture_shape) * 2 - 1 if args.pictures else None
     out = Path(os.path.abspath(args.out))
     work = args.work or out.with_name(out.name + ".work")

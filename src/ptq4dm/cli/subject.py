@@ -1,14 +1,15 @@
 """What `sample` draws with: a float model, or a quantized one on a backend."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from ptq4dm.cli.options import use_device
+from ptq4dm.errors import ModelError
+from ptq4dm.pipelines.denoiser import network_on, torch_device
 from ptq4dm.pipelines.pipeline import Pipeline, open_pipeline
 from ptq4dm.quantization.artifact import load
+from ptq4dm.quantization.quantized_model import pipeline_on
 
 
 @dataclass(frozen=True)
@@ -24,15 +25,12 @@ class Subject:
 def open_subject(model: str, is_float: bool, backend: str, device: str) -> Subject:
     """Open a float model or an artifact. Raises PTQ4DMError."""
     if is_float:
-        pipeline = open_pipeline(model)
-        use_device(pipeline, device)
+        pipeline = pipeline_on(open_pipeline(model), device)
         return Subject(pipeline.denoiser, pipeline, "float")
-    quantized = load(Path(model) if Path(model).exists() else model)
+    elsewhere = torch_device(device).type != "cpu"
+    quantized = load(model)
     if quantized.pipeline is None:
-        from ptq4dm.errors import ModelError
-
         raise ModelError(f"{model} holds a bare module, which has no pipeline to draw with: use it in Python")
-    if device != "cpu":
-        use_device(quantized.pipeline, device)
-    module: Any = quantized.to_module("simulated" if device != "cpu" and backend == "auto" else backend)
-    return Subject(module, quantized.pipeline, module.ptq4dm_backend, module.ptq4dm_notes)
+    module: Any = quantized.to_module("simulated" if elsewhere and backend == "auto" else backend)
+    network = network_on(module, device) if module.ptq4dm_backend == "simulated" else module
+    return Subject(network, quantized.pipeline, module.ptq4dm_backend, module.ptq4dm_notes)

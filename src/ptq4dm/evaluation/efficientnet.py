@@ -91,6 +91,7 @@ def load_network() -> Any:
 
 def fold(parent: nn.Module, convolution: str, norm: str) -> None:
     """Fold a batch normalisation into the convolution before it."""
-    fused = fuse_conv_bn_eval(parent.get_submodule(convolution), parent.get_submodule(norm))  # type: ignore[arg-type]
-    setattr(parent, convolution, fused)
+    first, second = parent.get_submodule(convolution), parent.get_submodule(norm)
+    assert isinstance(first, nn.Conv2d) and isinstance(second, nn.BatchNorm2d)
+    setattr(parent, convolution, fuse_conv_bn_eval(first, second))
     setattr(parent, norm, nn.Identity())

@@ -31,13 +31,14 @@ from ptq4dm.evaluation.commands import FIRST_SEED, RECIPE, commands
 from ptq4dm.evaluation.environment import environment
 from ptq4dm.evaluation.fidelity import compare_calls
 from ptq4dm.evaluation.layer_errors import layer_errors
-from ptq4dm.evaluation.measure import INT8, ROUNDS, network_speed, prepare_engines, sampling_speed
+from ptq4dm.evaluation.measure import INT8, ROUNDS, device_notes, network_speed, prepare_engines, sampling_speed
 from ptq4dm.evaluation.sections import SIMULATED, aims, distributions, executed, fidelity, find_extractors
 from ptq4dm.evaluation.sheet import write_sheet
 from ptq4dm.files import exclusive, make_folder, new_files, write_json, write_tensors
+from ptq4dm.pipelines.denoiser import network_on
 from ptq4dm.pipelines.pipeline import Pipeline, require_unconditional
 from ptq4dm.pipelines.sampling import sample
-from ptq4dm.quantization.quantized_model import QuantizedModel, example_call
+from ptq4dm.quantization.quantized_model import QuantizedModel, example_call, pipeline_on
 from ptq4dm.quantization.summary import summary
 
 FORMAT_VERSION: Final = 1
@@ -61,6 +62,7 @@ def evaluate(
     seed: int = FIRST_SEED,
     seeds: Sequence[int] | None = None,
     backend: str = "auto",
+    device: str = "cpu",
     features: bool = False,
     inception: Path | None = None,
     reference: Tensor | None = None,
@@ -76,6 +78,7 @@ def evaluate(
         pictures, seed: that many pictures, of the seeds `seed`, `seed` + 1, ... `seeds`: or these.
         steps, sampler, batch_size: how they are drawn.
         backend: where the quantized network runs; `auto` takes the fastest.
+        device: the torch device of the float and of the simulated network; INT8 engines run on the CPU.
         features: measure distances from the data too, on the offline extractor.
         inception: a local weights file of the standard Inception network, to measure on it as well.
         reference: the data, (n, c, h, w) in [0, 1]; a built-in model knows its own.
@@ -86,15 +89,16 @@ def evaluate(
     """
     seeds = list(seeds) if seeds is not None else list(range(seed, seed + pictures))
     check_pair(model, pipeline)
+    float_pipeline, simulated = pipeline_on(pipeline, device), network_on(model.network, device)
     out = Path(out)
     with exclusive(out):
         make_folder(out)
         extractors, notes = find_extractors(features, inception)
         deployed: Any = model.to_module(backend)  # carries its backend's name and notes
         engine = str(deployed.ptq4dm_backend)
-        notes += [str(line) for line in deployed.ptq4dm_notes]
-        networks = {"int8": deployed} if engine == SIMULATED else {"int8": deployed, SIMULATED: model.network}
-        walk = compare_calls(pipeline, networks, sampler, steps, seeds, batch_size, shown)
+        notes += [*map(str, deployed.ptq4dm_notes), *device_notes(device)]
+        networks = {"int8": simulated} if engine == SIMULATED else {"int8": deployed, SIMULATED: simulated}
+        walk = compare_calls(float_pipeline, networks, sampler, steps, seeds, batch_size, shown)
         drawn = {"float": walk.pictures}
         for name, network in networks.items():
             config, shape = pipeline.scheduler.config, pipeline.picture_shape
@@ -102,7 +106,9 @@ def evaluate(
         speed, memory = None, None
         if speed_rounds:
             trajectory = (sampler, min(steps, SPEED_STEPS))
-            speed, memory, more = measured_speed(model, pipeline, deployed, engine, trajectory, speed_rounds, shown)
+            speed, memory, more = measured_speed(
+                model, pipeline, networks["int8"], engine, trajectory, speed_rounds, device, shown
+            )
             notes += more
         columns = min(8, len(seeds))
         sizes = summary(model)
@@ -119,7 +125,7 @@ def evaluate(
             "size": {key: sizes[key] for key in ("float_bytes", "int8_bytes", "ratio")},
             "memory": memory,
             "fidelity": fidelity(walk, drawn, engine, sampler, steps, extractors) | aims(pipeline.name, sampler, steps),
-            "layers": layer_errors(pipeline.denoiser, model.network, model.plan, walk.calls),
+            "layers": layer_errors(float_pipeline.denoiser, simulated, model.plan, walk.calls),
             "distribution": distributions(extractors, features, drawn, pipeline.name, reference, notes, shown),
             "speed": speed,
             "pictures": {
@@ -144,6 +150,7 @@ def evaluate(
                     "scheduler": sampler,
                     "batch-size": batch_size,
                     "backend": engine,
+                    "device": None if device == "cpu" else device,
                     "features": features,
                     "inception": inception,
                 },
@@ -179,6 +186,7 @@ def measured_speed(
     engine: str,
     trajectory: tuple[str, int],
     rounds: int,
+    device: str,
     shown: bool,
 ) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
     """The sections `speed` (one call; under `sampling` a trajectory of that sampler and steps) and `memory`, and notes
@@ -187,7 +195,7 @@ def measured_speed(
     The INT8 network is built once more, so that its memory is seen apart from that of the engines `auto` tried.
     """
     example = example_call(pipeline, SPEED_BATCH)
-    engines = prepare_engines(pipeline.denoiser, {engine: lambda: model.to_module(engine)}, example)
+    engines = prepare_engines(pipeline.denoiser, {engine: lambda: model.to_module(engine)}, example, device=device)
     networks = engines.networks | {(engine, INT8): deployed}
     speed = network_speed(networks, example, model.plan, rounds, shown)
     few = min(rounds, SPEED_TRAJECTORIES)

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from ptq4dm.backends.stand_in import stands_in
 from ptq4dm.evaluation.baselines import EAGER, float_engines
 from ptq4dm.evaluation.hardware import (
     peak_memory,
@@ -16,7 +17,7 @@ from ptq4dm.evaluation.hardware import (
     this_processor,
 )
 from ptq4dm.evaluation.speed import alternate, fastest, predicted_limit, speedup, spread
-from ptq4dm.pipelines.denoiser import Call
+from ptq4dm.pipelines.denoiser import Call, network_on, output_tensor, placement
 from ptq4dm.pipelines.pipeline import Pipeline
 from ptq4dm.pipelines.sampling import sample
 from ptq4dm.quantization.plan import LayerPlan
@@ -38,22 +39,29 @@ class Engines:
 
 
 def prepare_engines(
-    network: nn.Module, int8: Mapping[str, Callable[[], nn.Module]], example: Call, rewritten: bool = False
+    network: nn.Module,
+    int8: Mapping[str, Callable[[], nn.Module]],
+    example: Call,
+    rewritten: bool = False,
+    device: str = "cpu",
 ) -> Engines:
     """Build the float network on every engine here and the INT8 ones by engine name, watching the memory of each.
 
-    rewritten: FP32 with the graph rewritten as for INT8 too.
+    network: on the CPU, where the engines compile it. rewritten: FP32 with the graph rewritten as for INT8 too.
+    device: where eager PyTorch runs it, and the simulated INT8 network.
     """
     memory: list[dict[str, Any]] = []
+    eager = network_on(network, device)
 
     def watched_float(name: str, build: Callable[[], nn.Module]) -> nn.Module:
-        label = f"float, {'PyTorch eager' if name == EAGER else name}"
-        return watched(label, build, example, memory, tensor_bytes(network) if name == EAGER else 0)
+        if name == EAGER:
+            return watched("float, PyTorch eager", lambda: eager, example, memory, tensor_bytes(network))
+        return watched(f"float, {name}", build, example, memory)
 
     engines, notes = float_engines(network, example, watched_float, rewritten)
     networks: Contestants = {(name, FP32): module for name, module in engines.items()}
     for name, build in int8.items():
-        networks[name, INT8] = watched(f"INT8, {name}", build, example, memory)
+        networks[name, INT8] = watched(f"INT8, {name}", lambda build=build: placed(build(), device), example, memory)
     return Engines(networks, memory, notes)
 
 
@@ -63,14 +71,14 @@ def watched(
     """Build a network, call it once, and add a row to `memory`: how far the resident memory rose meanwhile.
 
     held: bytes of the network that were there before (eager PyTorch builds nothing). No row where the system does not
-    tell the peak.
+    tell the peak, nor for a network on another device than the CPU.
     """
     release_free_memory()
     allowed, before = reset_peak_memory(), resident_memory()
     module = build()
     with torch.no_grad():
-        module(*example.args, **example.kwargs)
-    if allowed and before:
+        caller(module, example)()
+    if allowed and before and placement(module)[0].type == "cpu":
         memory.append({"name": name, "peak_bytes": max(0, peak_memory() - before) + held})
     return module
 
@@ -79,18 +87,36 @@ def network_speed(
     networks: Contestants, example: Call, plan: Sequence[LayerPlan], rounds: int = ROUNDS, shown: bool = False
 ) -> dict[str, Any]:
     """Time one call of each network, alternating, as the section `speed`."""
-
-    def caller(module: nn.Module) -> Callable[[], Any]:
-        return lambda: module(*example.args, **example.kwargs)
-
     with torch.no_grad():
-        times = alternate({label(key): caller(module) for key, module in networks.items()}, rounds, shown=shown)
+        times = alternate(
+            {label(key): caller(module, example) for key, module in networks.items()}, rounds, shown=shown
+        )
     return {
         "batch": len(example.args[0]),
         "what": "one network call",
         **speed_tables({key: times[label(key)] for key in networks}, rounds),
         "predicted_limit": limit_of(plan),
     }
+
+
+def caller(module: nn.Module, example: Call) -> Callable[[], Tensor]:
+    """A function that makes the call `example` of a network where it computes and waits for the answer."""
+    device = placement(module)[0]
+    args = [item.to(device) if isinstance(item, Tensor) else item for item in example.args]
+    kwargs = {name: item.to(device) if isinstance(item, Tensor) else item for name, item in example.kwargs.items()}
+    return lambda: output_tensor(module(*args, **kwargs)).cpu()
+
+
+def placed(module: nn.Module, device: str) -> nn.Module:
+    """A network in torch on `device`; one on an engine as it is."""
+    return module if stands_in(module) else network_on(module, device)
+
+
+def device_notes(device: str) -> list[str]:
+    """What the reader of speeds must know where not all of them are the CPU's."""
+    if device == "cpu":
+        return []
+    return [f"PyTorch (the float network, the simulated one) ran on {device}, the engines on the CPU"]
 
 
 def sampling_speed(

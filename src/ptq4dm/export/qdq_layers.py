@@ -70,11 +70,11 @@ class QdqLayer(nn.Module):
 
     def rounded_input(self, x: Tensor) -> Tensor:
         """x as the layer sees it."""
-        return QuantizeDequantize.apply(x, self.input_scale, self.input_zero_point)  # type: ignore[return-value]
+        return QuantizeDequantize.apply(x, self.input_scale, self.input_zero_point)
 
     def float_weight(self, axis: int) -> Tensor:
         """The weights as floats."""
-        return DequantizeWeight.apply(self.weight, self.weight_scale, self.weight_zero_point, axis)  # type: ignore[return-value]
+        return DequantizeWeight.apply(self.weight, self.weight_scale, self.weight_zero_point, axis)
 
 
 class QdqConv(QdqLayer):
@@ -118,7 +118,7 @@ class QdqOutput(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """What the layer gives, on 256 levels."""
-        return QuantizeDequantize.apply(self.layer(x), self.output_scale, self.output_zero_point)  # type: ignore[return-value]
+        return QuantizeDequantize.apply(self.layer(x), self.output_scale, self.output_zero_point)
 
 
 def qdq_form(layer: nn.Module) -> nn.Module:

@@ -1,5 +1,6 @@
 """The noise-estimation network as the rest of the code sees it: a module and the calls made to it."""
 
+import copy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -7,7 +8,7 @@ import torch
 from diffusers.utils import BaseOutput
 from torch import Tensor, nn
 
-from ptq4dm.errors import ModelError
+from ptq4dm.errors import ModelError, RecipeError
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,23 @@ def placement(network: nn.Module) -> tuple[torch.device, torch.dtype]:
         if tensor.is_floating_point():
             return tensor.device, tensor.dtype
     return torch.device("cpu"), torch.float32
+
+
+def network_on(network: nn.Module, device: str) -> nn.Module:
+    """The network itself where it computes on that torch device already, else a copy there. Raises RecipeError."""
+    there = torch_device(device)
+    return network if placement(network)[0] == there else copy.deepcopy(network).to(there)
+
+
+def torch_device(name: str) -> torch.device:
+    """A torch device that holds numbers here. Raises RecipeError where there is none of that name."""
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device).cpu()  # `meta` is a device too, but holds no numbers
+    except (RuntimeError, AssertionError, ImportError) as error:
+        reason = str(error).split("\n")[0]
+        raise RecipeError(f"device {name!r} cannot be used here ({reason}): accepted are cpu, cuda, ...") from error
+    return device
 
 
 def require_finite_weights(network: nn.Module, name: str) -> None:

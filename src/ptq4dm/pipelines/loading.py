@@ -100,7 +100,7 @@ def read_config(path: Path) -> dict[str, Any]:
     return values
 
 
-def load_model(folder: Path, name: str, kind: type) -> Any:
+def load_model(folder: Path, name: str, kind: Any) -> Any:
     """One model of the pipeline (old repositories keep it at the root). Raises ModelError if weights are missing."""
     place = folder / name if (folder / name).is_dir() else folder
     for path in sorted(place.glob("*.safetensors")):
@@ -111,7 +111,8 @@ def load_model(folder: Path, name: str, kind: type) -> Any:
             raise ModelError(
                 f"{path} is truncated or damaged ({one_line(error)}); save or download it again"
             ) from error
-    model, found = kind.from_pretrained(str(place), use_safetensors=True, output_loading_info=True)  # type: ignore
+    options = {"use_safetensors": True, "output_loading_info": True}  # the latter makes it a pair
+    model, found = kind.from_pretrained(str(place), **options)
     for fault in ("missing_keys", "unexpected_keys"):
         if found[fault]:
             some = ", ".join(sorted(found[fault])[:3])

@@ -1,5 +1,6 @@
 """Where a diffusion model comes in: by name, folder, hub id, or as a pipeline object."""
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from ptq4dm.errors import ModelError
 from ptq4dm.files import fingerprint
 from ptq4dm.pipelines.denoiser import require_finite_weights
 from ptq4dm.pipelines.loading import hub_folder, load_float_pipeline
-from ptq4dm.pipelines.unconditional import config_of, why_not_unconditional
+from ptq4dm.pipelines.unconditional import config_of, why_not_drawable, why_not_unconditional
 from ptq4dm.zoo.zoo import MODELS, model_folder
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -101,8 +102,9 @@ def open_pipeline(model: "str | Path | DiffusionPipeline | Pipeline") -> Pipelin
     name = str(model)
     if name in MODELS:
         return adopt(load_float_pipeline(model_folder(name)), name)
-    if Path(model).expanduser().exists():
-        return adopt(load_float_pipeline(Path(model).expanduser()), name)
+    place = os.path.expanduser(name)
+    if os.path.exists(place):  # of pathlib, a name that is too long is an OSError
+        return adopt(load_float_pipeline(Path(place)), name)
     if isinstance(model, str) and HUB_ID.fullmatch(name):
         return adopt(load_float_pipeline(hub_folder(name)), name)
     raise ModelError(
@@ -112,9 +114,12 @@ def open_pipeline(model: "str | Path | DiffusionPipeline | Pipeline") -> Pipelin
 
 
 def adopt(source: DiffusionPipeline, name: str) -> Pipeline:
-    """Take in a loaded pipeline. Raises ModelError: weights of the denoiser not finite."""
+    """Take in a loaded pipeline. Raises ModelError: weights of the denoiser not finite, settings nothing can follow."""
     if why_not_unconditional(source):
         return Pipeline(source, name)
+    fault = why_not_drawable(source)
+    if fault:
+        raise ModelError(f"{name} ({type(source).__name__}) cannot be sampled: {fault}")
     pipeline = Pipeline(source, name, ("unet",))
     require_finite_weights(pipeline.denoiser, f"{name}: {pipeline.component}")
     pipeline.denoiser.eval()

@@ -25,6 +25,10 @@ SCHEDULERS: Final[dict[str, type]] = {
 }
 FIXED: Final[dict[str, dict[str, Any]]] = {"dpmsolver++": {"algorithm_type": "dpmsolver++"}}
 """What a name promises, whatever the pipeline's own scheduler says."""
+PREDICTIONS: Final = ("epsilon", "sample", "v_prediction")
+"""What a network may predict: the noise, the picture, or Salimans and Ho's velocity."""
+NOT_FOLLOWED: Final[dict[str, tuple[str, ...]]] = {"pndm": ("sample",)}
+"""Predictions that a scheduler cannot use."""
 FEWEST_STEPS: Final[dict[type, int]] = {PNDMScheduler: 4}
 """PNDM starts with Runge-Kutta steps over four time-steps."""
 
@@ -39,7 +43,20 @@ def make_scheduler(name: str, config: Mapping[str, Any]) -> SchedulerMixin:
     if name not in SCHEDULERS:
         raise RecipeError(f"unknown scheduler {name!r}: accepted are {', '.join(SCHEDULERS)}")
     settings = {key: value for key, value in dict(config).items() if not key.startswith("_")}
-    return SCHEDULERS[name].from_config(settings, **FIXED.get(name, {}))
+    prediction = settings.get("prediction_type", PREDICTIONS[0])
+    accepted = [kind for kind in PREDICTIONS if kind not in NOT_FOLLOWED.get(name, ())]
+    if prediction not in accepted:
+        raise RecipeError(
+            f"scheduler {name!r} cannot follow the model's prediction_type {prediction!r}: it takes "
+            f"{', '.join(accepted)}; choose another scheduler, or mend the model's scheduler_config.json"
+        )
+    try:
+        return SCHEDULERS[name].from_config(settings, **FIXED.get(name, {}))
+    except (NotImplementedError, TypeError, ValueError) as error:
+        raise RecipeError(
+            f"scheduler {name!r} cannot be made of the model's scheduler config ({error}): choose another scheduler, "
+            "or mend the model's scheduler_config.json"
+        ) from error
 
 
 def set_steps(scheduler: Any, steps: int) -> None:

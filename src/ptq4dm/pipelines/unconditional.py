@@ -7,6 +7,8 @@ from typing import Any
 
 from diffusers import DiffusionPipeline, UNet2DModel
 
+from ptq4dm.pipelines.schedulers import PREDICTIONS
+
 
 def why_not_unconditional(source: DiffusionPipeline) -> str:
     """Why `source` is no unconditional pixel model, "" if it is: a `UNet2DModel`, a scheduler with betas, no more."""
@@ -23,7 +25,26 @@ def why_not_unconditional(source: DiffusionPipeline) -> str:
         return "its unet wants class labels"
     if config["in_channels"] != config["out_channels"]:
         return f"its unet has {config['in_channels']} channels in and {config['out_channels']} out"
-    return "" if config["sample_size"] is not None else "its unet's config names no sample_size"
+    return ""
+
+
+def why_not_drawable(source: DiffusionPipeline) -> str:
+    """Why no loop can draw with an unconditional model, "" if one can: settings that no sampling can follow."""
+    size = source.components["unet"].config["sample_size"]
+    kind = config_of(source.components["scheduler"]).get("prediction_type", PREDICTIONS[0])
+    if not is_picture_size(size):
+        return f"its unet's sample_size is {size!r}, not a number of pixels or (height, width)"
+    if kind not in PREDICTIONS:
+        return f"its scheduler's prediction_type is {kind!r}, none of {', '.join(PREDICTIONS)}"
+    return ""
+
+
+def is_picture_size(size: Any) -> bool:
+    """Whether a config's `sample_size` says how large pictures are: one whole number, or two."""
+    sides = (size, size) if isinstance(size, int) else size
+    if not isinstance(sides, list | tuple) or len(sides) != 2:
+        return False
+    return all(isinstance(side, int) and not isinstance(side, bool) and side > 0 for side in sides)
 
 
 def config_of(part: Any) -> dict[str, Any]:

@@ -10,7 +10,9 @@ into a float module of the same class that the caller supplies.
 """
 
 import dataclasses
+import inspect
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +107,7 @@ def plain_config(network: nn.Module) -> dict[str, Any]:
 def read_facts(folder: Path) -> dict[str, Any]:
     """Read and check `ptq4dm.json`. Raises ArtifactError for a foreign, newer or damaged artifact."""
     folder = Path(folder)
-    if not folder.is_dir():
+    if not os.path.isdir(folder):  # of pathlib, a name that is too long is an OSError
         raise ArtifactError(f"no folder {folder}: name a folder that `ptq4dm quantize --out` wrote")
     if not (folder / FACTS).is_file() and saved_by_diffusers(folder):
         raise ArtifactError(
@@ -152,7 +154,7 @@ def load(folder: str | Path, module: nn.Module | None = None, example: Call | No
     """
     from ptq4dm.zoo.zoo import MODELS, int8_folder
 
-    folder = int8_folder(str(folder)) if str(folder) in MODELS and not Path(folder).exists() else Path(folder)
+    folder = int8_folder(str(folder)) if str(folder) in MODELS and not os.path.exists(folder) else Path(folder)
     facts = read_facts(folder)
     try:
         return read_model(folder, facts, module, example)
@@ -167,6 +169,8 @@ def read_model(folder: Path, facts: dict[str, Any], module: nn.Module | None, ex
     recipe = recipe_from_dict(facts["recipe"], str(folder / FACTS))
     if not facts["pipeline"] and module is None:
         raise ArtifactError(f"{folder} holds a bare module: load(folder, module=...) with one of the same class")
+    if module is not None:
+        require_fitting(example, module)
     if not facts["denoisers"]:
         raise ArtifactError(f"{folder} names no denoiser: quantize the model again")
     if facts["arithmetic"] != recipe.arithmetic:
@@ -183,6 +187,20 @@ def read_model(folder: Path, facts: dict[str, Any], module: nn.Module | None, ex
         for name, held in facts["denoisers"].items()
     }
     return QuantizedModel(denoisers, pipeline, recipe, facts["facts"])
+
+
+def require_fitting(example: Call | None, module: nn.Module) -> None:
+    """Raise ArtifactError unless `example` is a call that `module` takes, of at least one sample, or None."""
+    if example is None:
+        return
+    signature = inspect.signature(module.forward)
+    try:
+        signature.bind(*example.args, **example.kwargs)
+    except TypeError as error:
+        kind = type(module).__name__
+        raise ArtifactError(f"example does not fit {kind}.forward{signature}: {error}; give a call of it") from error
+    if any(isinstance(item, Tensor) and not item.numel() for item in (*example.args, *example.kwargs.values())):
+        raise ArtifactError("example holds no samples: give a call of at least one")
 
 
 def read_network(folder: Path, name: str, held: dict[str, Any], arithmetic: str, module: nn.Module | None) -> nn.Module:

@@ -81,7 +81,8 @@ class QuantizedConv(QuantizedLayer):
         self.convolve = next(CONVOLUTIONS[kind] for kind in CONVOLUTIONS if isinstance(source, kind))
         self.in_channels, self.out_channels = source.in_channels, source.out_channels
         self.kernel_size = source.kernel_size
-        self.stride, self.padding, self.dilation = source.stride, padding_of(source), source.dilation
+        self.stride: tuple[int, ...] = source.stride
+        self.padding, self.dilation = padding_of(source), source.dilation
         self.groups, self.padding_mode = source.groups, source.padding_mode
 
     def compute(self, x: Tensor) -> Tensor:

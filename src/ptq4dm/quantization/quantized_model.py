@@ -11,8 +11,8 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import nn
 
-from ptq4dm.errors import ModelError
-from ptq4dm.pipelines.denoiser import Call
+from ptq4dm.errors import BackendError, ModelError
+from ptq4dm.pipelines.denoiser import Call, network_on
 from ptq4dm.pipelines.pipeline import Pipeline
 from ptq4dm.quantization.plan import LayerPlan
 from ptq4dm.recipe import Recipe
@@ -103,7 +103,10 @@ class QuantizedModel:
 
         denoiser = self.denoiser(component)
         if denoiser.example is None:
-            raise ModelError("an export needs one call of the network to trace: ptq4dm.load(folder, example=Call(...))")
+            raise BackendError(
+                f"an export needs a call of {type(denoiser.network).__name__} to learn its inputs from, and this model "
+                "was loaded without one: ptq4dm.load(folder, ..., example=ptq4dm.Call((x, t)))"
+            )
         return export_qdq(denoiser.network, denoiser.example, path)
 
     @cached_property
@@ -127,6 +130,13 @@ def exchanged(source: DiffusionPipeline, others: Mapping[int, nn.Module]) -> Dif
         if isinstance(part, DiffusionPipeline):
             vars(result)[name] = exchanged(part, others)
     return result
+
+
+def pipeline_on(pipeline: Pipeline, device: str) -> Pipeline:
+    """The pipeline itself where its denoiser computes on that torch device already, else one with a copy of the
+    denoiser there. Raises RecipeError."""
+    network = network_on(pipeline.denoiser, device)
+    return pipeline if network is pipeline.denoiser else with_denoisers(pipeline, {pipeline.component: network})
 
 
 def example_call(pipeline: Pipeline, batch: int = 2) -> Call:

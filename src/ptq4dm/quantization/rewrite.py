@@ -52,8 +52,9 @@ def quantize_layer(
 
     Without statistics all input channels count alike, and the bias is left as it is.
     """
-    weight: Tensor = layer.weight.detach()  # type: ignore[assignment,operator]
-    new = QuantizedLinear(layer) if isinstance(layer, nn.Linear) else QuantizedConv(layer)  # type: ignore[arg-type]
+    assert isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d)  # the plan names no others
+    weight = layer.weight.detach()
+    new = QuantizedLinear(layer) if isinstance(layer, nn.Linear) else QuantizedConv(layer)
     groups = getattr(layer, "groups", 1)
     bias = layer.bias
     corrected = recipe.bias_correction and isinstance(bias, Tensor)

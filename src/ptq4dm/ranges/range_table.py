@@ -11,17 +11,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ptq4dm.errors import ArtifactError, CalibrationError
+from ptq4dm.errors import ArtifactError, CalibrationError, RecipeError
 from ptq4dm.files import fingerprint, read_tensors, write_tensors
 from ptq4dm.numerics import ACTIVATION_MAX
 from ptq4dm.progress import progress
 from ptq4dm.ranges.histograms import BINS, LayerStatistics
 from ptq4dm.ranges.metrics import make_metric
-from ptq4dm.ranges.mixture import mixture_of
+from ptq4dm.ranges.mixture import Mixture, mixture_of
 from ptq4dm.ranges.search import InputRange, search_range
 from ptq4dm.recipe import RangeRecipe, plain
 
 FORMAT_VERSION = 1
+LARGEST = 1e16
+"""Inputs beyond it cannot be measured: sums of their squares leave the range of float32."""
 SUMMARY_PERCENTILES = (0.1, 1.0, 50.0, 99.0, 99.9)
 
 
@@ -86,7 +88,12 @@ def choose_ranges(
     ranges = {}
     with progress("choosing ranges", len(statistics), shown) as advance:
         for name, item in statistics.items():
-            ranges[name] = search_range(mixture_of(item, weights), metric, levels)
+            mixture = mixture_of(item, weights)
+            require_squarable(name, mixture)
+            try:
+                ranges[name] = search_range(mixture, metric, levels)
+            except RecipeError as error:
+                raise RecipeError(f"layer {name}, input from {mixture.low:g} to {mixture.high:g}: {error}") from error
             advance(1)
     facts = {
         **plain(dataclasses.asdict(recipe)),
@@ -94,6 +101,17 @@ def choose_ranges(
         "band_weights": None if weights is None else weights.tolist(),
     }
     return RangeTable(ranges, dict(statistics), facts)
+
+
+def require_squarable(name: str, mixture: Mixture) -> None:
+    """Raise CalibrationError, with the layer's name, for an input whose squares overflow float32."""
+    largest = max(-mixture.low, mixture.high)
+    if largest > LARGEST:
+        raise CalibrationError(
+            f"the input of layer {name} reaches {largest:g} in calibration (accepted: up to {LARGEST:g}): the float "
+            "network all but overflows there; check its weights and the calibration inputs, or add the layer to "
+            "keep_float"
+        )
 
 
 def header(table: RangeTable) -> dict[str, Any]:

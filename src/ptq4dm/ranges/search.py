@@ -93,4 +93,5 @@ def finer(mixture: Mixture, scale: float) -> Mixture:
 
 def pairs(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
     """Every pair of an element of `first` and one of `second`."""
-    return tuple(part.flatten() for part in torch.meshgrid(first, second, indexing="ij"))  # type: ignore[return-value]
+    rows, columns = torch.meshgrid(first, second, indexing="ij")
+    return rows.flatten(), columns.flatten()

@@ -80,7 +80,7 @@ def context(results: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         "ratio_rows": tables.ratio_rows(speed),
         "sampling": sampling,
         "sampling_rows": tables.speed_rows(sampling),
-        "sampling_ratio_rows": tables.ratio_rows(sampling),
+        "sampling_ratio_rows": [row[:3] for row in tables.ratio_rows(sampling)],  # the limit is one of a call
         "distribution": results.get("distribution"),
         "distribution_rows": tables.distribution_rows(results.get("distribution") or {}),
         "calibration": calibration(results.get("calibration") or {}),

@@ -133,7 +133,7 @@ def test_padding_that_is_one_more_on_one_side_is_refused_by_name():
 
 def test_a_network_that_the_engine_cannot_compile_is_passed_over():
     pipe = tiny_pipeline()
-    unet = tiny_unet(time_embedding_type="learned", num_train_timesteps=1000)
+    unet = tiny_unet(attention=False, time_embedding_type="learned", num_train_timesteps=1000)
     recipe = ptq4dm.load_recipe("w8a8").replace(calibration={"samples": 4, "steps": 3, "batch_size": 4})
     model = ptq4dm.quantize(DDPMPipeline(unet, pipe.scheduler), recipe)
     x, t = torch.randn(2, 3, 16, 16), torch.tensor(7)
@@ -142,8 +142,7 @@ def test_a_network_that_the_engine_cannot_compile_is_passed_over():
         module = model.to_module("auto")
     assert relative(module(x, t).sample, model.network(x, t).sample) < 0.02
     if module.ptq4dm_backend == "simulated":
-        with pytest.raises(BackendError, match="OpenVINO cannot"):
-            model.to_module("openvino")
+        assert module.ptq4dm_notes[0].startswith("openvino: OpenVINO cannot")
 
 
 def test_a_noise_level_that_tracing_would_hold_fixed_is_refused():

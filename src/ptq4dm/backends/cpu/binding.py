@@ -7,6 +7,7 @@ the first (batch) of each tensor. A call with another key needs another graph.
 
 import inspect
 import numbers
+from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Any
@@ -57,7 +58,7 @@ class Traceable(nn.Module):
         arguments = self.bound.arguments(tensors)
         if STRUCTURED in signature.parameters:
             arguments[STRUCTURED] = True
-        bound = inspect.BoundArguments(signature, arguments)  # type: ignore[arg-type]
+        bound = inspect.BoundArguments(signature, OrderedDict(arguments))
         leaves, self.output_spec = pytree.tree_flatten(self.network(*bound.args, **bound.kwargs))
         if not leaves or not all(isinstance(leaf, Tensor) for leaf in leaves):
             kinds = ", ".join(sorted({type(leaf).__name__ for leaf in leaves})) or "nothing"

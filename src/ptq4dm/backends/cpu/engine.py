@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from ptq4dm.backends.cpu.binding import BoundCall, answer, bind
+from ptq4dm.backends.cpu.binding import BoundCall, Traceable, answer, bind
+from ptq4dm.errors import BackendError
 from ptq4dm.pipelines.denoiser import Call
 
 
@@ -56,9 +57,25 @@ class Engine:
         """What the engine really ran for each quantized layer; () before the first graph was compiled."""
         return next((graph.executed for graph in self.graphs.values()), ())
 
+    def answer_of_none(self, bound: BoundCall) -> Any:
+        """The answer to a batch of no samples, which no engine takes: empty, in the shapes that torch gives.
+
+        Raises BackendError where torch does not take it either (the attention of diffusers does not).
+        """
+        traceable = Traceable(self.network, bound)
+        try:
+            outputs = list(traceable(*bound.tensors))
+        except RuntimeError as error:
+            kind = type(self.network).__name__
+            raise BackendError(f"{kind} was called with a batch of 0 samples ({error}): give at least one") from error
+        assert traceable.output_spec is not None  # the call above set it
+        return answer(outputs, traceable.output_spec, bound.structured)
+
     @torch.no_grad()
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The network's answer to this call, in float32 on the CPU. Raises TypeError for a call that does not fit."""
         bound = bind(self.network, Call(args, kwargs))
+        if any(tensor.dim() and not len(tensor) for tensor in bound.tensors):
+            return self.answer_of_none(bound)
         graph = self.graph_of(bound)
         return answer(graph.run(bound.tensors), graph.output_spec, bound.structured)

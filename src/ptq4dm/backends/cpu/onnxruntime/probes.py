@@ -83,7 +83,7 @@ def pair_probe(name: str, layer: nn.Module) -> Probe:
     x = lit.repeat(1, groups)
     if isinstance(inner, QuantizedConv):
         spread = inner.weight.dim() - 2
-        inner.stride = (1,) * spread  # type: ignore[assignment]
+        inner.stride = (1,) * spread
         inner.padding = tuple(d * (k - 1) for d, k in zip(inner.dilation, inner.kernel_size, strict=True))
         x = x.view(*x.shape, *[1] * spread)
     if not isinstance(layer, OutputQuantized):

@@ -123,6 +123,6 @@ def spatial_self_attention(
 def project(linear: nn.Module | None, x: Tensor) -> Tensor:
     """A linear layer along axis 1 of (batch, in, height, width), as a 1x1 convolution."""
     if isinstance(linear, QuantizedLinear):
-        return linear.forward(x, channels_first=True)  # type: ignore[call-arg]
+        return linear.forward(x, channels_first=True)  # type: ignore[call-arg]  # of the forward that stands in
     assert isinstance(linear, nn.Linear)
     return F.conv2d(x, linear.weight[:, :, None, None], linear.bias)

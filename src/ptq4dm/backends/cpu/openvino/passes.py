@@ -41,5 +41,5 @@ def copies(node: "ov.Node") -> bool:
     if node.get_type_name() == "Interpolate":
         return attributes.get("mode") == "nearest"
     fill = node.input_value(3).get_node() if node.get_input_size() > 3 else None
-    zero = fill is None or (fill.get_type_name() == "Constant" and not fill.get_data().any())  # type: ignore[attr-defined]
+    zero = fill is None or (fill.get_type_name() == "Constant" and not fill.get_data().any())  # type: ignore[attr-defined]  # a Constant has it
     return attributes.get("pad_mode") == "constant" and zero

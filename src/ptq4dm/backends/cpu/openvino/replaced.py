@@ -10,7 +10,7 @@ from torch import nn
 @contextmanager
 def replaced_forward(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
     """While open, calls of `module` run `forward(module, ...)`. Its class and other instances are untouched."""
-    module.forward = forward.__get__(module)  # type: ignore[method-assign]
+    module.forward = forward.__get__(module)  # type: ignore[method-assign]  # torch calls the instance's
     try:
         yield
     finally:
