@@ -175,7 +175,7 @@ DAMAGES = {
     "arithmetic = 'odd'": lambda f: edit_header(f, arithmetic="odd"),
     "layers = None is no list of names": lambda f: edit_header(f, layers=None),
     "has no layer 'encoder'": lambda f: edit_header(f, layers=["encoder"]),
-    "conv_norm_out is a GroupNorm": lambda f: edit_header(f, layers=["conv_norm_out"]),
+    "'conv_norm_out' of the network is a GroupNorm": lambda f: edit_header(f, layers=["conv_norm_out"]),
     "conv_out.bias is missing": lose_a_tensor,
     "extra is in no layer": lambda f: change_a_tensor(f, "extra", torch.ones(1)),
     "holds scales that are not positive": lambda f: change_a_tensor(f, f"{LAYER}.input_scale", torch.tensor(0.0)),

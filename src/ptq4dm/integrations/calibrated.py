@@ -12,9 +12,8 @@ from ptq4dm.integrations.config import PTQ4DMConfig
 from ptq4dm.numerics import ACTIVATION_MAX
 from ptq4dm.pipelines.loading import FAULTS, one_line
 from ptq4dm.quantization.artifact import FACTS, FORMAT_VERSION, read_facts, read_weights
-from ptq4dm.quantization.filling import FILLED
 from ptq4dm.quantization.layers_qdq import OutputQuantized, integer_bias
-from ptq4dm.quantization.plan import layer_names
+from ptq4dm.quantization.plan import SUPPORTED, layer_names
 from ptq4dm.quantization.rewrite import quantize_layer
 from ptq4dm.ranges.search import InputRange
 from ptq4dm.recipe import WeightRecipe, recipe_from_dict
@@ -41,7 +40,7 @@ class CalibratedRanges:
         modules = dict(network.named_modules())
         for name, shape in self.shapes.items():
             layer = modules.get(name)
-            weight = getattr(layer, "weight", None) if isinstance(layer, FILLED) else None
+            weight = getattr(layer, "weight", None) if isinstance(layer, SUPPORTED) else None
             found = tuple(weight.shape) if isinstance(weight, Tensor) else None
             if found != shape:
                 raise ArtifactError(

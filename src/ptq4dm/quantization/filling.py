@@ -8,10 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from ptq4dm.errors import ArtifactError
-from ptq4dm.quantization.layers import CONVOLUTIONS, QuantizedConv, QuantizedLinear
+from ptq4dm.quantization.layers import QuantizedConv, QuantizedLinear
 from ptq4dm.quantization.layers_qdq import OutputQuantized
-
-FILLED = (*CONVOLUTIONS, nn.Linear)
 
 
 def fill(network: nn.Module, layers: Sequence[str], tensors: dict[str, Tensor], folder: Path) -> nn.Module:
@@ -41,9 +39,11 @@ def put_empty_layers(network: nn.Module, layers: Sequence[str], rounded: Collect
         source = modules.get(name)
         if not name or source is None:
             raise ArtifactError(f"{where}: the network has no layer {name!r}, so this artifact is of another network")
-        if not isinstance(source, FILLED):
-            raise ArtifactError(f"{where}: {name} is a {type(source).__name__}, which has no INT8 form here")
-        empty = QuantizedLinear(source) if isinstance(source, nn.Linear) else QuantizedConv(source)  # pyright: ignore[reportArgumentType]
+        if not isinstance(source, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d):
+            raise ArtifactError(
+                f"{where}: {name!r} of the network is a {type(source).__name__}, which has no INT8 form"
+            )
+        empty = QuantizedLinear(source) if isinstance(source, nn.Linear) else QuantizedConv(source)
         owner, _, attribute = name.rpartition(".")
         setattr(network.get_submodule(owner), attribute, OutputQuantized(empty) if name in rounded else empty)
 
