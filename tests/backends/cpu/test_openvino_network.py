@@ -6,6 +6,7 @@ import pytest
 import torch
 from diffusers import DDPMPipeline
 from diffusers.models.attention_processor import Attention
+from diffusers.models.controlnets.controlnet import ControlNetOutput
 from diffusers.models.unets.unet_2d import UNet2DOutput
 from tiny import tiny_pipeline, tiny_unet
 from torch import Tensor, nn
@@ -263,3 +264,31 @@ def test_quantizing_before_resizing_changes_nothing():
     module = OpenVINOBackend().prepare(network, Call((x,)))
     torch.testing.assert_close(module(x), network(x), rtol=1e-5, atol=1e-5)
     assert all(run.int8 for run in module.ptq4dm_engine.executed)
+
+
+class Nested(torch.nn.Module):
+    """A network that answers as a ControlNet does: a list of tensors and a tensor, named or in a tuple."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = torch.nn.Conv2d(8, 8, 3, padding=1), torch.nn.Conv2d(8, 16, 1)
+
+    def forward(self, x, return_dict=True):
+        a = self.first(x)
+        answer = ([a, self.first(a)], self.second(a))
+        return ControlNetOutput(tuple(answer[0]), answer[1]) if return_dict else answer
+
+
+def test_a_nested_answer_comes_back_as_the_network_gives_it():
+    network = Nested().eval()
+    x = torch.randn(2, 8, 6, 6, generator=torch.Generator().manual_seed(0))
+    model = ptq4dm.quantize_module(network, [((x,), {})])
+    fast = model.to_module("openvino")
+    assert isinstance(fast, Nested) and fast.first is model.network.first
+    named, (listed, last) = fast(x), fast(x, return_dict=False)
+    wanted = model.network(x)
+    for got in (named.down_block_res_samples, listed):
+        for mine, theirs in zip(got, wanted.down_block_res_samples, strict=True):
+            torch.testing.assert_close(mine, theirs)
+    torch.testing.assert_close(last, wanted.mid_block_res_sample)
+    torch.testing.assert_close(named.mid_block_res_sample, wanted.mid_block_res_sample)

@@ -1,0 +1,49 @@
+"""Every family through the whole job; in INT8 on the CPU those whose calls are the oddest (the others: bench_families)."""
+
+import pytest
+import torch
+
+import ptq4dm
+from families import FAMILIES, run
+from families.proof import RECIPE, conditions, prove
+from ptq4dm.errors import CalibrationError
+
+ON_ENGINE = ("wan-two-stages", "stable-cascade-prior")
+FORGETS = ("stable-diffusion-ip-adapter",)
+"""diffusers does not load the adapter's layers with the pipeline."""
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_calibrated_quantized_saved_and_loaded(name, tmp_path):
+    family = FAMILIES[name]
+    backends = ("simulated", "openvino") if name in ON_ENGINE else ("simulated",)
+    proof = prove(family, tmp_path / "int8", backends)
+    assert set(proof.denoisers) == {*family.denoisers, *family.beside}
+    assert proof.share > 0.95 and proof.calls_made > 0
+    assert all(0 < error < 0.3 for error in proof.call_error.values()) or name in FORGETS
+    if name in FORGETS:
+        assert len(proof.faults) == 1 and "to_k_ip" in proof.faults[0]
+        return
+    assert proof.faults == () and proof.same_again == dict.fromkeys(backends, True)
+    if name in ON_ENGINE:
+        assert proof.on_cpu is not None and proof.on_cpu[0] == proof.on_cpu[1]
+        assert proof.engine_error is not None and proof.engine_error < 0.02
+
+
+def test_the_users_own_pipeline_stays_as_it_was():
+    family = FAMILIES["kandinsky-2-2"]  # combined of two pipelines that share its parts
+    pipeline = family.build()
+    before = run(family, pipeline)
+    model = ptq4dm.quantize(pipeline, RECIPE, conditions=conditions(family))
+    assert torch.equal(run(family, pipeline), before)
+    assert not torch.equal(run(family, model.to_pipeline("simulated")), before)
+
+
+def test_a_condition_that_the_pipeline_does_not_have():
+    pipeline = FAMILIES["stable-diffusion"].build()
+    with pytest.raises(CalibrationError, match=r"condition 0: StableDiffusionPipeline has no argument 'promt'; it has"):
+        ptq4dm.quantize(pipeline, RECIPE, conditions=[{"promt": "a cat"}])
+    with pytest.raises(CalibrationError, match="'generator' is set by the recipe: leave it out"):
+        ptq4dm.quantize(pipeline, RECIPE, conditions=[{"prompt": "a cat", "generator": None}])
+    with pytest.raises(CalibrationError, match="StableDiffusionPipeline does not take the calibration inputs"):
+        ptq4dm.quantize(pipeline, RECIPE)
