@@ -1,0 +1,86 @@
+"""Which pipelines work, proven one by one on tiny pipelines of real diffusers classes: the table of docs/families.md.
+
+    python benchmarks/bench_families.py [--quick] [--only NAME,NAME] [--page docs/families.md]
+
+Random weights: the errors say that nothing is wrong, not how good the pictures of a trained model are.
+"""
+
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from common import parser, save
+
+from ptq4dm.progress import progress
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "tests"))
+
+COLUMNS = (
+    "pipeline", "denoisers", "calls made (saved)", "layers in INT8", "of the multiply-adds", "error of a call",
+    "INT8 on the CPU", "engine to simulated", "loaded: same bits",
+)  # fmt: skip
+
+
+def main() -> None:
+    own = parser(__doc__ or "")
+    own.add_argument("--only", help="families, comma-separated (default: all)")
+    own.add_argument("--page", type=Path, help="write the table as a page, too")
+    args = own.parse_args()
+    from families import FAMILIES
+    from families.proof import prove
+
+    names = args.only.split(",") if args.only else list(FAMILIES)[: 2 if args.quick else None]
+    rows = []
+    with progress("families", len(names), sys.stderr.isatty()) as advance, tempfile.TemporaryDirectory() as folder:
+        for name in names:
+            started = time.perf_counter()
+            proof = prove(FAMILIES[name], Path(folder) / name).to_json()
+            rows.append({**proof, "seconds": round(time.perf_counter() - started, 1)})
+            print(" | ".join(cells(rows[-1])), flush=True)
+            advance(1)
+    save("families", args, {"rows": rows})
+    if args.page:
+        args.page.write_text(page(rows))
+
+
+def cells(row: dict) -> list[str]:
+    """One row of the table in words."""
+    same = ", ".join(f"{backend} {'yes' if equal else 'NO'}" for backend, equal in row["same_again"].items())
+    missing = "; ".join(row["faults"])
+    return [
+        row["family"],
+        ", ".join(row["denoisers"]),
+        f"{row['calls_made']} ({row['calls_saved']})",
+        f"{row['layers'][0]} of {row['layers'][1]}",
+        f"{100 * row['share']:.1f} %",
+        ", ".join(f"{100 * error:.2f} %" for error in row["call_error"].values()),
+        f"{row['on_cpu'][0]} of {row['on_cpu'][1]}" if row["on_cpu"] else missing,
+        "" if row["engine_error"] is None else f"{row['engine_error']:.1e}",
+        same or missing,
+    ]
+
+
+def page(rows: list[dict]) -> str:
+    """The page for docs, in Markdown."""
+    lines = [
+        "# Pipelines, and what was proven for each",
+        "",
+        "Made by `python benchmarks/bench_families.py --page docs/families.md`; not typed. Each row is a tiny pipeline",
+        "of real diffusers classes with random weights (tests/families), walked through the whole job: denoisers found",
+        "at work, calibrated while the pipeline draws, quantized, drawn with on the simulated backend and in INT8 on the",
+        "CPU (OpenVINO), saved, loaded and drawn with again. *error of a call*: relative L2 against float. *engine to",
+        "simulated*: relative L2 of the pictures; where it is larger than float rounding, one rounding went the other",
+        "way on the trajectory.",
+        "",
+        "| " + " | ".join(COLUMNS) + " |",
+        "|" + "---|" * len(COLUMNS),
+        *("| " + " | ".join(cells(row)) + " |" for row in rows),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,126 @@
+"""What is proven of one family: calibrated, quantized, run in INT8, saved, loaded and run again."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import ptq4dm
+from families.family import TinyFamily, run
+from ptq4dm.errors import PTQ4DMError
+from ptq4dm.pipelines.conditions import OWN
+from ptq4dm.pipelines.denoiser import Call, output_tensor
+
+STEPS = 3
+RECIPE = ptq4dm.load_recipe("w8a8").replace(calibration={"samples": 4, "steps": STEPS, "batch_size": 2})
+
+
+@dataclass(frozen=True)
+class Proof:
+    """One row. layers: quantized of all; share: of the multiply-adds in INT8; call_error: relative L2 of the first call
+    of each denoiser against float; on_cpu: layers that OpenVINO ran in INT8, of those quantized; engine_error: relative
+    L2 of its pictures against the simulated backend's; same_again: by backend, whether the loaded model draws the same
+    bits. faults: why an entry is missing."""
+
+    family: str
+    denoisers: tuple[str, ...]
+    samples: int
+    calls_made: int
+    calls_saved: int
+    layers: tuple[int, int]
+    share: float
+    call_error: dict[str, float]
+    on_cpu: tuple[int, int] | None
+    engine_error: float | None
+    same_again: dict[str, bool]
+    faults: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON data."""
+        return json.loads(json.dumps(asdict(self)))
+
+
+def conditions(family: TinyFamily, count: int = 2) -> list[dict[str, Any]]:
+    """What the family's pipeline is calibrated with: the inputs of single pictures."""
+    inputs = {key: value for key, value in family.inputs(1).items() if key not in OWN}
+    return [inputs] * count
+
+
+def prove(family: TinyFamily, folder: Path, backends: tuple[str, ...] = ("simulated", "openvino")) -> Proof:
+    """Walk one family through the whole job, in `folder`."""
+    pipeline = family.build()
+    model = ptq4dm.quantize(pipeline, RECIPE, conditions=conditions(family))
+    faults, pictures, on_cpu = [], {}, None
+    for backend in backends:
+        try:
+            fast = model.to_pipeline(backend)
+            pictures[backend] = run(family, fast)
+        except PTQ4DMError as error:
+            faults.append(f"{backend}: {error}")
+            continue
+        if backend == "openvino":
+            ran = [layer for name in model.denoisers for layer in getattr(fast, name).ptq4dm_engine.executed]
+            on_cpu = (sum(layer.int8 for layer in ran), sum(layer.quantized for layer in model.plan))
+    try:
+        again = loaded_again(family, model, folder, tuple(pictures))
+    except PTQ4DMError as error:
+        faults.append(f"load: {error}")
+        again = {}
+    macs = [layer for layer in model.plan if layer.macs]
+    facts = model.facts["calibration"]
+    both = {"simulated", "openvino"} <= pictures.keys()
+    return Proof(
+        family=family.name,
+        denoisers=tuple(model.denoisers),
+        samples=facts["samples"],
+        calls_made=facts["calls_made"],
+        calls_saved=facts["calls_saved"],
+        layers=(sum(layer.quantized for layer in model.plan), len(model.plan)),
+        share=sum(layer.macs or 0 for layer in macs if layer.quantized) / sum(layer.macs or 0 for layer in macs),
+        call_error={name: call_error(pipeline, model, name) for name in model.denoisers},
+        on_cpu=on_cpu,
+        engine_error=relative(pictures["openvino"], pictures["simulated"]) if both else None,
+        same_again={backend: torch.equal(again[backend], pictures[backend]) for backend in again},
+        faults=tuple(faults),
+    )
+
+
+def loaded_again(
+    family: TinyFamily, model: ptq4dm.QuantizedModel, folder: Path, backends: tuple[str, ...]
+) -> dict[str, Tensor]:
+    """The pictures of the model after it was saved and loaded."""
+    loaded = ptq4dm.load(model.save(folder))
+    found = {}
+    for backend in backends:
+        pipeline = loaded.to_pipeline(backend)
+        pipeline.set_progress_bar_config(disable=True)
+        family.reattach(pipeline)
+        found[backend] = run(family, pipeline)
+    return found
+
+
+def call_error(pipeline: Any, model: ptq4dm.QuantizedModel, name: str) -> float:
+    """Relative L2 of a denoiser's first call against the float one, ‖Δ‖ / ‖float‖."""
+    denoiser = model.denoiser(name)
+    example = denoiser.example
+    assert isinstance(example, Call)
+    with torch.no_grad():
+        wanted = first(getattr(pipeline, name)(*example.args, **example.kwargs))
+        got = first(denoiser.network(*example.args, **example.kwargs))
+    return relative(got, wanted)
+
+
+def first(output: Any) -> Tensor:
+    """The first tensor of what a denoiser gives (a ControlNet gives a list of them first)."""
+    values = output.to_tuple() if hasattr(output, "to_tuple") else output
+    while isinstance(values, tuple | list) and isinstance(values[0], tuple | list):
+        values = values[0]
+    return output_tensor(tuple(values) if isinstance(values, list) else values)
+
+
+def relative(got: Tensor, wanted: Tensor) -> float:
+    """‖got - wanted‖ / ‖wanted‖, in float64."""
+    return float((got.double() - wanted.double()).norm() / wanted.double().norm())
