@@ -166,6 +166,8 @@ def test_nothing_is_unpickled(folder):
 
 def test_our_own_int8_artifact_is_for_load(folder):
     edit_json(folder / "unet/config.json", quantization_config={"quant_method": "ptq4dm", "format_version": 1})
+    assert "open it with DiffusionPipeline.from_pretrained after `import ptq4dm`" in refusal(folder)
+    (folder / "ptq4dm.json").write_text("{}")
     assert f"open it with ptq4dm.load({str(folder)!r})" in refusal(folder)
 
 

@@ -105,10 +105,10 @@ class PTQ4DMQuantizer(DiffusersQuantizer):
         owner, _, name = param_name.rpartition(".")
         module, saved = model.get_submodule(owner), state_dict[param_name]
         if self.pre_quantized:
-            expected = module._buffers[name]
-            if expected is None or saved.dtype != expected.dtype:
+            if saved.dtype != getattr(module, name).dtype:
                 raise ArtifactError(f"{param_name} is {saved.dtype}: quantize the model again")
-            module._buffers[name] = saved.to(target_device)
+            held = saved.to(target_device)
+            setattr(module, name, nn.Parameter(held, requires_grad=False) if name in module._parameters else held)
         else:
             module._parameters[name] = nn.Parameter(saved.to(target_device, torch.float32), requires_grad=False)
 
