@@ -1,4 +1,4 @@
-"""Every family through the whole job; in INT8 on the CPU those whose calls are the oddest (the others: bench_families)."""
+"""Every family through the whole job; in INT8 on the CPU the odd ones (all of them: benchmarks/bench_families.py)."""
 
 import pytest
 import torch
