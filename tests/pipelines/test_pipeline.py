@@ -223,6 +223,19 @@ def latent_pipeline():
         (latent_pipeline, "other components (vqvae)"),
         (lambda: ScoreSdeVePipeline(tiny_unet(), ScoreSdeVeScheduler()), "ScoreSdeVeScheduler has no betas"),
         (lambda: DDPMPipeline(tiny_unet(num_class_embeds=4), DDPMScheduler()), "wants class labels"),
+    ],
+)
+def test_a_pipeline_that_our_own_loop_cannot_draw_with(build, message):
+    opened = open_pipeline(build())
+    assert opened.components == ()  # until it was seen at work
+    with pytest.raises(ModelError) as caught:
+        _ = opened.picture_shape
+    assert message in str(caught.value) and "is no unconditional pixel model" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
         (
             lambda: DDPMPipeline(tiny_unet(size=(3, 16, 16)), DDPMScheduler()),
             "sample_size is (3, 16, 16), not a number",
@@ -235,12 +248,8 @@ def latent_pipeline():
         ),
     ],
 )
-def test_a_pipeline_that_our_own_loop_cannot_draw_with(build, message):
-    opened = open_pipeline(build())
-    assert opened.components == ()  # until it was seen at work
-    with pytest.raises(ModelError) as caught:
-        _ = opened.picture_shape
-    assert message in str(caught.value) and "is no unconditional pixel model" in str(caught.value)
+def test_settings_that_no_sampling_can_follow(build, message):
+    assert f"cannot be sampled: its {'unet' if 'size' in message else 'scheduler'}'s {message}" in refusal(build())
 
 
 def test_a_pipeline_is_a_value(pipe):

@@ -25,7 +25,7 @@ def compiled(unet):
 def test_equals_pytorch_at_any_batch_and_time_step(unet, compiled, batch):
     x, t = torch.randn(batch, 3, 8, 8), torch.randint(0, 1000, (batch,))
     torch.testing.assert_close(compiled(x, t).sample, unet(x, t).sample, rtol=1e-4, atol=1e-5)
-    assert len(compiled.graphs) == 1
+    assert len(compiled.ptq4dm_engine.graphs) == 1
 
 
 @pytest.mark.parametrize("timestep", [999, torch.tensor(3.5), torch.tensor([7, 700, 70])])

@@ -79,7 +79,7 @@ def test_as_near_the_simulated_network_as_float32_is_to_float64(unet, deployed, 
     simulated = unet(x, t).sample
     engine = deployed(x, t).sample
     assert relative(engine, simulated) < 0.01  # a flipped 8-bit step here and there; a wrong layer gives 0.1 and more
-    assert engine.dtype == torch.float32 and len(deployed.graphs) == 1
+    assert engine.dtype == torch.float32 and len(deployed.ptq4dm_engine.graphs) == 1
 
 
 def test_time_step_is_an_input(unet, deployed):
