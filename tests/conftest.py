@@ -12,3 +12,8 @@ torch.set_num_threads(1)  # tiny networks: a second thread costs more than it gi
 def pipe() -> DDPMPipeline:
     """A tiny random `DDPMPipeline`; do not change it (build your own with `tiny.tiny_pipeline` for that)."""
     return tiny_pipeline()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest file first, so that no worker is left alone with it at the end."""
+    items.sort(key=lambda item: item.path.name != "test_readme.py")

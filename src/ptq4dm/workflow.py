@@ -14,8 +14,8 @@ from ptq4dm.calibration.batches import calls_of_batches
 from ptq4dm.calibration.calibration_set import CalibrationSet
 from ptq4dm.calibration.collect import collect
 from ptq4dm.calibration.in_pipeline import statistics_in_pipeline
-from ptq4dm.errors import RecipeError
-from ptq4dm.pipelines.conditions import Condition, check_conditions, run_inputs
+from ptq4dm.errors import CalibrationError, RecipeError
+from ptq4dm.pipelines.conditions import Condition, check_conditions, default_conditions, run_inputs
 from ptq4dm.pipelines.denoiser import Call, placement, require_finite_weights
 from ptq4dm.pipelines.denoisers import watch_run, with_found
 from ptq4dm.pipelines.pipeline import Pipeline, open_pipeline
@@ -58,7 +58,8 @@ def quantize(
         model: a built-in name (`emoji-32`), a diffusers folder, a hub id, or a pipeline object (left as it is).
         recipe: a preset's name, a TOML file, or a Recipe.
         conditions: for a conditional pipeline: what to call it with, one mapping of its keyword arguments a picture,
-            such as `[{"prompt": "a cat"}, {"prompt": "a dog"}]`; taken in turn for the recipe's samples.
+            such as `[{"prompt": "a cat"}, {"prompt": "a dog"}]`; taken in turn for the recipe's samples. Left out:
+            the package's own prompts, or all class labels.
         calibration_set: for an unconditional model: one collected before; else it is collected now.
         pictures: (N, C, H, W) in [-1, 1], for the sources `pictures` and `diffused`.
         work: folder for the calibration set, the ranges and the chunks from which an interrupted run resumes.
@@ -70,7 +71,12 @@ def quantize(
     recipe = load_recipe(recipe)
     pipeline = open_pipeline(model)
     if why_not_unconditional(pipeline.source):
-        return quantize_at_work(pipeline, recipe, conditions or [{}], work, progress)
+        wanted = default_conditions(pipeline.source, recipe.calibration.seed) if conditions is None else conditions
+        return quantize_at_work(pipeline, recipe, wanted, work, progress)
+    if conditions is not None:
+        raise CalibrationError(
+            f"{pipeline.name} is an unconditional model and takes no conditions: leave them out (prompts, labels)"
+        )
     pipeline = in_float32(pipeline)
     make_plan(pipeline.denoiser, recipe.keep_float)  # a wrong pattern is told before the long work
     if calibration_set is None:

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 
 import pytest
 from tiny import tiny_pipeline
@@ -101,7 +102,8 @@ def test_ctrl_c_leaves_no_artifact_and_the_run_resumes(place, tmp_path):
     (tmp_path / "long.toml").write_text("[calibration]\nsamples = 400\nsteps = 30\nbatch_size = 4\n")
     program = [sys.executable, "-m", "ptq4dm.cli.main", "quantize", str(place / "float")]
     command = [*program, "--out", str(tmp_path / "int8"), "--recipe", str(tmp_path / "long.toml")]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell may have told its children to ignore it
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=heed)
     work = tmp_path / "int8.work"
     deadline = time.time() + 120
     while not list(work.rglob("chunk-*")) and time.time() < deadline:

@@ -15,6 +15,8 @@ from ptq4dm.pipelines.conditions import OWN
 from ptq4dm.pipelines.denoiser import Call, output_tensor
 
 STEPS = 3
+UNCONDITIONAL = ("ddpm", "ddim")
+"""Those that our own loop draws with."""
 RECIPE = ptq4dm.load_recipe("w8a8").replace(calibration={"samples": 4, "steps": STEPS, "batch_size": 2})
 
 
@@ -49,10 +51,16 @@ def conditions(family: TinyFamily, count: int = 2) -> list[dict[str, Any]]:
     return [inputs] * count
 
 
-def prove(family: TinyFamily, folder: Path, backends: tuple[str, ...] = ("simulated", "openvino")) -> Proof:
+def prove(
+    family: TinyFamily,
+    folder: Path,
+    backends: tuple[str, ...] = ("simulated", "openvino"),
+    recipe: ptq4dm.Recipe = RECIPE,
+) -> Proof:
     """Walk one family through the whole job, in `folder`."""
     pipeline = family.build()
-    model = ptq4dm.quantize(pipeline, RECIPE, conditions=conditions(family))
+    given = None if family.name in UNCONDITIONAL else conditions(family)
+    model = ptq4dm.quantize(pipeline, recipe, conditions=given)
     faults, pictures, on_cpu = [], {}, None
     for backend in backends:
         try:

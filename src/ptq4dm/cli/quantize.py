@@ -7,8 +7,10 @@ from pathlib import Path
 from ptq4dm import workflow
 from ptq4dm.cli.options import add_device, add_json, positive, seed, show
 from ptq4dm.files import new_folder
+from ptq4dm.pipelines.conditions import read_prompts
 from ptq4dm.pipelines.picture_folder import read_pictures
-from ptq4dm.pipelines.pipeline import open_pipeline
+from ptq4dm.pipelines.pipeline import Pipeline, open_pipeline
+from ptq4dm.pipelines.unconditional import why_not_unconditional
 from ptq4dm.quantization.artifact import fill_folder
 from ptq4dm.quantization.quantized_model import pipeline_on
 from ptq4dm.quantization.summary import summary
@@ -22,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--recipe", default="w8a8", help=f"{', '.join(preset_names())}, or a file (default w8a8)")
     parser.add_argument("--samples", type=positive, help="calibration samples, instead of the recipe's")
     parser.add_argument("--pictures", type=Path, help="folder of pictures, for the sources 'pictures' and 'diffused'")
+    parser.add_argument("--prompts", type=Path, help="text file, one prompt a line (default: own ones)")
     parser.add_argument("--work", type=Path, help="where to keep calibration set and ranges (default: OUT.work)")
     parser.add_argument("--seed", type=seed, help="of the calibration, instead of the recipe's")
     add_device(parser)
@@ -37,8 +40,11 @@ def run(args: argparse.Namespace) -> None:
     pictures = read_pictures(args.pictures, pipeline.picture_shape) * 2 - 1 if args.pictures else None
     out = Path(os.path.abspath(args.out))
     work = args.work or out.with_name(out.name + ".work")
+    prompts = read_prompts(args.prompts) if args.prompts else None
     with new_folder(args.out) as building:  # taken first, so that a place that cannot be written is told at once
-        model = workflow.quantize(pipeline, recipe, work=work, progress=not args.json, pictures=pictures)
+        model = workflow.quantize(
+            pipeline, recipe, conditions=prompts, work=work, progress=not args.json, pictures=pictures
+        )
         fill_folder(model, building)
     data = {"out": str(args.out), "work": str(work), **summary(model)}
     text = (
@@ -46,6 +52,13 @@ def run(args: argparse.Namespace) -> None:
         f"({100 * data['int8_share']:.1f} % of the multiply-adds), "
         f"{data['ratio']:.2f}x smaller ({data['float_bytes'] / 1e6:.1f} -> {data['int8_bytes'] / 1e6:.1f} MB)\n"
         f"saved to {args.out}; the calibration is kept in {work}\n"
-        f"next: ptq4dm sample {args.out} | ptq4dm evaluate {args.out} --out results"
+        f"next: {next_step(args.out, pipeline)}"
     )
     show(args, data, text)
+
+
+def next_step(out: Path, pipeline: Pipeline) -> str:
+    """What the user may do with the artifact."""
+    if why_not_unconditional(pipeline.source):
+        return f"ptq4dm.load({str(out)!r}).to_pipeline() in Python"
+    return f"ptq4dm sample {out} | ptq4dm evaluate {out} --out results"

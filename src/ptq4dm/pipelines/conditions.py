@@ -6,14 +6,18 @@ Pictures that can share one run of the pipeline are put together.
 
 import inspect
 from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from diffusers import DiffusionPipeline
+from diffusers import DiffusionPipeline, ModelMixin
 from PIL import Image
 from torch import Tensor
 
 from ptq4dm.errors import CalibrationError
+from ptq4dm.pipelines.unconditional import config_of
 
 Condition = Mapping[str, Any]
 OWN = ("generator", "num_inference_steps", "batch_size", "output_type", "return_dict")
@@ -23,6 +27,46 @@ OWN = ("generator", "num_inference_steps", "batch_size", "output_type", "return_
 def accepted_arguments(source: DiffusionPipeline) -> tuple[str, ...]:
     """The names of the arguments of `source(...)`."""
     return tuple(inspect.signature(type(source).__call__).parameters)[1:]
+
+
+def default_conditions(source: DiffusionPipeline, seed: int = 0) -> list[Condition]:
+    """What to call a pipeline with where nothing was said: the package's own prompts, all class labels in a drawn
+    order, or no arguments at all."""
+    known = accepted_arguments(source)
+    if "prompt" in known:
+        return [{"prompt": prompt} for prompt in built_in_prompts()]
+    classes = number_of_classes(source)
+    if "class_labels" in known and classes:
+        return [{"class_labels": int(label)} for label in np.random.default_rng(seed).permutation(classes)]
+    return [{}]
+
+
+def built_in_prompts() -> list[str]:
+    """The prompts that the package carries, written for it (Apache-2.0)."""
+    return read_lines((resources.files("ptq4dm") / "presets" / "prompts.txt").read_text())
+
+
+def read_prompts(path: str | Path) -> list[Condition]:
+    """One prompt a line. Raises CalibrationError: no file, not text, no line."""
+    try:
+        prompts = read_lines(Path(path).read_text())
+    except (OSError, UnicodeDecodeError) as error:
+        raise CalibrationError(f"{path} cannot be read ({error}): give a text file with one prompt a line") from error
+    if not prompts:
+        raise CalibrationError(f"{path} holds no prompt: give a text file with one prompt a line")
+    return [{"prompt": prompt} for prompt in prompts]
+
+
+def read_lines(text: str) -> list[str]:
+    """The lines that are not empty."""
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def number_of_classes(source: DiffusionPipeline) -> int:
+    """How many class labels the denoiser knows; 0 if none is named in a config."""
+    found = [config_of(part) for part in source.components.values() if isinstance(part, ModelMixin)]
+    counts = [config.get(key) for config in found for key in ("num_embeds_ada_norm", "num_class_embeds")]
+    return next((count for count in counts if count), 0)
 
 
 def check_conditions(source: DiffusionPipeline, conditions: Sequence[Condition]) -> None:

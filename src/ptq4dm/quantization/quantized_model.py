@@ -12,7 +12,7 @@ from diffusers import DiffusionPipeline
 from torch import nn
 
 from ptq4dm.errors import BackendError, ModelError
-from ptq4dm.pipelines.denoiser import Call, network_on
+from ptq4dm.pipelines.denoiser import Call, network_on, torch_device
 from ptq4dm.pipelines.pipeline import Pipeline
 from ptq4dm.quantization.plan import LayerPlan
 from ptq4dm.recipe import Recipe
@@ -134,7 +134,10 @@ def exchanged(source: DiffusionPipeline, others: Mapping[int, nn.Module]) -> Dif
 
 def pipeline_on(pipeline: Pipeline, device: str) -> Pipeline:
     """The pipeline itself where its denoiser computes on that torch device already, else one with a copy of the
-    denoiser there. Raises RecipeError."""
+    denoiser there. A conditional pipeline, whose parts work together, is moved as a whole. Raises RecipeError."""
+    if not pipeline.components:
+        pipeline.source.to(torch_device(device))
+        return pipeline
     network = network_on(pipeline.denoiser, device)
     return pipeline if network is pipeline.denoiser else with_denoisers(pipeline, {pipeline.component: network})
 
