@@ -15,5 +15,5 @@ def pipe() -> DDPMPipeline:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest file first, so that no worker is left alone with it at the end."""
+    """The longest file first (with --no-loadscope-reorder), so that no worker is left alone with it at the end."""
     items.sort(key=lambda item: item.path.name != "test_readme.py")
