@@ -37,6 +37,7 @@ def main() -> None:
         for name in names:
             started = time.perf_counter()
             proof = prove(FAMILIES[name], Path(folder) / name).to_json()
+            proof["faults"] = [fault.replace(f"{folder}/", "") for fault in proof["faults"]]
             rows.append({**proof, "seconds": round(time.perf_counter() - started, 1)})
             print(" | ".join(cells(rows[-1])), flush=True)
             advance(1)
