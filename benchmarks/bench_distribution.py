@@ -58,6 +58,8 @@ def main() -> None:
         print(f"  smallest detectable difference {row['detectable']:.3g} (n = {row['n']})")
     psnr = mean_db(picture_psnr(drawn["float"], drawn["int8"]))
     print(f"PSNR of the pictures: {psnr:.2f} dB" if psnr is not None else "the pictures are identical")
+    shift = (drawn["int8"] - drawn["float"]).mean((0, 2, 3)).tolist()
+    print("mean shift of R, G, B (of [0, 1]): " + ", ".join(f"{value:+.4f}" for value in shift))
     results = {
         "what": f"{args.model}, {args.scheduler} in {args.steps} steps",
         "reference": f"{len(reference)} training pictures of {args.data}",
@@ -68,6 +70,7 @@ def main() -> None:
         "interval": "95 % paired bootstrap",
         "rows": rows,
         "pictures_psnr_mean": psnr,
+        "mean_shift_rgb": shift,
     }
     save("distribution", args, results)
 

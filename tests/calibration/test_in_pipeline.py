@@ -137,6 +137,23 @@ def test_what_calibration_of_a_pipeline_refuses(source):
         statistics_in_pipeline(with_found(pipeline, run), run, [{}], recipe(), {"unet": ["conv_in"]}, 4, shown=False)
 
 
+def test_a_run_that_ends_early_is_told(source):
+    """A picture that is never looked at would be missing from the statistics in silence."""
+
+    class Hasty(LDMPipeline):
+        def __call__(self, batch_size=1, generator=None, num_inference_steps=STEPS):
+            self.scheduler.set_timesteps(num_inference_steps)
+            runs.append(1)
+            x = torch.zeros(batch_size, 3, 16, 16)
+            for t in self.scheduler.timesteps[: STEPS if len(runs) == 1 else 2]:
+                x = self.scheduler.step(self.unet(x, t).sample, t, x).prev_sample
+
+    runs: list[int] = []
+    hasty = Hasty(source.vqvae, source.unet, source.scheduler)
+    with pytest.raises(CalibrationError, match="ended after 2 steps where its first run made 5"):
+        calibrated(hasty, recipe(timesteps="single", law_options={"t": 0}))
+
+
 def test_the_batch_of_a_call():
     assert batch_of((torch.zeros(6, 3, 2, 2), torch.tensor(3)), {}) == 6
     assert batch_of((), {"timestep": torch.zeros(2), "hidden_states": torch.zeros(4, 7, 8)}) == 4

@@ -11,7 +11,7 @@ from ptq4dm.backends.base import Backend
 from ptq4dm.backends.cpu.onnxruntime.run import OnnxRuntimeBackend
 from ptq4dm.backends.cpu.openvino.run import OpenVINOBackend
 from ptq4dm.backends.simulated import SimulatedBackend
-from ptq4dm.backends.stand_in import stand_in
+from ptq4dm.backends.stand_in import labelled, labels_of, stand_in
 from ptq4dm.errors import BackendError, BackendWarning, PTQ4DMError
 from ptq4dm.pipelines.denoiser import Call
 
@@ -58,7 +58,7 @@ def prepare(network: nn.Module, example: Call | None, backend: str, arithmetic: 
     def run(*args: Any, **kwargs: Any) -> Any:
         if not ready:
             ready.append(fastest(network, Call(args, kwargs), arithmetic))
-            labelled(waiting, str(ready[0].ptq4dm_backend), tuple(ready[0].ptq4dm_notes))  # type: ignore[arg-type]
+            labelled(waiting, *labels_of(ready[0]))
         return ready[0](*args, **kwargs)
 
     waiting = labelled(stand_in(network, run), "auto", ("the fastest backend is chosen at the first call",))
@@ -84,12 +84,6 @@ def fastest(network: nn.Module, example: Call, arithmetic: str) -> nn.Module:
     chosen = min(seconds, key=seconds.__getitem__)
     notes += [f"{name}: {1000 * value:.1f} ms a call" for name, value in seconds.items()]
     return labelled(ready[chosen], chosen, tuple(notes))
-
-
-def labelled(module: nn.Module, backend: str, notes: tuple[str, ...] = ()) -> nn.Module:
-    """The module, with the name of its backend and notes on the choice."""
-    vars(module).update(ptq4dm_backend=backend, ptq4dm_notes=notes)
-    return module
 
 
 @torch.no_grad()

@@ -7,7 +7,7 @@ which the pipeline calls that denoiser, and the nearest time that it visits is t
 continuous and flow-matching axes, and on the part of an axis that image-to-image or one of two stages uses.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -72,13 +72,15 @@ def statistics_in_pipeline(
             name: stack.enter_context(observing(denoiser, layers[name], edges_of(run, name, bands)))
             for name, denoiser in pipeline.denoisers.items()
         }
-        for batch in batches(pipeline, conditions, order, recipe):
+        for batch, inputs in runs_of(pipeline, conditions, order, recipe):
             chosen = {name: target.visits[batch] for name, target in targets.items()}
             harvester = Harvester(run, observers, chosen, int(last[batch].amax()), done)
-            seeds = [sample_seed(recipe.seed, index) for index in batch]
-            inputs = run_inputs(pipeline.source, [conditions[i % len(conditions)] for i in batch], seeds, recipe.steps)
-            assert inputs is not None  # `batches` asked
             run_watched(pipeline.source, inputs, harvester)
+            if not harvester.finished:
+                raise CalibrationError(
+                    f"the pipeline ended after {harvester.visit} steps where its first run made {len(run.visits)}: "
+                    "give all calibration conditions the same schedule (strength, timesteps, sigmas)"
+                )
             made += harvester.made
     total = len(drawn) * sum(len(visit.called) for visit in run.visits)
     facts = {
@@ -128,18 +130,21 @@ def edges_of(run: Run, denoiser: str, bands: int) -> tuple[float, ...]:
     return band_edges(bands, min(times), max(times))
 
 
-def batches(
+def runs_of(
     pipeline: Pipeline, conditions: Sequence[Condition], order: Sequence[int], recipe: CalibrationRecipe
-) -> list[list[int]]:
-    """Pictures in groups that share a run: at most `batch_size`, in `order`, and singly where they cannot be."""
-    groups = [list(order[first : first + recipe.batch_size]) for first in range(0, len(order), recipe.batch_size)]
-    found = []
-    for group in groups:
-        together = run_inputs(
-            pipeline.source, [conditions[i % len(conditions)] for i in group], [0] * len(group), recipe.steps
-        )
-        found += [group] if together is not None else [[index] for index in group]
-    return found
+) -> Iterator[tuple[list[int], dict[str, Any]]]:
+    """The runs to make: which pictures (at most `batch_size`, in `order`, singly where they cannot share a run), and
+    the pipeline's arguments."""
+
+    def inputs_of(group: Sequence[int]) -> dict[str, Any] | None:
+        seeds = [sample_seed(recipe.seed, index) for index in group]
+        return run_inputs(pipeline.source, [conditions[i % len(conditions)] for i in group], seeds, recipe.steps)
+
+    for first in range(0, len(order), recipe.batch_size):
+        group = list(order[first : first + recipe.batch_size])
+        together = inputs_of(group)
+        for part in [group] if together is not None else [[index] for index in group]:
+            yield part, together or inputs_of(part) or {}
 
 
 @dataclass
@@ -156,6 +161,7 @@ class Harvester:
     done: Advance
     visit: int = 0
     made: int = 0
+    finished: bool = False
 
     def called(self, component: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Choose the rows of the pictures that are looked at now; guidance repeats all pictures in turn."""
@@ -168,14 +174,14 @@ class Harvester:
 
     def time(self) -> float:
         """The time-step of the present visit, as the first run had it."""
-        return self.run.visits[min(self.visit, len(self.run.visits) - 1)].timestep
+        return self.run.visits[self.visit].timestep
 
     def started(self, scheduler: str) -> None:
         """Nothing is looked at for it."""
 
     def stepped(self, scheduler: str, timestep: float) -> None:
         """Go on to the next visit, or end the run after the last that is needed."""
-        if self.visit < len(self.run.visits) and timestep != self.time():
+        if timestep != self.time():
             raise CalibrationError(
                 f"the pipeline visits time-step {timestep:g} where its first run visited {self.time():g}: give all "
                 "calibration conditions the same schedule (strength, timesteps, sigmas)"
@@ -183,7 +189,8 @@ class Harvester:
         pictures = len(next(iter(self.targets.values())))
         self.made += pictures * len(self.run.visits[self.visit].called)
         self.done(pictures)
-        if self.visit >= self.last:
+        if self.visit == self.last:
+            self.finished = True
             raise Enough
         self.visit += 1
 

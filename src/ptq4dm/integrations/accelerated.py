@@ -1,19 +1,17 @@
 """`ptq4dm.accelerate(pipeline)`: real INT8 in a pipeline that diffusers loaded, in place."""
 
-import copy
-from collections.abc import Mapping
-
 import torch
 from diffusers import DiffusionPipeline
 from torch import nn
 
 from ptq4dm.backends.registry import prepare
+from ptq4dm.backends.stand_in import stood_for
 from ptq4dm.errors import ModelError
-from ptq4dm.integrations.marking import config_of
+from ptq4dm.integrations.marking import quantization_of
 from ptq4dm.pipelines.denoiser import Call, placement
 from ptq4dm.pipelines.pipeline import Pipeline
 from ptq4dm.pipelines.unconditional import why_not_unconditional
-from ptq4dm.quantization.quantized_model import example_call
+from ptq4dm.quantization.quantized_model import example_call, exchange
 
 
 def accelerate(pipeline: DiffusionPipeline, backend: str = "auto") -> DiffusionPipeline:
@@ -25,7 +23,7 @@ def accelerate(pipeline: DiffusionPipeline, backend: str = "auto") -> DiffusionP
     Raises ModelError if no part is quantized, or one is offloaded or not in float32 on the CPU; BackendError if the
     backend cannot run the network exactly on this processor.
     """
-    parts = {name: part for name, part in pipeline.components.items() if config_of(part) is not None}
+    parts = {name: part for name, part in pipeline.components.items() if quantization_of(part) is not None}
     if not parts:
         raise ModelError(
             f"no part of this {type(pipeline).__name__} is quantized by ptq4dm: load an INT8 artifact with "
@@ -41,24 +39,14 @@ def accelerate(pipeline: DiffusionPipeline, backend: str = "auto") -> DiffusionP
                 "without torch_dtype and leave it on the CPU"
             )
     example = example_of(pipeline)
-    put_in_place(pipeline, {id(part): on_backend(part, example, backend) for part in parts.values()})
+    exchange(pipeline, {id(part): on_backend(part, example, backend) for part in parts.values()})
     return pipeline
 
 
 def on_backend(part: nn.Module, example: Call | None, backend: str) -> nn.Module:
     """A quantized network, or one accelerated before, on a backend."""
-    config = config_of(part)
-    return prepare(simulated(part), example, backend, "float-out" if config is None else config.arithmetic)
-
-
-def simulated(part: nn.Module) -> nn.Module:
-    """The simulated network behind a stand-in of it, the network itself if it is none."""
-    if "ptq4dm_engine" not in vars(part):
-        return part
-    network = copy.copy(part)
-    for name in ("forward", "ptq4dm_engine", "ptq4dm_backend", "ptq4dm_notes"):
-        vars(network).pop(name, None)
-    return network
+    config = quantization_of(part)
+    return prepare(stood_for(part), example, backend, "float-out" if config is None else config.arithmetic)
 
 
 def example_of(pipeline: DiffusionPipeline) -> Call | None:
@@ -66,13 +54,3 @@ def example_of(pipeline: DiffusionPipeline) -> Call | None:
     if why_not_unconditional(pipeline):
         return None
     return example_call(Pipeline(pipeline, type(pipeline).__name__, ("unet",)))
-
-
-def put_in_place(pipeline: DiffusionPipeline, others: Mapping[int, nn.Module]) -> None:
-    """Exchange modules, by the id of the old, in a pipeline and in the pipelines that it is combined of."""
-    pipeline.register_modules(
-        **{name: others[id(part)] for name, part in pipeline.components.items() if id(part) in others}
-    )
-    for part in vars(pipeline).values():
-        if isinstance(part, DiffusionPipeline):
-            put_in_place(part, others)

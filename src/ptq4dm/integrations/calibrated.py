@@ -12,6 +12,7 @@ from ptq4dm.integrations.config import PTQ4DMConfig
 from ptq4dm.numerics import ACTIVATION_MAX
 from ptq4dm.pipelines.loading import FAULTS, one_line
 from ptq4dm.quantization.artifact import FACTS, FORMAT_VERSION, read_facts, read_weights
+from ptq4dm.quantization.filling import rounded_layers
 from ptq4dm.quantization.layers_qdq import OutputQuantized, integer_bias
 from ptq4dm.quantization.plan import SUPPORTED, layer_names
 from ptq4dm.quantization.rewrite import quantize_layer
@@ -101,7 +102,7 @@ def ranges_of(folder: Path, facts: dict[str, Any], component: str | None) -> Cal
     denoiser = next(iter(held.values())) if component is None else held[component]
     tensors = read_weights(folder, denoiser)
     recipe = recipe_from_dict(facts["recipe"], str(folder / FACTS))
-    rounded = {name for name in denoiser["layers"] if f"{name}.output_scale" in tensors}
+    rounded = rounded_layers(denoiser["layers"], tensors)
     inner = {name: f"{name}.layer" if name in rounded else name for name in denoiser["layers"]}
     return CalibratedRanges(
         str(folder),

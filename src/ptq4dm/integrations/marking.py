@@ -29,7 +29,7 @@ def refuse_fusing() -> None:
 
 def marked(network: nn.Module, arithmetic: str) -> nn.Module:
     """The quantized network itself, which diffusers can save from now on; other modules are left as they are."""
-    if isinstance(network, ModelMixin) and config_of(network) is None:
+    if isinstance(network, ModelMixin) and quantization_of(network) is None:
         from ptq4dm.quantization.artifact import FORMAT_VERSION
 
         header = {"quant_method": METHOD, "format_version": FORMAT_VERSION, "arithmetic": arithmetic}
@@ -38,7 +38,7 @@ def marked(network: nn.Module, arithmetic: str) -> nn.Module:
     return network
 
 
-def config_of(network: Any) -> PTQ4DMConfig | None:
+def quantization_of(network: Any) -> PTQ4DMConfig | None:
     """The config of a network that is marked as quantized by ptq4dm, else None."""
     config = getattr(getattr(network, "hf_quantizer", None), "quantization_config", None)
     return config if isinstance(config, PTQ4DMConfig) else None

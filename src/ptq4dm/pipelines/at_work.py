@@ -56,8 +56,7 @@ def run_watched(source: Any, inputs: Mapping[str, Any], watcher: Watcher) -> Non
 @contextmanager
 def watching(source: DiffusionPipeline, watcher: Watcher) -> Iterator[None]:
     """While open, `watcher` is told of every call of a module, every start and step of a scheduler of `source`."""
-    stack = ExitStack()
-    with stack:
+    with ExitStack() as stack:
         for name, part in source.components.items():
             if isinstance(part, nn.Module):
                 handle = part.register_forward_pre_hook(call_hook(watcher, name), with_kwargs=True)

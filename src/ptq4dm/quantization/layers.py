@@ -5,6 +5,7 @@ holds every integer up to 2**24 exactly and float64 every sum that an int32 can 
 exact reference.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Final, Self
 
@@ -37,7 +38,7 @@ class FixedTypes(nn.Module):
         return {name: item for name, item in (*self._buffers.items(), *self._parameters.items()) if item is not None}
 
 
-class QuantizedLayer(FixedTypes):
+class QuantizedLayer(FixedTypes, ABC):
     """What every quantized layer holds.
 
     Buffers: `weight` int8 (out, in / groups, *kernel); `input_scale` float32 (); `input_zero_point` uint8 (); `bias`
@@ -64,9 +65,9 @@ class QuantizedLayer(FixedTypes):
         """The layer's output, in the dtype of `x`."""
         return self.compute(x.to(torch.promote_types(x.dtype, torch.float32))).to(x.dtype)
 
+    @abstractmethod
     def compute(self, x: Tensor) -> Tensor:
         """The layer in the dtype of `x`, which holds its integers."""
-        raise NotImplementedError
 
     def centred_input(self, x: Tensor) -> Tensor:
         """q_x - z_x: the integers that enter the products, in the dtype of `x`."""

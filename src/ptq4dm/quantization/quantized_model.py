@@ -118,18 +118,27 @@ class QuantizedModel:
 def with_denoisers(pipeline: Pipeline, denoisers: Mapping[str, nn.Module]) -> Pipeline:
     """A copy of a pipeline in which only denoisers are others; the user's own pipeline is left as it was."""
     others = {id(getattr(pipeline.source, name)): module for name, module in denoisers.items()}
-    return replace(pipeline, source=exchanged(pipeline.source, others))
+    source = shell_of(pipeline.source)
+    exchange(source, others)
+    return replace(pipeline, source=source)
 
 
-def exchanged(source: DiffusionPipeline, others: Mapping[int, nn.Module]) -> DiffusionPipeline:
-    """A copy of a pipeline, and of the pipelines that it is combined of, with other modules by the id of the old."""
+def shell_of(source: DiffusionPipeline) -> DiffusionPipeline:
+    """A copy of a pipeline, and of the pipelines that it is combined of, that shares all their parts."""
     result = copy.copy(source)
-    found = {name: others[id(part)] for name, part in source.components.items() if id(part) in others}
-    result.register_modules(**found)
     for name, part in vars(source).items():
         if isinstance(part, DiffusionPipeline):
-            vars(result)[name] = exchanged(part, others)
+            vars(result)[name] = shell_of(part)
     return result
+
+
+def exchange(source: DiffusionPipeline, others: Mapping[int, nn.Module]) -> None:
+    """Put other modules, by the id of the old, in a pipeline and in the pipelines that it is combined of."""
+    found = {name: others[id(part)] for name, part in source.components.items() if id(part) in others}
+    source.register_modules(**found)
+    for part in vars(source).values():
+        if isinstance(part, DiffusionPipeline):
+            exchange(part, others)
 
 
 def pipeline_on(pipeline: Pipeline, device: str) -> Pipeline:
