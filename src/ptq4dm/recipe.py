@@ -59,7 +59,8 @@ class Recipe:
     """Everything that decides a quantized model, apart from the model itself.
 
     keep_float: patterns (fnmatch) of layer names that stay in float. min_channels: layers with fewer input or output
-    channels stay in float: the first and last convolutions, which carry the picture itself, cost little. arithmetic:
+    channels stay in float: the first and last convolutions, which carry the picture itself, cost little. float_share:
+    the share of the multiply-adds that the layers whose rounding harms most may take in float; 0 for none. arithmetic:
     `float-out` (INT8 in, int32 sums, float out) or `qdq` (outputs rounded as well, as ONNX Runtime's QLinearConv must).
     """
 
@@ -67,6 +68,7 @@ class Recipe:
     arithmetic: str = "float-out"
     keep_float: tuple[str, ...] = ()
     min_channels: int = 8
+    float_share: float = 0.02
     calibration: CalibrationRecipe = field(default_factory=CalibrationRecipe)
     ranges: RangeRecipe = field(default_factory=RangeRecipe)
     weights: WeightRecipe = field(default_factory=WeightRecipe)
@@ -151,7 +153,9 @@ def accepts(default: Any, value: Any) -> bool:
         return isinstance(default, bool) and isinstance(value, bool)
     if isinstance(default, str) and callable(value):
         return True
-    return isinstance(value, Integral if isinstance(default, int) else type(default))
+    if isinstance(default, int | float):
+        return isinstance(value, Integral) or (isinstance(default, float) and isinstance(value, float))
+    return isinstance(value, type(default))
 
 
 def recipe_from_dict(values: Mapping[str, Any], where: str = "the recipe") -> Recipe:
@@ -180,6 +184,8 @@ def validated(recipe: Recipe, where: str) -> Recipe:
     ):
         if value < 1:
             raise RecipeError(f"{where}: {name} = {value} should be at least 1")
+    if not 0 <= recipe.float_share <= 1:
+        raise RecipeError(f"{where}: float_share = {recipe.float_share} should be from 0 to 1")
     return recipe
 
 

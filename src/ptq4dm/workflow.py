@@ -23,7 +23,7 @@ from ptq4dm.pipelines.unconditional import why_not_unconditional
 from ptq4dm.quantization.facts import calibration_facts, model_facts, range_facts
 from ptq4dm.quantization.layers_qdq import round_outputs
 from ptq4dm.quantization.macs import count_macs
-from ptq4dm.quantization.plan import float_by_method, make_plan, patterns_of, planned
+from ptq4dm.quantization.plan import float_by_method, leave_out, make_plan, patterns_of, planned
 from ptq4dm.quantization.quantized_model import (
     BARE,
     QuantizedDenoiser,
@@ -31,7 +31,8 @@ from ptq4dm.quantization.quantized_model import (
     example_call,
     with_denoisers,
 )
-from ptq4dm.quantization.rewrite import rewrite
+from ptq4dm.quantization.rewrite import quantize_layers, with_layers
+from ptq4dm.quantization.sensitivity import best_in_float, error_shares
 from ptq4dm.ranges.histograms import LayerStatistics, band_edges
 from ptq4dm.ranges.observe import observe
 from ptq4dm.ranges.range_table import RangeTable, choose_ranges
@@ -117,7 +118,7 @@ def quantize_at_work(
     quantized = {}
     for name, denoiser in pipeline.denoisers.items():
         quantized[name], ranges = round_network(
-            denoiser, statistics[name], run.examples[name], replace(recipe, keep_float=kept[name]), progress
+            denoiser, statistics[name], [run.examples[name]], replace(recipe, keep_float=kept[name]), progress
         )
         if work is not None:
             ranges.save(work / f"{name}.{RANGE_TABLE}")
@@ -180,7 +181,7 @@ def quantize_network(
     """
     layers = planned(make_plan(network, recipe.keep_float, min_channels=recipe.min_channels))
     statistics = observe(network, layers, calls, band_edges(recipe.ranges.bands, *span), progress)
-    denoiser, ranges = round_network(network, statistics, calls[0][0], recipe, progress)
+    denoiser, ranges = round_network(network, statistics, [call for call, _ in calls], recipe, progress)
     if recipe.arithmetic == "qdq":
         rounded = round_outputs(denoiser.network, calls, recipe.ranges, progress)
         denoiser = replace(denoiser, network=rounded)
@@ -188,14 +189,26 @@ def quantize_network(
 
 
 def round_network(
-    network: nn.Module, statistics: Mapping[str, LayerStatistics], example: Call, recipe: Recipe, progress: bool = False
+    network: nn.Module,
+    statistics: Mapping[str, LayerStatistics],
+    calls: Sequence[Call],
+    recipe: Recipe,
+    progress: bool = False,
 ) -> tuple[QuantizedDenoiser, RangeTable]:
-    """Choose ranges by the statistics of the inputs of layers, and rewrite the network."""
+    """Choose ranges by the statistics of the inputs of layers, round, leave the most sensitive in float, and rewrite.
+
+    calls: some that the network was calibrated on; the first becomes the example.
+    """
     ranges = choose_ranges(statistics, recipe.ranges, shown=progress)
-    plan = make_plan(network, recipe.keep_float, statistics, count_macs(network, example), recipe.min_channels)
-    quantized = rewrite(network, plan, ranges, recipe.weights, progress)
+    macs = count_macs(network, calls[0])
+    plan = make_plan(network, recipe.keep_float, statistics, macs, recipe.min_channels)
+    layers = quantize_layers(network, plan, ranges, recipe.weights, progress)
+    if recipe.float_share:
+        shares = error_shares(network, layers, calls, progress)
+        plan = leave_out(plan, best_in_float(shares, macs, recipe.float_share))
+    quantized = with_layers(network, {name: layers[name] for name in planned(plan)})
     facts = {"activation_ranges": range_facts(ranges), "float_by_method": float_by_method(network)}
-    return QuantizedDenoiser(quantized, plan, example, facts), ranges
+    return QuantizedDenoiser(quantized, plan, calls[0], facts), ranges
 
 
 def time_span(calls: Sequence[tuple[Call, Tensor | None]]) -> tuple[float, float]:

@@ -1,7 +1,7 @@
 """Rewrite a network: a copy in which the planned layers are quantized. The original is not touched."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 
@@ -22,11 +22,15 @@ def rewrite(
 ) -> nn.Module:
     """A copy of `network` with a QuantizedConv or QuantizedLinear for every layer that the plan quantizes.
 
-    A module registered under several names becomes one quantized layer under the same names. Training mode, device
-    and everything else stay as they are. Raises CalibrationError for a planned layer without a range, ModelError for
-    weights that are not finite.
+    Raises CalibrationError for a planned layer without a range, ModelError for weights that are not finite.
     """
-    aliases = layer_names(network)
+    return with_layers(network, quantize_layers(network, plan, ranges, weights, shown))
+
+
+def quantize_layers(
+    network: nn.Module, plan: Sequence[LayerPlan], ranges: RangeTable, weights: WeightRecipe, shown: bool = False
+) -> dict[str, QuantizedLayer]:
+    """The quantized form of every layer that the plan quantizes, by name. Raises as `rewrite`."""
     planned = [item.name for item in plan if item.quantized]
     quantized = {}
     with progress("rounding weights", len(planned), shown) as advance:
@@ -36,9 +40,19 @@ def rewrite(
             layer = network.get_submodule(name)
             quantized[name] = quantize_layer(layer, name, ranges.ranges[name], ranges.statistics[name], weights)
             advance(1)
-    replaced = {id(network.get_submodule(name)): layer for name, layer in quantized.items()}
+    return quantized
+
+
+def with_layers(network: nn.Module, layers: Mapping[str, nn.Module]) -> nn.Module:
+    """A copy of `network` with other layers under the names given.
+
+    A module registered under several names becomes one layer under the same names. Training mode, device and
+    everything else stay as they are.
+    """
+    aliases = layer_names(network)
+    replaced = {id(network.get_submodule(name)): layer for name, layer in layers.items()}
     result = copy.deepcopy(network, dict(replaced))
-    for name, layer in quantized.items():
+    for name, layer in layers.items():
         for alias in aliases[name]:
             owner, _, attribute = alias.rpartition(".")
             setattr(result.get_submodule(owner), attribute, layer)

@@ -1,0 +1,101 @@
+"""Which layers' rounding harms the network's output most, and which of them cost little in float.
+
+The errors of layers add up as independent ones, so the squared error that a layer makes when it alone is quantized is
+its share of the whole. The shares are very unequal: the shortcuts of the last block carry x_t almost straight to the
+output, and at high t, where the network's answer is nearly x_t, two of them made 77 % of the error of `emoji-32` for
+2 % of the multiply-adds.
+"""
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from ptq4dm.pipelines.denoiser import Call
+from ptq4dm.progress import progress
+from ptq4dm.quantization.layers import QuantizedLayer
+
+CALLS = 2
+"""How many of the calibration calls the error is measured on."""
+WORTH = 0.05
+"""The least share of the error for which a layer stays in float."""
+
+
+@torch.no_grad()
+def error_shares(
+    network: nn.Module, layers: Mapping[str, QuantizedLayer], calls: Sequence[Call], shown: bool = False
+) -> dict[str, float]:
+    """Each layer's share of the squared error of the output: that of the network in which it alone is quantized over
+    that of the network with all `layers`, averaged over samples (so that every time-step counts alike).
+
+    network: the float network. calls: `CALLS` of them are taken, evenly spaced.
+    """
+    taken = calls[:: max(1, len(calls) // CALLS)][:CALLS]
+    shares = dict.fromkeys(layers, 0.0)
+    rows = 0
+    with progress("sensitivity", len(taken) * len(layers), shown) as advance:
+        for call in taken:
+            expected = outputs(network, call)
+            with instead(network, layers):
+                whole = squared_errors(outputs(network, call), expected)
+            counted = whole > 0
+            rows += int(counted.sum())
+            for name, layer in layers.items():
+                with instead(network, {name: layer}):
+                    alone = squared_errors(outputs(network, call), expected)
+                shares[name] += float((alone[counted] / whole[counted]).sum())
+                advance(1)
+    return {name: value / max(rows, 1) for name, value in shares.items()}
+
+
+def best_in_float(shares: Mapping[str, float], macs: Mapping[str, int], budget: float) -> dict[str, str]:
+    """The layers to leave in float, with the reason: those with the most error for their multiply-adds, of which each
+    makes at least `WORTH` of it, as long as all together stay within `budget` of the multiply-adds.
+
+    macs: of every layer of the network, by name.
+    """
+    total, spent = sum(macs.values()), 0.0
+    chosen = {}
+    for name in sorted(shares, key=lambda name: -shares[name] / max(macs.get(name, 0), 1)):
+        cost = macs.get(name, 0) / max(total, 1)
+        if shares[name] < WORTH or spent + cost > budget:
+            continue
+        spent += cost
+        chosen[name] = (
+            f"sensitive: rounding it makes {shares[name]:.0%} of the output's squared error, for {cost:.1%} of the "
+            "multiply-adds"
+        )
+    return chosen
+
+
+@contextmanager
+def instead(network: nn.Module, layers: Mapping[str, nn.Module]) -> Any:
+    """While open, each of `layers` answers in place of the network's layer of that name."""
+
+    def hook(layer: nn.Module) -> Any:
+        return lambda module, args, kwargs, output: layer(next(iter((*args, *kwargs.values()))))
+
+    with ExitStack() as stack:
+        for name, layer in layers.items():
+            handle = network.get_submodule(name).register_forward_hook(hook(layer), with_kwargs=True)
+            stack.callback(handle.remove)
+        yield
+
+
+def outputs(network: nn.Module, call: Call) -> list[Tensor]:
+    """The float tensors of the network's answer."""
+    leaves = pytree.tree_leaves(network(*call.args, **call.kwargs))
+    return [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+
+
+def squared_errors(got: Sequence[Tensor], expected: Sequence[Tensor]) -> Tensor:
+    """The squared error of every row of every tensor, float64, joined."""
+    return torch.cat(
+        [
+            (a.double() - b.double()).square().reshape(len(a) if a.dim() else 1, -1).sum(1)
+            for a, b in zip(got, expected, strict=True)
+        ]
+    )
