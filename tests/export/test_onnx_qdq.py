@@ -27,6 +27,8 @@ LAYERS = {
     "conv1d": (nn.Conv1d(4, 5, 3, padding=1), (4, 9)),
     "conv1d pointwise": (nn.Conv1d(5, 4, 1), (5, 6)),
     "conv3d": (nn.Conv3d(2, 3, 2), (2, 4, 3, 3)),
+    "transposed": (nn.ConvTranspose2d(4, 6, 4, stride=2, padding=1), (4, 4, 3)),
+    "transposed, grouped": (nn.ConvTranspose1d(6, 4, 3, stride=2, output_padding=1, groups=2), (6, 5)),
     "linear": (nn.Linear(7, 5), (7,)),
     "linear on tokens, no bias": (nn.Linear(6, 4, bias=False), (3, 6)),
 }

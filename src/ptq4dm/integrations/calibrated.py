@@ -13,8 +13,9 @@ from ptq4dm.numerics import ACTIVATION_MAX
 from ptq4dm.pipelines.loading import FAULTS, one_line
 from ptq4dm.quantization.artifact import FACTS, FORMAT_VERSION, read_facts, read_weights
 from ptq4dm.quantization.filling import rounded_layers
+from ptq4dm.quantization.layers import QUANTIZABLE, weight_of
 from ptq4dm.quantization.layers_qdq import OutputQuantized, integer_bias
-from ptq4dm.quantization.plan import SUPPORTED, layer_names
+from ptq4dm.quantization.plan import layer_names
 from ptq4dm.quantization.rewrite import quantize_layer
 from ptq4dm.ranges.search import InputRange
 from ptq4dm.recipe import WeightRecipe, recipe_from_dict
@@ -41,8 +42,7 @@ class CalibratedRanges:
         modules = dict(network.named_modules())
         for name, shape in self.shapes.items():
             layer = modules.get(name)
-            weight = getattr(layer, "weight", None) if isinstance(layer, SUPPORTED) else None
-            found = tuple(weight.shape) if isinstance(weight, Tensor) else None
+            found = tuple(weight_of(layer).shape) if layer is not None and isinstance(layer, QUANTIZABLE) else None
             if found != shape:
                 raise ArtifactError(
                     f"{self.folder} was calibrated on another network: {name} has weights of {shape} there, of {found} "

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ptq4dm.errors import ArtifactError
-from ptq4dm.quantization.layers import QuantizedConv, QuantizedLinear
+from ptq4dm.quantization.layers import QUANTIZABLE, quantized_form
 from ptq4dm.quantization.layers_qdq import OutputQuantized
 
 
@@ -39,11 +39,11 @@ def put_empty_layers(network: nn.Module, layers: Sequence[str], rounded: Collect
         source = modules.get(name)
         if not name or source is None:
             raise ArtifactError(f"{where}: the network has no layer {name!r}, so this artifact is of another network")
-        if not isinstance(source, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d):
+        if not isinstance(source, QUANTIZABLE):
             raise ArtifactError(
                 f"{where}: {name!r} of the network is a {type(source).__name__}, which has no INT8 form"
             )
-        empty = QuantizedLinear(source) if isinstance(source, nn.Linear) else QuantizedConv(source)
+        empty = quantized_form(source)
         owner, _, attribute = name.rpartition(".")
         setattr(network.get_submodule(owner), attribute, OutputQuantized(empty) if name in rounded else empty)
 

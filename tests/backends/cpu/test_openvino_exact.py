@@ -23,7 +23,7 @@ from ptq4dm.numerics import pairs_are_safe
 from ptq4dm.pipelines.denoiser import Call, predict
 from ptq4dm.pipelines.sampling import seeded_start, trajectory
 from ptq4dm.pipelines.schedulers import make_scheduler
-from ptq4dm.quantization.layers import QuantizedConv, QuantizedLayer, QuantizedLinear
+from ptq4dm.quantization.layers import QuantizedConv, QuantizedLayer, QuantizedTransposedConv, quantized_form
 from ptq4dm.quantization.weights import pairs_cross_taps, quantize_weight
 from ptq4dm.zoo import zoo
 
@@ -46,6 +46,20 @@ LAYERS = {
     "conv2d without bias": (nn.Conv2d(16, 16, 3, bias=False), (2, 16, 5, 5)),
     "conv1d": (nn.Conv1d(33, 32, 3, padding=1), (2, 33, 11)),
     "conv1d stride 2": (nn.Conv1d(16, 7, 4, stride=2, padding=1), (2, 16, 11)),
+    "transposed 2d": (nn.ConvTranspose2d(33, 19, 4, stride=2, padding=1), (2, 33, 5, 5)),
+    "transposed 2d, grouped": (
+        nn.ConvTranspose2d(32, 32, 3, stride=2, padding=1, output_padding=1, groups=4),
+        (2, 32, 4, 4),
+    ),
+    "transposed 2d, grouped, odd": (nn.ConvTranspose2d(20, 20, 4, stride=2, padding=1, groups=4), (2, 20, 4, 4)),
+    "transposed 2d, depthwise": (nn.ConvTranspose2d(16, 16, 4, stride=2, padding=1, groups=16), (2, 16, 4, 4)),
+    "transposed 2d, dilated": (
+        nn.ConvTranspose2d(8, 12, (2, 3), stride=(1, 2), padding=(1, 0), output_padding=(0, 1), dilation=(1, 2)),
+        (2, 8, 4, 5),
+    ),
+    "transposed 1d": (nn.ConvTranspose1d(17, 16, 16, stride=8, padding=4), (2, 17, 6)),
+    "transposed 1d, long stride": (nn.ConvTranspose1d(16, 8, 2, stride=4, output_padding=1), (2, 16, 6)),
+    "transposed 3d": (nn.ConvTranspose3d(8, 8, (1, 2, 2), stride=(1, 2, 2), bias=False), (2, 8, 2, 3, 3)),
     "linear": (nn.Linear(64, 32), (5, 64)),
     "linear, odd": (nn.Linear(63, 33), (2, 5, 63)),
     "linear, 4d input": (nn.Linear(130, 33), (2, 3, 4, 130)),
@@ -66,7 +80,7 @@ class SideBySide(nn.Module):
 
 def quantized(source: nn.Module, zero_point: int, limit: int = 64, seed: int = 0) -> QuantizedLayer:
     """A layer like `source` with random integer weights in [-limit, limit]; the first channel is all `limit`."""
-    layer = QuantizedLinear(source) if isinstance(source, nn.Linear) else QuantizedConv(source)
+    layer = quantized_form(source)
     generator = torch.Generator().manual_seed(seed)
     weight = torch.randint(-limit, limit + 1, layer.weight.shape, generator=generator)
     weight[0], weight[1] = limit, -limit
@@ -102,7 +116,14 @@ def integers(shape: tuple[int, ...]) -> Tensor:
 def exact(layer: QuantizedLayer, q: Tensor) -> tuple[Tensor, Tensor]:
     """(result, product) of the layer in float64 from integers: every sum is below 2**53, so nothing is rounded."""
     centred, weight = (q - int(layer.input_zero_point)).double(), layer.weight.double()
-    if isinstance(layer, QuantizedConv):
+    if isinstance(layer, QuantizedTransposedConv):
+        spread = {3: F.conv_transpose1d, 4: F.conv_transpose2d, 5: F.conv_transpose3d}[weight.dim()]
+        groups = weight.chunk(layer.groups)
+        parts = zip(centred.chunk(layer.groups, 1), groups)
+        geometry = (None, layer.stride, layer.padding, layer.output_padding, 1, layer.dilation)
+        sums = torch.cat([spread(x, part.transpose(0, 1), *geometry) for x, part in parts], 1)
+        channel = (1, -1) + (1,) * (weight.dim() - 2)
+    elif isinstance(layer, QuantizedConv):
         convolve = F.conv1d if weight.dim() == 3 else F.conv2d
         sums = convolve(centred, weight, None, layer.stride, layer.padding, layer.dilation, layer.groups)
         channel = (1, -1) + (1,) * (weight.dim() - 2)
