@@ -21,6 +21,7 @@ from ptq4dm.pipelines.denoisers import watch_run, with_found
 from ptq4dm.pipelines.pipeline import Pipeline, open_pipeline
 from ptq4dm.pipelines.unconditional import why_not_unconditional
 from ptq4dm.quantization.facts import calibration_facts, model_facts, range_facts
+from ptq4dm.quantization.folding import Folds, fold
 from ptq4dm.quantization.layers_qdq import round_outputs
 from ptq4dm.quantization.macs import count_macs
 from ptq4dm.quantization.plan import float_by_method, make_plan, patterns_of, planned
@@ -32,6 +33,7 @@ from ptq4dm.quantization.quantized_model import (
     with_denoisers,
 )
 from ptq4dm.quantization.rewrite import rewrite
+from ptq4dm.quantization.smoothing import smoothing_of, watching_largest
 from ptq4dm.ranges.histograms import LayerStatistics, band_edges
 from ptq4dm.ranges.observe import observe
 from ptq4dm.ranges.range_table import RangeTable, choose_ranges
@@ -104,20 +106,37 @@ def quantize_at_work(
     check_conditions(pipeline.source, conditions)
     if recipe.arithmetic != "float-out":
         raise RecipeError(f"arithmetic = {recipe.arithmetic!r}: a conditional pipeline is quantized to 'float-out'")
-    run = watch_run(pipeline, run_inputs(pipeline.source, conditions[:1], [0], recipe.calibration.steps) or {})
+    parts = {name: part for name, part in pipeline.source.components.items() if isinstance(part, nn.Module)}
+    with watching_largest(parts) as largest:
+        run = watch_run(pipeline, run_inputs(pipeline.source, conditions[:1], [0], recipe.calibration.steps) or {})
     pipeline = with_found(pipeline, run)
     kept = patterns_of(pipeline.denoisers, recipe.keep_float)
     layers = {
         name: planned(make_plan(denoiser, kept[name], min_channels=recipe.min_channels))
         for name, denoiser in pipeline.denoisers.items()
     }
+    smoothing = {
+        name: smoothing_of(
+            denoiser,
+            {layer: channels for layer, channels in largest[name].items() if layer in layers[name]},
+            run.examples[name],
+            recipe.smoothing,
+        )
+        for name, denoiser in pipeline.denoisers.items()
+    }
+    factors = {name: item.factors for name, item in smoothing.items()}
     statistics, facts = statistics_in_pipeline(
-        pipeline, run, conditions, recipe.calibration, layers, recipe.ranges.bands, progress
+        pipeline, run, conditions, recipe.calibration, layers, recipe.ranges.bands, progress, factors
     )
     quantized = {}
     for name, denoiser in pipeline.denoisers.items():
         quantized[name], ranges = round_network(
-            denoiser, statistics[name], run.examples[name], replace(recipe, keep_float=kept[name]), progress
+            denoiser,
+            statistics[name],
+            run.examples[name],
+            replace(recipe, keep_float=kept[name]),
+            progress,
+            smoothing[name].folds,
         )
         if work is not None:
             ranges.save(work / f"{name}.{RANGE_TABLE}")
@@ -179,8 +198,13 @@ def quantize_network(
     span: the lowest and highest time-step that the bands cover.
     """
     layers = planned(make_plan(network, recipe.keep_float, min_channels=recipe.min_channels))
-    statistics = observe(network, layers, calls, band_edges(recipe.ranges.bands, *span), progress)
-    denoiser, ranges = round_network(network, statistics, calls[0][0], recipe, progress)
+    edges = band_edges(recipe.ranges.bands, *span)
+    statistics = observe(network, layers, calls, edges, progress)
+    largest = {name: item.channel_largest.amax(0) for name, item in statistics.items()}
+    smoothing = smoothing_of(network, largest, calls[0][0], recipe.smoothing)
+    if smoothing.factors:  # their ranges are those of the smoothed inputs, so these are watched again
+        statistics |= observe(network, list(smoothing.factors), calls, edges, progress, smoothing.factors)
+    denoiser, ranges = round_network(network, statistics, calls[0][0], recipe, progress, smoothing.folds)
     if recipe.arithmetic == "qdq":
         rounded = round_outputs(denoiser.network, calls, recipe.ranges, progress)
         denoiser = replace(denoiser, network=rounded)
@@ -188,13 +212,24 @@ def quantize_network(
 
 
 def round_network(
-    network: nn.Module, statistics: Mapping[str, LayerStatistics], example: Call, recipe: Recipe, progress: bool = False
+    network: nn.Module,
+    statistics: Mapping[str, LayerStatistics],
+    example: Call,
+    recipe: Recipe,
+    progress: bool = False,
+    folds: Folds | None = None,
 ) -> tuple[QuantizedDenoiser, RangeTable]:
-    """Choose ranges by the statistics of the inputs of layers, and rewrite the network."""
+    """Choose ranges by the statistics of the inputs of layers, and rewrite the network.
+
+    folds: which layers take in the smoothing that the statistics tell of.
+    """
     ranges = choose_ranges(statistics, recipe.ranges, shown=progress)
     plan = make_plan(network, recipe.keep_float, statistics, count_macs(network, example), recipe.min_channels)
     quantized = rewrite(network, plan, ranges, recipe.weights, progress)
+    smoothing = {name: item.smoothing for name, item in statistics.items() if item.smoothing is not None}
+    fold(quantized, folds or {}, smoothing)
     facts = {"activation_ranges": range_facts(ranges), "float_by_method": float_by_method(network)}
+    facts |= {"smoothed": list(smoothing), "folded": {key: list(names) for key, names in (folds or {}).items()}}
     return QuantizedDenoiser(quantized, plan, example, facts), ranges
 
 

@@ -41,11 +41,10 @@ def reasons(plan) -> dict[str, str]:
 def test_everything_is_quantized_or_has_a_reason():
     plan = make_plan(zoo())
     found = reasons(plan)
-    assert {item.name for item in plan if item.quantized} == {"conv1", "conv3", "quiet", "twin"}
+    assert {item.name for item in plan if item.quantized} == {"conv1", "conv3", "up", "quiet", "twin"}
     assert all(bool(item.reason) != item.quantized for item in plan)
     for name, word in (
         ("ring", "circular"),
-        ("up", "ConvTranspose2d has no INT8"),
         ("table", "Embedding has no INT8"),
         ("loud", "Loud computes something of its own"),
         ("attention", "MultiheadAttention has no INT8"),

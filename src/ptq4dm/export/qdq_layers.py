@@ -63,6 +63,7 @@ class QdqLayer(nn.Module):
     input_scale: Tensor
     input_zero_point: Tensor
     bias: Tensor | None
+    smoothing: Tensor | None
 
     def __init__(self, source: QuantizedLayer, weight: Tensor):
         super().__init__()
@@ -73,9 +74,13 @@ class QdqLayer(nn.Module):
         self.register_buffer("input_scale", source.input_scale.detach().clone())
         self.register_buffer("input_zero_point", source.input_zero_point.detach().clone())
         self.register_buffer("bias", None if source.bias is None else source.bias.detach().clone())
+        smoothing = source.smoothing
+        ones = (1,) * (source.weight.dim() - 2)
+        self.register_buffer("smoothing", None if smoothing is None else smoothing.detach().clone().view(-1, *ones))
 
     def rounded_input(self, x: Tensor) -> Tensor:
-        """x as the layer sees it."""
+        """x as the layer sees it: of a smoothed layer a Div stands in front."""
+        x = x if self.smoothing is None else x / self.smoothing
         return QuantizeDequantize.apply(x, self.input_scale, self.input_zero_point)
 
     def float_weight(self, axis: int) -> Tensor:

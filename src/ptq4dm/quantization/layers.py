@@ -52,7 +52,8 @@ class QuantizedLayer(FixedTypes, ABC):
     """What every quantized layer holds.
 
     Buffers: `weight` int8 (out, in / groups, *kernel); `input_scale` float32 (); `input_zero_point` uint8 (); `bias`
-    float32 (out,) or None. `weight_scale` float32 (out,) is a parameter without gradient: some networks ask their first
+    float32 (out,) or None; `smoothing` float32 (in,) or None, by which the input is divided and the weights were
+    multiplied. `weight_scale` float32 (out,) is a parameter without gradient: some networks ask their first
     parameter for the type to compute in.
     """
 
@@ -61,6 +62,7 @@ class QuantizedLayer(FixedTypes, ABC):
     input_scale: Tensor
     input_zero_point: Tensor
     bias: Tensor | None
+    smoothing: Tensor | None
 
     def __init__(self, weight_shape: tuple[int, ...], bias: bool):
         super().__init__()
@@ -70,6 +72,7 @@ class QuantizedLayer(FixedTypes, ABC):
         self.register_buffer("input_scale", torch.ones((), dtype=torch.float32))
         self.register_buffer("input_zero_point", torch.zeros((), dtype=torch.uint8))
         self.register_buffer("bias", torch.zeros(out, dtype=torch.float32) if bias else None)
+        self.register_buffer("smoothing", None)
 
     def forward(self, x: Tensor) -> Tensor:
         """The layer's output, in the dtype of `x`."""
@@ -82,7 +85,14 @@ class QuantizedLayer(FixedTypes, ABC):
     def centred_input(self, x: Tensor) -> Tensor:
         """q_x - z_x: the integers that enter the products, in the dtype of `x`."""
         zero_point = self.input_zero_point.to(x.dtype)
-        return quantize(x, self.input_scale.to(x.dtype), zero_point) - zero_point
+        return quantize(x, self.input_step().to(x.dtype), zero_point) - zero_point
+
+    def input_step(self) -> Tensor:
+        """What one integer of the input stands for: s_x, or s_x times the smoothing of each channel, rounded to float32
+        once, in a shape that broadcasts against the input."""
+        if self.smoothing is None:
+            return self.input_scale
+        return (self.input_scale.float() * self.smoothing.float()).view(-1, *[1] * (self.weight.dim() - 2))
 
     def output_scale(self, dtype: torch.dtype) -> Tensor:
         """s_x * s_w per output channel, rounded to float32 once (so that every backend multiplies by the same)."""

@@ -34,7 +34,10 @@ def rewrite(
             if name not in ranges.ranges:
                 raise CalibrationError(f"layer {name} has no range: plan with the statistics of that table")
             layer = network.get_submodule(name)
-            quantized[name] = quantize_layer(layer, name, ranges.ranges[name], ranges.statistics[name], weights)
+            statistics = ranges.statistics[name]
+            quantized[name] = quantize_layer(
+                layer, name, ranges.ranges[name], statistics, weights, statistics.smoothing
+            )
             advance(1)
     replaced = {id(network.get_submodule(name)): layer for name, layer in quantized.items()}
     result = copy.deepcopy(network, dict(replaced))
@@ -46,14 +49,22 @@ def rewrite(
 
 
 def quantize_layer(
-    layer: nn.Module, name: str, chosen: InputRange, statistics: LayerStatistics | None, recipe: WeightRecipe
+    layer: nn.Module,
+    name: str,
+    chosen: InputRange,
+    statistics: LayerStatistics | None,
+    recipe: WeightRecipe,
+    smoothing: Tensor | None = None,
 ) -> QuantizedLayer:
     """The quantized form of one convolution or linear layer: weights rounded, ranges set, bias corrected.
 
-    Without statistics all input channels count alike, and the bias is left as it is.
+    Without statistics all input channels count alike, and the bias is left as it is. smoothing: what the input is
+    divided by, (in,); range and statistics are those of the input after that.
     """
     assert isinstance(layer, QUANTIZABLE)  # the plan names no others
     weight = weight_of(layer).detach()
+    if smoothing is not None:
+        weight = weight * smoothing.to(weight.device).view(-1, *[1] * (weight.dim() - 2))
     new, groups, bias = quantized_form(layer), getattr(layer, "groups", 1), layer.bias
     phases = phases_of(layer)
     corrected = recipe.bias_correction and isinstance(bias, Tensor)
@@ -64,6 +75,7 @@ def quantize_layer(
     new.to(weight.device)
     new.weight.copy_(integers)
     new.weight_scale.copy_(scale)
+    new.smoothing = None if smoothing is None else smoothing.float().to(weight.device)
     new.input_scale.fill_(chosen.scale)
     new.input_zero_point.fill_(chosen.zero_point)
     if isinstance(bias, Tensor):

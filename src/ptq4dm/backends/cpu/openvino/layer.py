@@ -84,14 +84,15 @@ def matmul(layer: QuantizedLayer, x: "ov.Output", channels_first: bool) -> "ov.N
 
     assert isinstance(layer, QuantizedLinear)
     if not channels_first:
-        return ops.matmul(quantized_input(layer, x), scaled_weight(layer, layer.weight), False, True)
+        return ops.matmul(quantized_input(layer, x, channels_first), scaled_weight(layer, layer.weight), False, True)
     kernel = scaled_weight(layer, layer.weight[:, :, None, None])
-    return ops.convolution(quantized_input(layer, x), kernel, [1, 1], [0, 0], [0, 0], [1, 1])
+    return ops.convolution(quantized_input(layer, x, channels_first), kernel, [1, 1], [0, 0], [0, 0], [1, 1])
 
 
-def quantized_input(layer: QuantizedLayer, x: "ov.Output") -> "ov.Node":
+def quantized_input(layer: QuantizedLayer, x: "ov.Output", channels_first: bool = False) -> "ov.Node":
     """round(x / s) in nodes of its own, then a FakeQuantize of step 1 on the integers [-z, 255 - z].
 
+    s is one number or, of a smoothed layer, one for each channel.
     A FakeQuantize of step s computes round(x * (1 / s) + z), and adding z first rounds away the last bits of all
     numbers smaller than z: several times as many integers flip as between float32 and float64. Here the quotient is
     the definition's own and the addition is exact.
@@ -99,7 +100,9 @@ def quantized_input(layer: QuantizedLayer, x: "ov.Output") -> "ov.Node":
     from openvino import opset13 as ops
 
     zero_point = int(layer.input_zero_point)
-    quotient = ops.divide(x, ops.constant(layer.input_scale.float().numpy()))
+    step = layer.input_step().float()
+    step = step.reshape(-1, 1, 1) if channels_first and step.dim() else step
+    quotient = ops.divide(x, ops.constant(step.numpy()))
     quotient.get_rt_info()[TRUE_DIVISION] = True
     rounded = ops.round(quotient, "half_to_even")
     low, high = (ops.constant(np.float32(integer)) for integer in (-zero_point, ACTIVATION_MAX - zero_point))
