@@ -15,6 +15,7 @@ from ptq4dm.calibration.calibration_set import CalibrationSet
 from ptq4dm.calibration.collect import collect
 from ptq4dm.calibration.in_pipeline import statistics_in_pipeline
 from ptq4dm.errors import CalibrationError, RecipeError
+from ptq4dm.pipelines.adapters import require_no_adapters
 from ptq4dm.pipelines.conditions import Condition, check_conditions, default_conditions, run_inputs
 from ptq4dm.pipelines.denoiser import Call, placement, require_finite_weights
 from ptq4dm.pipelines.denoisers import watch_run, with_found
@@ -175,6 +176,7 @@ def quantize_module(
         progress: show progress bars on stderr.
     """
     recipe = load_recipe(recipe)
+    require_no_adapters(module, type(module).__name__)
     require_finite_weights(module, type(module).__name__)
     make_plan(module, recipe.keep_float)
     calls = list(calls_of_batches(module, calibration_batches, timestep))

@@ -102,6 +102,13 @@ def ranges_of(folder: Path, facts: dict[str, Any], component: str | None) -> Cal
     if component is not None and component not in held:
         raise RecipeError(f"{folder} has no denoiser {component!r}: accepted are {', '.join(held)}")
     denoiser = next(iter(held.values())) if component is None else held[component]
+    if denoiser["facts"].get("folded"):
+        norms = ", ".join(list(denoiser["facts"]["folded"])[:3])
+        raise ArtifactError(
+            f"{folder}: its ranges are of inputs whose smoothing was folded into other layers ({norms}), so they "
+            "fit no float checkpoint: quantize this one with ptq4dm.quantize, or make the artifact with the recipe's "
+            "smoothing.enabled = false"
+        )
     tensors = read_weights(folder, denoiser)
     recipe = recipe_from_dict(facts["recipe"], str(folder / FACTS))
     rounded = rounded_layers(denoiser["layers"], tensors)

@@ -18,6 +18,7 @@ from torch.utils import _pytree as pytree
 
 from ptq4dm.pipelines.denoiser import Call
 from ptq4dm.quantization.layers import QuantizedLinear
+from ptq4dm.ranges.observe import evaluating
 
 NORMS: Final = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, RMSNorm)
 ROUNDING: Final = 1e-4
@@ -52,11 +53,7 @@ def producers_of(network: nn.Module, consumers: Collection[str], call: Call) -> 
         return note
 
     handles = [m.register_forward_hook(put_out(name)) for name, m in modules.items() if can_take_factors(m)]
-    handles += [
-        modules[name].register_forward_pre_hook(take_in(name), with_kwargs=True)
-        for name in consumers
-        if name in modules
-    ]
+    handles += [modules[name].register_forward_pre_hook(take_in(name), with_kwargs=True) for name in consumers]
     try:
         answer_of(network, call)
     finally:
@@ -128,7 +125,8 @@ def on_channels(values: Tensor, layer: nn.Module, x: Tensor) -> Tensor:
 @torch.no_grad()
 def answer_of(network: nn.Module, call: Call) -> list[Tensor]:
     """The tensors of a network's answer."""
-    leaves, _ = pytree.tree_flatten(network(*call.args, **call.kwargs))
+    with evaluating(network):
+        leaves, _ = pytree.tree_flatten(network(*call.args, **call.kwargs))
     return [leaf.float() for leaf in leaves if isinstance(leaf, Tensor)]
 
 

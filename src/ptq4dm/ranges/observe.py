@@ -111,26 +111,33 @@ def observe(
     is not finite.
     """
     total = len(calls) if isinstance(calls, Sized) else None
-    modes = {module: module.training for module in network.modules()}
     samples = 0
-    network.eval()
-    try:
-        with (
-            observing(network, layers, bands or ONE_BAND, smoothing) as observer,
-            progress("watching activations", total, shown) as advance,
-            torch.no_grad(),
-        ):
-            for call, timesteps in calls:
-                observer.timesteps = timesteps
-                network(*call.args, **call.kwargs)
-                samples += 1
-                advance(1)
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
+    with (
+        evaluating(network),
+        observing(network, layers, bands or ONE_BAND, smoothing) as observer,
+        progress("watching activations", total, shown) as advance,
+        torch.no_grad(),
+    ):
+        for call, timesteps in calls:
+            observer.timesteps = timesteps
+            network(*call.args, **call.kwargs)
+            samples += 1
+            advance(1)
     if not samples:
         raise CalibrationError("there are no calibration calls: give at least one sample")
     return {name: observer.histograms[name].finish() for name in layers if name in observer.histograms}
+
+
+@contextmanager
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """While open, a network is in evaluation mode; on leaving, each module is in the mode that it was in."""
+    modes = {module: module.training for module in network.modules()}
+    network.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
 
 
 def as_rows(x: Tensor, channels_last: bool) -> Tensor:
