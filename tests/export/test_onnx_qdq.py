@@ -70,6 +70,17 @@ def test_each_kind_of_layer_means_the_same_to_onnx(kind, rounded, tmp_path):
     assert (np.abs(found - exact) > 1e-5).mean() < 0.01
 
 
+@pytest.mark.parametrize(("source", "shape"), [(nn.Linear(6, 4), (3, 6)), (nn.Conv2d(6, 4, 1), (6, 5, 4))])
+def test_a_smoothed_layer_means_the_same_to_onnx(source, shape, tmp_path):
+    layer = randomized(source)
+    layer.smoothing = torch.tensor([0.25, 8.0, 1.0, 0.1, 3.0, 40.0])
+    x = torch.rand(3, *shape, generator=torch.Generator().manual_seed(1)) * 60 - 20
+    path = export_qdq(nn.Sequential(layer), Call((x[:1],)), tmp_path / "layer.onnx")
+    model = convert_version(onnx.load(str(path)), 19)
+    found = ReferenceEvaluator(model).run(None, {"input": x.numpy()})[0]
+    np.testing.assert_allclose(found, layer(x.double()).numpy(), rtol=1e-5, atol=1e-4)
+
+
 @pytest.mark.parametrize("rounded", [False, True], ids=["float-out", "qdq"])
 def test_a_whole_network_means_the_same_to_onnx_runtime(rounded, tmp_path):
     network = randomized_network(tiny_unet((4, 8), 8), rounded)

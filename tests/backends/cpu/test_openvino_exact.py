@@ -135,7 +135,7 @@ def exact(layer: QuantizedLayer, q: Tensor) -> tuple[Tensor, Tensor]:
 
 def on_grid(layer: QuantizedLayer, q: Tensor) -> Tensor:
     """The float32 inputs that the integers stand for."""
-    return ((q - int(layer.input_zero_point)).double() * layer.input_scale.double()).float()
+    return ((q - int(layer.input_zero_point)).double() * layer.input_step().double()).float()
 
 
 @dataclass(frozen=True)
@@ -220,6 +220,22 @@ def test_every_layer_of_the_built_in_model_is_exact_on_real_activations():
                 x, y = (each.squeeze(-1).movedim(1, -1) for each in (x, y))
             q = torch.clamp(torch.round(x / layer.input_scale) + int(layer.input_zero_point), 0, 255)
             assert ulp_distance(y, *exact(layer, q)).max() <= 1.0, name
+
+
+def test_smoothed_layers_are_exact_and_upsampling_in_front_is_done_as_it_stands():
+    """Inputs divided by another number in each channel: the same integers must come of it."""
+    sources = [(nn.Linear(64, 32), (2, 3, 64)), (nn.Conv2d(33, 24, 1), (2, 33, 4, 4)), (nn.Conv1d(8, 8, 1), (2, 8, 5))]
+    layers, qs = [quantized(source, 77) for source, _ in sources], [integers(shape) for _, shape in sources]
+    for layer in layers:
+        layer.smoothing = torch.exp2(torch.linspace(-6, 6, layer.weight.shape[1]))
+    inputs = [on_grid(layer, q) for layer, q in zip(layers, qs)]
+    module = OpenVINOBackend().prepare(SideBySide(layers), Call((inputs,)))
+    assert all(run.int8 for run in module.ptq4dm_engine.executed)
+    for layer, q, y in zip(layers, qs, module(inputs)):
+        assert ulp_distance(y, *exact(layer, q)).max() <= 1.0
+    network = nn.Sequential(nn.Upsample(scale_factor=2, mode="nearest"), layers[1])
+    enlarged = OpenVINOBackend().prepare(network, Call((inputs[1],)))(inputs[1])
+    assert ulp_distance(enlarged, *exact(layers[1], network[0](qs[1].float()))).max() <= 1.0
 
 
 def test_sums_beyond_float32_are_one_rounding_farther_and_no_more():
