@@ -6,13 +6,13 @@ answer as before. So no structure is assumed, and what is not certain is left to
 """
 
 import weakref
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
 import torch
-from diffusers.models.normalization import RMSNorm
+from diffusers.models.normalization import FP32LayerNorm, RMSNorm
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
@@ -20,7 +20,8 @@ from ptq4dm.pipelines.denoiser import Call
 from ptq4dm.quantization.layers import QuantizedLinear
 from ptq4dm.ranges.observe import evaluating
 
-NORMS: Final = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, RMSNorm)
+TAKING: Final = (nn.LayerNorm, FP32LayerNorm, nn.GroupNorm, nn.RMSNorm, RMSNorm, nn.Linear)
+"""Layers whose output is divided by dividing their weight and bias; other classes may compute something else."""
 ROUNDING: Final = 1e-4
 """Relative L2 that a network's answer may move by float32 rounding when a factor is taken out and put in again."""
 
@@ -52,7 +53,7 @@ def producers_of(network: nn.Module, consumers: Collection[str], call: Call) -> 
 
         return note
 
-    handles = [m.register_forward_hook(put_out(name)) for name, m in modules.items() if can_take_factors(m)]
+    handles = [layer.register_forward_hook(put_out(name)) for name, layer in can_take_factors(network).items()]
     handles += [modules[name].register_forward_pre_hook(take_in(name), with_kwargs=True) for name in consumers]
     try:
         answer_of(network, call)
@@ -67,24 +68,32 @@ def producers_of(network: nn.Module, consumers: Collection[str], call: Call) -> 
     return found
 
 
-def can_take_factors(layer: nn.Module) -> bool:
-    """Whether a layer's output can be divided channel by channel by changing its own tensors."""
-    return isinstance(layer, nn.Linear) or (isinstance(layer, NORMS) and getattr(layer, "weight", None) is not None)
+def can_take_factors(network: nn.Module) -> dict[str, nn.Module]:
+    """The layers whose output can be divided channel by channel by changing their own tensors, which no other has."""
+    owners = Counter(id(tensor) for module in network.modules() for tensor in module.parameters(recurse=False))
+    return {
+        name: module
+        for name, module in network.named_modules()
+        if type(module) in TAKING
+        and isinstance(module.weight, Tensor)
+        and all(owners[id(tensor)] == 1 for tensor in module.parameters(recurse=False))
+    }
 
 
 def proven(network: nn.Module, folds: Folds, factors: Mapping[str, Tensor], call: Call) -> dict[str, tuple[str, ...]]:
-    """Those of `folds` that leave the network's answer to `call` as it is: all together, or one by one."""
+    """Those of `folds` that leave the network's answer to `call` as it is: tried together, then by halves."""
     if not folds:
         return {}
     wanted = answer_of(network, call)
 
-    def holds(some: Folds) -> bool:
-        with as_if_folded(network, some, factors):
-            return same(answer_of(network, call), wanted)
+    def holding(some: list[str]) -> list[str]:
+        with as_if_folded(network, {producer: folds[producer] for producer in some}, factors):
+            if same(answer_of(network, call), wanted):
+                return some
+        half = len(some) // 2
+        return [] if not half else holding(some[:half]) + holding(some[half:])
 
-    if holds(folds):
-        return dict(folds)
-    return {producer: consumers for producer, consumers in folds.items() if holds({producer: consumers})}
+    return {producer: folds[producer] for producer in holding(list(folds))}
 
 
 @contextmanager
