@@ -8,12 +8,12 @@ CHANNELS, FACTOR = (3, 17), 80.0
 """The channels that become outliers, and by how much."""
 
 
-def tiny_dit(seed: int = 0) -> DiTTransformer2DModel:
-    """A random DiT of two blocks, 32 wide, whose modulations are not zero."""
+def tiny_dit(seed: int = 0, layers: int = 2) -> DiTTransformer2DModel:
+    """A random DiT, 32 wide, whose modulations are not zero."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = DiTTransformer2DModel(
-            num_attention_heads=2, attention_head_dim=16, num_layers=2, sample_size=8, out_channels=8
+            num_attention_heads=2, attention_head_dim=16, num_layers=layers, sample_size=8, out_channels=8
         )
         for block in network.transformer_blocks:
             nn.init.normal_(block.norm1.linear.bias, std=0.3)

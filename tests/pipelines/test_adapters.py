@@ -45,6 +45,7 @@ def batch() -> tuple[tuple, dict]:
     }
 
 
+@pytest.mark.filterwarnings("ignore:Already found a `peft_config`")
 @pytest.mark.parametrize("options", [{}, {"use_dora": True}], ids=["lora", "dora"])
 def test_active_adapters_are_named_with_the_mend(options):
     network = adapted(**options)

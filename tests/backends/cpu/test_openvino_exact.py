@@ -1,5 +1,6 @@
 """INT8 layers on OpenVINO against integer sums in float64: full range, every geometry, with and without VNNI."""
 
+import itertools
 import os
 import subprocess
 import sys
@@ -46,6 +47,12 @@ LAYERS = {
     "conv2d without bias": (nn.Conv2d(16, 16, 3, bias=False), (2, 16, 5, 5)),
     "conv1d": (nn.Conv1d(33, 32, 3, padding=1), (2, 33, 11)),
     "conv1d stride 2": (nn.Conv1d(16, 7, 4, stride=2, padding=1), (2, 16, 11)),
+    "linear": (nn.Linear(64, 32), (5, 64)),
+    "linear, odd": (nn.Linear(63, 33), (2, 5, 63)),
+    "linear, 4d input": (nn.Linear(130, 33), (2, 3, 4, 130)),
+    "linear without bias": (nn.Linear(32, 8, bias=False), (5, 32)),
+}
+TRANSPOSED = {
     "transposed 2d": (nn.ConvTranspose2d(33, 19, 4, stride=2, padding=1), (2, 33, 5, 5)),
     "transposed 2d, grouped": (
         nn.ConvTranspose2d(32, 32, 3, stride=2, padding=1, output_padding=1, groups=4),
@@ -60,10 +67,6 @@ LAYERS = {
     "transposed 1d": (nn.ConvTranspose1d(17, 16, 16, stride=8, padding=4), (2, 17, 6)),
     "transposed 1d, long stride": (nn.ConvTranspose1d(16, 8, 2, stride=4, output_padding=1), (2, 16, 6)),
     "transposed 3d": (nn.ConvTranspose3d(8, 8, (1, 2, 2), stride=(1, 2, 2), bias=False), (2, 8, 2, 3, 3)),
-    "linear": (nn.Linear(64, 32), (5, 64)),
-    "linear, odd": (nn.Linear(63, 33), (2, 5, 63)),
-    "linear, 4d input": (nn.Linear(130, 33), (2, 3, 4, 130)),
-    "linear without bias": (nn.Linear(32, 8, bias=False), (5, 32)),
 }
 
 
@@ -152,21 +155,22 @@ class Case:
 def cases() -> dict[str, list[Case]]:
     """Every layer with every zero point, and once with portable weights: one graph each (preparing takes quadratic
     time, since every input is varied while all layers run)."""
-    found: dict[str, list[Case]] = {name: [] for name in LAYERS}
-    for zero_point, kind in [*((zero_point, "all up to 64") for zero_point in ZERO_POINTS), (7, "portable")]:
-        layers = [WEIGHTS[kind](source, zero_point, seed=zero_point) for source, _ in LAYERS.values()]
-        qs = [integers(shape) for _, shape in LAYERS.values()]
+    found: dict[str, list[Case]] = {name: [] for name in (*LAYERS, *TRANSPOSED)}
+    settings = [*((zero_point, "all up to 64") for zero_point in ZERO_POINTS), (7, "portable")]
+    for (zero_point, kind), group in itertools.product(settings, (LAYERS, TRANSPOSED)):
+        layers = [WEIGHTS[kind](source, zero_point, seed=zero_point) for source, _ in group.values()]
+        qs = [integers(shape) for _, shape in group.values()]
         inputs = [on_grid(layer, q) for layer, q in zip(layers, qs)]
         module = OpenVINOBackend().prepare(SideBySide(layers), Call((inputs,)))
         assert [run.layer for run in module.ptq4dm_engine.executed] == [
-            f"layers.{index}" for index in range(len(LAYERS))
+            f"layers.{index}" for index in range(len(group))
         ]
-        for name, *each in zip(LAYERS, layers, qs, module(inputs), module.ptq4dm_engine.executed, strict=True):
+        for name, *each in zip(group, layers, qs, module(inputs), module.ptq4dm_engine.executed, strict=True):
             found[name].append(Case(*each))
     return found
 
 
-@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("name", [*LAYERS, *TRANSPOSED])
 def test_every_layer_is_exact_in_int8(cases, name):
     for case in cases[name]:
         assert bool(pairs_are_safe(case.layer.weight).all())
@@ -184,7 +188,7 @@ def test_all_of_it_holds_on_a_processor_without_vnni():
     environment = {**os.environ, **WITHOUT_VNNI, "PYTHONWARNINGS": "ignore"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert f"{len(LAYERS) + 1} passed" in done.stdout and "skipped" not in done.stdout
+    assert f"{len(LAYERS) + len(TRANSPOSED) + 1} passed" in done.stdout and "skipped" not in done.stdout
 
 
 @pytest.mark.skipif(not HELD, reason="the test above runs it in a process of its own")
