@@ -172,6 +172,14 @@ def test_a_candidate_that_something_else_reads_is_found_and_not_folded():
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in network.modules())
 
 
+def test_a_quiet_channel_is_not_blown_up():
+    """It counts as a tenth of the median one: should it wake up later, it is no outlier."""
+    network, largest = nn.Sequential(nn.Linear(6, 8)), torch.tensor([1.0, 1.0, 1.0, 1e-6, 100.0, 0.0])
+    found = smoothing_of(network, {"0": largest}, Call((torch.randn(2, 6),)), SmoothingRecipe()).factors["0"]
+    wanted = smoothing_factors(torch.tensor([1.0, 1.0, 1.0, 0.1, 100.0, 0.1]), network[0].weight, 0.5)
+    torch.testing.assert_close(found, wanted)
+
+
 def test_what_lies_in_front_and_shares_its_weights_is_left_alone():
     network, call = stack(), Call(batches()[0][0])
     network.rms.weight = network.last.weight
@@ -181,7 +189,7 @@ def test_what_lies_in_front_and_shares_its_weights_is_left_alone():
 @torch.no_grad()
 def test_the_factors_of_layers_behind_one_norm_are_one():
     network = stack()
-    largest = dict.fromkeys(("to_q", "to_k", "to_v"), torch.arange(1.0, 17.0) ** 2)
+    largest = dict.fromkeys(("to_q", "to_k", "to_v"), torch.arange(4.0, 20.0) ** 2)
     found = smoothing_of(network, largest, Call(batches()[0][0]), SmoothingRecipe(threshold=2.0)).factors
     weight = torch.cat([network.get_submodule(name).weight for name in largest])
     for name in largest:

@@ -25,6 +25,10 @@ from ptq4dm.quantization.layers import weight_of
 from ptq4dm.ranges.observe import as_rows
 from ptq4dm.recipe import SmoothingRecipe
 
+QUIET = 0.1
+"""Channels smaller than so many times the median one count as if they were that large: few samples may have missed
+what they can reach, and a factor of nearly 0 would make outliers of them."""
+
 
 @dataclass(frozen=True)
 class Smoothing:
@@ -58,7 +62,7 @@ def smoothing_of(
         group = together.get(name, (name,))
         weight = torch.cat([weight_of(network.get_submodule(each)).detach().flatten(1) for each in group])
         shared = torch.stack([largest[each] for each in group]).amax(0)
-        factors[name] = smoothing_factors(shared, weight, recipe.alpha)
+        factors[name] = smoothing_factors(shared.clamp(min=QUIET * median_of(shared)), weight, recipe.alpha)
     return Smoothing(factors, proven(network, folds, factors, example))
 
 
@@ -72,8 +76,14 @@ def can_be_smoothed(layer: nn.Module) -> bool:
 
 def outlier_ratio(largest: Tensor) -> float:
     """The largest magnitude of any channel over that of the median channel, of those that are not always 0."""
-    alive = largest[largest > 0].double()
-    return float(alive.max() / alive.median()) if len(alive) else 1.0
+    middle = median_of(largest)
+    return float(largest.max()) / middle if middle > 0 else 1.0
+
+
+def median_of(largest: Tensor) -> float:
+    """The magnitude of the median channel, of those that are not always 0; 0 if all are."""
+    alive = largest[largest > 0]
+    return float(alive.median()) if len(alive) else 0.0
 
 
 def smoothing_factors(largest: Tensor, weight: Tensor, alpha: float) -> Tensor:
