@@ -11,6 +11,7 @@ A layer multiplies integers, sums them in int32 and returns float::
     y = s_x * s_w * sum((q_x - z_x) * q_w) + bias
 
 Rounding is half to even. Padding adds the value 0.0, which is the integer z_x exactly.
+A smoothed layer divides input channel j by s_x s_j instead, and its weights are w s_j (`quantization.smoothing`).
 """
 
 import torch

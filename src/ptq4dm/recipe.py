@@ -55,6 +55,19 @@ class WeightRecipe:
 
 
 @dataclass(frozen=True)
+class SmoothingRecipe:
+    """How outlier channels are moved from inputs to weights (SmoothQuant, arXiv 2211.10438).
+
+    alpha: how far, from 0 to 1. threshold: only layers are smoothed whose largest input channel reaches more than so
+    many times the median channel.
+    """
+
+    enabled: bool = True
+    alpha: float = 0.5
+    threshold: float = 20.0
+
+
+@dataclass(frozen=True)
 class Recipe:
     """Everything that decides a quantized model, apart from the model itself.
 
@@ -72,6 +85,7 @@ class Recipe:
     calibration: CalibrationRecipe = field(default_factory=CalibrationRecipe)
     ranges: RangeRecipe = field(default_factory=RangeRecipe)
     weights: WeightRecipe = field(default_factory=WeightRecipe)
+    smoothing: SmoothingRecipe = field(default_factory=SmoothingRecipe)
 
     def replace(self, **changes: Any) -> "Recipe":
         """A copy with changes; a mapping given for a section changes only the keys in it. Raises RecipeError."""
@@ -92,7 +106,12 @@ class Recipe:
         return plain(dataclasses.asdict(self))
 
 
-SECTIONS = {"calibration": CalibrationRecipe, "ranges": RangeRecipe, "weights": WeightRecipe}
+SECTIONS = {
+    "calibration": CalibrationRecipe,
+    "ranges": RangeRecipe,
+    "weights": WeightRecipe,
+    "smoothing": SmoothingRecipe,
+}
 
 
 def plain(value: Any) -> Any:
@@ -186,6 +205,10 @@ def validated(recipe: Recipe, where: str) -> Recipe:
             raise RecipeError(f"{where}: {name} = {value} should be at least 1")
     if not 0 <= recipe.float_share <= 1:
         raise RecipeError(f"{where}: float_share = {recipe.float_share} should be from 0 to 1")
+    if not 0 <= recipe.smoothing.alpha <= 1:
+        raise RecipeError(f"{where}: alpha = {recipe.smoothing.alpha} should be from 0 to 1")
+    if not recipe.smoothing.threshold >= 1:
+        raise RecipeError(f"{where}: threshold = {recipe.smoothing.threshold} should be at least 1")
     return recipe
 
 

@@ -15,12 +15,14 @@ from ptq4dm.calibration.calibration_set import CalibrationSet
 from ptq4dm.calibration.collect import collect
 from ptq4dm.calibration.in_pipeline import statistics_in_pipeline
 from ptq4dm.errors import CalibrationError, RecipeError
+from ptq4dm.pipelines.adapters import require_no_adapters
 from ptq4dm.pipelines.conditions import Condition, check_conditions, default_conditions, run_inputs
 from ptq4dm.pipelines.denoiser import Call, placement, require_finite_weights
 from ptq4dm.pipelines.denoisers import watch_run, with_found
 from ptq4dm.pipelines.pipeline import Pipeline, open_pipeline
 from ptq4dm.pipelines.unconditional import why_not_unconditional
 from ptq4dm.quantization.facts import calibration_facts, model_facts, range_facts
+from ptq4dm.quantization.folding import Folds, fold
 from ptq4dm.quantization.layers_qdq import round_outputs
 from ptq4dm.quantization.macs import count_macs
 from ptq4dm.quantization.plan import float_by_method, leave_out, make_plan, patterns_of, planned
@@ -33,6 +35,7 @@ from ptq4dm.quantization.quantized_model import (
 )
 from ptq4dm.quantization.rewrite import quantize_layers, with_layers
 from ptq4dm.quantization.sensitivity import best_in_float, error_shares
+from ptq4dm.quantization.smoothing import smoothing_of, watching_largest
 from ptq4dm.ranges.histograms import LayerStatistics, band_edges
 from ptq4dm.ranges.observe import observe
 from ptq4dm.ranges.range_table import RangeTable, choose_ranges
@@ -105,20 +108,37 @@ def quantize_at_work(
     check_conditions(pipeline.source, conditions)
     if recipe.arithmetic != "float-out":
         raise RecipeError(f"arithmetic = {recipe.arithmetic!r}: a conditional pipeline is quantized to 'float-out'")
-    run = watch_run(pipeline, run_inputs(pipeline.source, conditions[:1], [0], recipe.calibration.steps) or {})
+    parts = {name: part for name, part in pipeline.source.components.items() if isinstance(part, nn.Module)}
+    with watching_largest(parts) as largest:
+        run = watch_run(pipeline, run_inputs(pipeline.source, conditions[:1], [0], recipe.calibration.steps) or {})
     pipeline = with_found(pipeline, run)
     kept = patterns_of(pipeline.denoisers, recipe.keep_float)
     layers = {
         name: planned(make_plan(denoiser, kept[name], min_channels=recipe.min_channels))
         for name, denoiser in pipeline.denoisers.items()
     }
+    smoothing = {
+        name: smoothing_of(
+            denoiser,
+            {layer: channels for layer, channels in largest[name].items() if layer in layers[name]},
+            run.examples[name],
+            recipe.smoothing,
+        )
+        for name, denoiser in pipeline.denoisers.items()
+    }
+    factors = {name: item.factors for name, item in smoothing.items()}
     statistics, facts = statistics_in_pipeline(
-        pipeline, run, conditions, recipe.calibration, layers, recipe.ranges.bands, progress
+        pipeline, run, conditions, recipe.calibration, layers, recipe.ranges.bands, progress, factors
     )
     quantized = {}
     for name, denoiser in pipeline.denoisers.items():
         quantized[name], ranges = round_network(
-            denoiser, statistics[name], [run.examples[name]], replace(recipe, keep_float=kept[name]), progress
+            denoiser,
+            statistics[name],
+            [run.examples[name]],
+            replace(recipe, keep_float=kept[name]),
+            progress,
+            smoothing[name].folds,
         )
         if work is not None:
             ranges.save(work / f"{name}.{RANGE_TABLE}")
@@ -157,6 +177,7 @@ def quantize_module(
         progress: show progress bars on stderr.
     """
     recipe = load_recipe(recipe)
+    require_no_adapters(module, type(module).__name__)
     require_finite_weights(module, type(module).__name__)
     make_plan(module, recipe.keep_float)
     calls = list(calls_of_batches(module, calibration_batches, timestep))
@@ -180,8 +201,15 @@ def quantize_network(
     span: the lowest and highest time-step that the bands cover.
     """
     layers = planned(make_plan(network, recipe.keep_float, min_channels=recipe.min_channels))
-    statistics = observe(network, layers, calls, band_edges(recipe.ranges.bands, *span), progress)
-    denoiser, ranges = round_network(network, statistics, [call for call, _ in calls], recipe, progress)
+    edges = band_edges(recipe.ranges.bands, *span)
+    statistics = observe(network, layers, calls, edges, progress)
+    largest = {name: item.channel_largest.amax(0) for name, item in statistics.items()}
+    smoothing = smoothing_of(network, largest, calls[0][0], recipe.smoothing)
+    if smoothing.factors:  # their ranges are those of the smoothed inputs, so these are watched again
+        statistics |= observe(network, list(smoothing.factors), calls, edges, progress, smoothing.factors)
+    denoiser, ranges = round_network(
+        network, statistics, [call for call, _ in calls], recipe, progress, smoothing.folds
+    )
     if recipe.arithmetic == "qdq":
         rounded = round_outputs(denoiser.network, calls, recipe.ranges, progress)
         denoiser = replace(denoiser, network=rounded)
@@ -194,10 +222,12 @@ def round_network(
     calls: Sequence[Call],
     recipe: Recipe,
     progress: bool = False,
+    folds: Folds | None = None,
 ) -> tuple[QuantizedDenoiser, RangeTable]:
     """Choose ranges by the statistics of the inputs of layers, round, leave the most sensitive in float, and rewrite.
 
-    calls: some that the network was calibrated on; the first becomes the example.
+    calls: some that the network was calibrated on; the first becomes the example. folds: which layers take in the
+    smoothing that the statistics tell of.
     """
     ranges = choose_ranges(statistics, recipe.ranges, shown=progress)
     macs = count_macs(network, calls[0])
@@ -206,8 +236,14 @@ def round_network(
     if recipe.float_share:
         shares = error_shares(network, layers, calls, progress)
         plan = leave_out(plan, best_in_float(shares, macs, recipe.float_share))
-    quantized = with_layers(network, {name: layers[name] for name in planned(plan)})
+    layers = {name: layers[name] for name in planned(plan)}
+    quantized = with_layers(network, layers)
+    smoothing = {name: item.smoothing for name, item in statistics.items() if item.smoothing is not None}
+    smoothing = {name: factors for name, factors in smoothing.items() if name in layers}
+    folds = {key: names for key, names in (folds or {}).items() if all(name in layers for name in names)}
+    fold(quantized, folds, smoothing)
     facts = {"activation_ranges": range_facts(ranges), "float_by_method": float_by_method(network)}
+    facts |= {"smoothed": list(smoothing), "folded": {key: list(names) for key, names in folds.items()}}
     return QuantizedDenoiser(quantized, plan, calls[0], facts), ranges
 
 

@@ -27,6 +27,7 @@ LAYERS = {
     "conv1d": (nn.Conv1d(4, 5, 3, padding=1), (4, 9)),
     "conv1d pointwise": (nn.Conv1d(5, 4, 1), (5, 6)),
     "conv3d": (nn.Conv3d(2, 3, 2), (2, 4, 3, 3)),
+    "transposed": (nn.ConvTranspose2d(4, 6, 4, stride=2, padding=1), (4, 4, 3)),
     "linear": (nn.Linear(7, 5), (7,)),
     "linear on tokens, no bias": (nn.Linear(6, 4, bias=False), (3, 6)),
 }
@@ -66,6 +67,26 @@ def test_each_kind_of_layer_means_the_same_to_onnx(kind, rounded, tmp_path):
         return
     assert np.abs(found - exact).max() <= 1.001 * step  # a float32 sum may fall on the other side of a tie
     assert (np.abs(found - exact) > 1e-5).mean() < 0.01
+
+
+def test_a_grouped_transposed_convolution_means_the_same_to_onnx_runtime(tmp_path):
+    """ONNX's reference takes one group only."""
+    layer = randomized(nn.ConvTranspose1d(6, 4, 3, stride=2, output_padding=1, groups=2))
+    x = torch.rand(3, 6, 5, generator=torch.Generator().manual_seed(1)) * 12 - 4
+    path = export_qdq(nn.Sequential(layer), Call((x[:1],)), tmp_path / "layer.onnx")
+    found = open_session(path, optimize=False).run(None, {"input": x.numpy()})[0]
+    np.testing.assert_allclose(found, layer(x.double()).numpy(), rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize(("source", "shape"), [(nn.Linear(6, 4), (3, 6)), (nn.Conv2d(6, 4, 1), (6, 5, 4))])
+def test_a_smoothed_layer_means_the_same_to_onnx(source, shape, tmp_path):
+    layer = randomized(source)
+    layer.smoothing = torch.tensor([0.25, 8.0, 1.0, 0.1, 3.0, 40.0])
+    x = torch.rand(3, *shape, generator=torch.Generator().manual_seed(1)) * 60 - 20
+    path = export_qdq(nn.Sequential(layer), Call((x[:1],)), tmp_path / "layer.onnx")
+    model = convert_version(onnx.load(str(path)), 19)
+    found = ReferenceEvaluator(model).run(None, {"input": x.numpy()})[0]
+    np.testing.assert_allclose(found, layer(x.double()).numpy(), rtol=1e-5, atol=1e-4)
 
 
 @pytest.mark.parametrize("rounded", [False, True], ids=["float-out", "qdq"])

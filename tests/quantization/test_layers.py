@@ -1,11 +1,14 @@
 """Quantized layers against integer sums written out in numpy (int64, no convolution of torch's)."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from ptq4dm.quantization.layers import QuantizedConv, QuantizedLinear
+from ptq4dm.errors import ModelError
+from ptq4dm.quantization.layers import QuantizedConv, QuantizedLinear, quantized_form, weight_of
 
 
 def filled(layer, seed, zero_point=77):
@@ -66,6 +69,59 @@ def test_conv1d_and_conv3d_are_their_2d_kin():
     np.testing.assert_allclose(flat(x).numpy(), scaled(flat, sums, 1), rtol=1e-12, atol=1e-12)
     deep = filled(QuantizedConv(nn.Conv3d(3, 4, (1, 3, 1), padding=(0, 1, 0))), 4)
     assert torch.equal(deep(x[:, :, None, :, None])[:, :, 0, :, 0], flat(x))
+
+
+TRANSPOSED = {
+    "1d": nn.ConvTranspose1d(5, 4, 4, stride=2, padding=1),
+    "2d, grouped": nn.ConvTranspose2d(6, 4, 3, stride=2, padding=1, output_padding=1, groups=2),
+    "2d, dilated": nn.ConvTranspose2d(4, 6, (2, 3), stride=(1, 3), padding=(0, 2), dilation=2, bias=False),
+    "2d, stride beyond the kernel": nn.ConvTranspose2d(3, 3, 2, stride=4, output_padding=1, groups=3),
+    "3d": nn.ConvTranspose3d(4, 3, (1, 2, 2), stride=(1, 2, 2)),
+}
+
+
+@pytest.mark.parametrize("source", TRANSPOSED.values(), ids=TRANSPOSED)
+@pytest.mark.parametrize("zero_point", [0, 77, 255])
+def test_transposed_convolutions(source, zero_point):
+    """Every product of integers added where it belongs, one by one, in int64."""
+    layer = filled(quantized_form(source), 1, zero_point)
+    axes = len(source.kernel_size)
+    x = torch.randn(2, source.in_channels, *(4, 3, 2)[:axes], dtype=torch.float64) * 3
+    q, w = integers(layer, x), layer.weight.numpy().astype(np.int64)
+    out, per_group = w.shape[:2]
+    geometry = (source.stride, source.dilation, source.kernel_size, source.output_padding, x.shape[2:])
+    size = [(n - 1) * s + (k - 1) * d + 1 + extra for s, d, k, extra, n in zip(*geometry)]
+    sums = np.zeros((2, out, *size), np.int64)
+    for place, tap in itertools.product(np.ndindex(*x.shape[2:]), np.ndindex(*source.kernel_size)):
+        target = tuple(n * s + k * d for n, s, k, d in zip(place, source.stride, tap, source.dilation))
+        for o in range(out):
+            first = o // (out // source.groups) * per_group
+            spread = q[(slice(None), slice(first, first + per_group), *place)] @ w[(o, slice(None), *tap)]
+            sums[(slice(None), o, *target)] += spread
+    kept = tuple(slice(p, n - p) for p, n in zip(source.padding, size))
+    y = layer(x)
+    assert y.shape == source.double()(x).shape
+    np.testing.assert_allclose(y.numpy(), scaled(layer, sums[(..., *kept)], 1), rtol=1e-12, atol=1e-12)
+
+
+def test_the_order_of_weights_is_that_of_the_output_channels():
+    """Quantized with a scale an output channel, the float function is kept."""
+    source = nn.ConvTranspose2d(6, 4, 3, groups=2)
+    layer = quantized_form(source).double()
+    limit = weight_of(source).detach().abs().flatten(1).amax(1) / 127
+    layer.weight.copy_(torch.round(weight_of(source) / limit.view(-1, 1, 1, 1)))
+    layer.weight_scale.copy_(limit)
+    layer.bias.copy_(source.bias)
+    layer.input_scale.fill_(1.0)
+    layer.input_zero_point.fill_(128)
+    x = torch.randint(-128, 128, (2, 6, 5, 5)).double()
+    assert (layer(x) - source.double()(x)).norm() < 0.01 * source(x).norm()
+
+
+def test_an_output_size_set_at_each_call_is_refused():
+    layer = quantized_form(nn.ConvTranspose1d(4, 4, 4, stride=2))
+    with pytest.raises(ModelError, match=r"output_size=\[11\].*keep this layer in float"):
+        layer(torch.randn(1, 4, 4), output_size=[11])
 
 
 @pytest.mark.parametrize("shape", [(5,), (2, 5), (2, 3, 5)])

@@ -41,11 +41,10 @@ def reasons(plan) -> dict[str, str]:
 def test_everything_is_quantized_or_has_a_reason():
     plan = make_plan(zoo())
     found = reasons(plan)
-    assert {item.name for item in plan if item.quantized} == {"conv1", "conv3", "quiet", "twin"}
+    assert {item.name for item in plan if item.quantized} == {"conv1", "conv3", "up", "quiet", "twin"}
     assert all(bool(item.reason) != item.quantized for item in plan)
     for name, word in (
         ("ring", "circular"),
-        ("up", "ConvTranspose2d has no INT8"),
         ("table", "Embedding has no INT8"),
         ("loud", "Loud computes something of its own"),
         ("attention", "MultiheadAttention has no INT8"),
@@ -94,11 +93,15 @@ def test_a_network_that_is_one_layer_cannot_be_rewritten():
 
 def test_macs_of_known_layers():
     network = nn.Sequential(
-        nn.Conv2d(4, 8, 3, stride=2, padding=1, groups=2), nn.Flatten(2), nn.Linear(25, 6), nn.Linear(6, 6, bias=False)
+        nn.Conv2d(4, 8, 3, stride=2, padding=1, groups=2),
+        nn.Flatten(2),
+        nn.Linear(25, 6),
+        nn.Linear(6, 6, bias=False),
+        nn.ConvTranspose1d(8, 4, 3, stride=2, groups=2),
     )
     for batch in (1, 3):
         macs = count_macs(network, Call((torch.randn(batch, 4, 10, 10),)))
-        assert macs == {"0": 8 * 25 * 2 * 9, "2": 8 * 6 * 25, "3": 8 * 6 * 6}
+        assert macs == {"0": 8 * 25 * 2 * 9, "2": 8 * 6 * 25, "3": 8 * 6 * 6, "4": 6 * 8 * 2 * 3}
     plan = make_plan(network, macs=macs)
     assert [item.macs for item in plan] == list(macs.values())
 

@@ -8,7 +8,14 @@ from ptq4dm.files import fingerprint
 from ptq4dm.numerics import pairs_are_safe
 from ptq4dm.pipelines.denoiser import Call
 from ptq4dm.quantization.bias import bias_correction
-from ptq4dm.quantization.layers import QuantizedConv, QuantizedLayer, QuantizedLinear
+from ptq4dm.quantization.layers import (
+    QuantizedConv,
+    QuantizedLayer,
+    QuantizedLinear,
+    out_first,
+    phases_of,
+    weight_of,
+)
 from ptq4dm.quantization.plan import make_plan
 from ptq4dm.quantization.rewrite import rewrite
 from ptq4dm.ranges.observe import observe
@@ -81,6 +88,9 @@ def test_one_module_under_several_names_becomes_one_quantized_layer():
         (nn.Conv2d(6, 6, 3, padding=2, dilation=2, groups=6, bias=False), (4, 6, 8, 8)),
         (nn.Conv1d(5, 4, 3), (4, 5, 16)),
         (nn.Conv3d(3, 4, 2), (2, 3, 5, 5, 5)),
+        (nn.ConvTranspose1d(6, 4, 4, stride=2, padding=1, groups=2), (4, 6, 9)),
+        (nn.ConvTranspose2d(6, 8, 3, stride=2, padding=1, output_padding=1), (4, 6, 7, 7)),
+        (nn.ConvTranspose3d(3, 4, (1, 2, 2), stride=(1, 2, 2), bias=False), (2, 3, 3, 5, 5)),
         (nn.Linear(7, 5, bias=False), (4, 3, 7)),
     ],
 )
@@ -104,6 +114,42 @@ def test_bias_correction_takes_the_mean_error_back():
     shift = bias_correction(layer.weight, rounded, scale, x.double().mean((0, 2, 3)), groups=2)
     assert error.abs().min() > 1e-3
     torch.testing.assert_close(shift.double(), error, rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+def test_bias_correction_of_a_transposed_convolution_is_the_mean_over_its_phases():
+    """Kernel = stride: every output is of one tap, and nothing lies beyond an edge."""
+    generator = torch.Generator().manual_seed(0)
+    layer = nn.ConvTranspose2d(8, 6, (2, 3), stride=(2, 3), groups=2)
+    x = torch.randn(16, 8, 9, 9, generator=generator) + torch.arange(8).view(1, 8, 1, 1)
+    weight = weight_of(layer)
+    rounded = torch.randint(-3, 4, weight.shape, generator=generator, dtype=torch.int8)
+    scale = torch.rand(6, generator=generator) * 0.1 + 0.1
+    real = out_first((weight - rounded.float() * scale.view(-1, 1, 1, 1)), 2)  # back in torch's order
+    error = nn.functional.conv_transpose2d(x, real, stride=(2, 3), groups=2).double().mean((0, 2, 3))
+    shift = bias_correction(weight, rounded, scale, x.double().mean((0, 2, 3)), 2, phases_of(layer))
+    assert error.abs().min() > 1e-3
+    torch.testing.assert_close(shift.double(), error, rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+def test_a_transposed_convolution_is_rounded_as_the_convolution_of_the_same_kernels():
+    """Scales a channel of output, importance a channel of input: with stride 1 the numbers are those of the convolution
+    that it is, its kernels turned round."""
+    torch.manual_seed(0)
+    layer, x = (
+        nn.ConvTranspose2d(6, 8, 3, padding=1, groups=2),
+        torch.randn(4, 6, 9, 9) * torch.arange(1, 7).view(6, 1, 1),
+    )
+    twin = nn.Conv2d(6, 8, 3, padding=1, groups=2)
+    for group in range(2):
+        turned = layer.weight[3 * group : 3 * group + 3].transpose(0, 1).flip(2, 3)
+        twin.weight[4 * group : 4 * group + 4] = turned
+    twin.bias.copy_(layer.bias)
+    one, other = (quantized(nn.Sequential(item), x)[0] for item in (layer, twin))
+    assert torch.equal(one.weight.flip(2, 3), other.weight)
+    for name in ("weight_scale", "bias", "input_scale"):
+        torch.testing.assert_close(getattr(one, name), getattr(other, name), rtol=1e-6, atol=1e-6)
 
 
 @torch.no_grad()

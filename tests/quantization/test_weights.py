@@ -177,6 +177,8 @@ def test_few_passes_over_large_weights(monkeypatch, shape, most):
         (nn.Conv2d(20, 20, 3, groups=4), True),  # five channels a group
         (nn.Conv1d(30, 60, 3, groups=30), True),  # one channel a group, two outputs each
         (nn.Conv2d(32, 32, 3, groups=32), False),  # depthwise
+        (nn.ConvTranspose2d(32, 32, 4, 2, groups=32), True),  # one channel a group, one output each phase
+        (nn.ConvTranspose2d(32, 32, 4, 2, groups=4), False),
         (nn.Conv2d(32, 32, 3, groups=4), False),
         (nn.Conv2d(17, 8, 3), False),
         (nn.Linear(17, 8), False),

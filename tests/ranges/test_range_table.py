@@ -115,7 +115,7 @@ def test_damaged_or_foreign_files_are_refused(table, tmp_path):
     with pytest.raises(ArtifactError, match="missing"):
         RangeTable.load(path)
     damaged(path, table, version="9")
-    with pytest.raises(ArtifactError, match="format '9', this ptq4dm reads 1"):
+    with pytest.raises(ArtifactError, match="format '9', this ptq4dm reads 2"):
         RangeTable.load(path)
     damaged(path, table, format="other")
     with pytest.raises(ArtifactError, match="no range table"):

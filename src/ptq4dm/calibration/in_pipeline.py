@@ -46,10 +46,12 @@ def statistics_in_pipeline(
     layers: Mapping[str, Sequence[str]],
     bands: int,
     shown: bool = True,
+    smoothing: Mapping[str, Mapping[str, Tensor]] | None = None,
 ) -> tuple[dict[str, dict[str, LayerStatistics]], dict[str, Any]]:
     """Run the pipeline for `recipe.samples` pictures, conditions taken in turn, and watch the inputs of `layers`.
 
-    run: one run of the pipeline with as many steps, which tells its time axis. layers: names by denoiser. Pictures
+    run: one run of the pipeline with as many steps, which tells its time axis. layers: names by denoiser. smoothing: by
+    denoiser and layer, what to divide each input channel by before it is counted. Pictures
     that stop early share a run, which ends with the last time-step that one of them needs.
     Returns statistics by denoiser and layer, and how the calibration was done, as JSON data.
     Raises RecipeError, CalibrationError.
@@ -69,7 +71,9 @@ def statistics_in_pipeline(
     with ExitStack() as stack:
         done = stack.enter_context(progress("calibration", int(last.sum()) + len(last), shown))
         observers = {
-            name: stack.enter_context(observing(denoiser, layers[name], edges_of(run, name, bands)))
+            name: stack.enter_context(
+                observing(denoiser, layers[name], edges_of(run, name, bands), (smoothing or {}).get(name))
+            )
             for name, denoiser in pipeline.denoisers.items()
         }
         for batch, inputs in runs_of(pipeline, conditions, order, recipe):

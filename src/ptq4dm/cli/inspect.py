@@ -1,6 +1,7 @@
 """Show what an artifact holds: layers, ranges, recipe, calibration."""
 
 import argparse
+from collections import Counter
 
 from ptq4dm.cli.options import add_json, show, table
 from ptq4dm.quantization.artifact import load
@@ -29,10 +30,27 @@ def run(args: argparse.Namespace) -> None:
         rows.append((layer.name, layer.kind, "INT8" if held else "float",
                      f"{scale:.3g}" if scale is not None else "", "" if zero_point is None else zero_point,
                      layer.reason))  # fmt: skip
-    data = {**summary(model), "recipe": model.recipe.to_dict(), "plan": layers}
+    by_method: Counter[str] = Counter()
+    smoothed = folded = 0
+    for denoiser in model.denoisers.values():
+        by_method.update(denoiser.facts.get("float_by_method", {}))
+        smoothed += len(denoiser.facts.get("smoothed", []))
+        folded += sum(len(names) for names in denoiser.facts.get("folded", {}).values())
+    data = {
+        **summary(model),
+        "recipe": model.recipe.to_dict(),
+        "plan": layers,
+        "float_by_method": dict(by_method),
+        "smoothed": smoothed,
+        "folded": folded,
+    }
     text = table(rows, ("layer", "kind", "runs in", "scale", "zero point", "left in float because"))
     total = (
         f"\n{data['quantized']} of {data['layers']} layers in INT8, {100 * data['int8_share']:.1f} % of the "
         f"multiply-adds; {data['ratio']:.2f}x smaller; recipe {model.recipe.name}, arithmetic {model.recipe.arithmetic}"
     )
+    if by_method:
+        total += "\nin float by the method: " + ", ".join(f"{count} {kind}" for kind, count in by_method.items())
+    if smoothed:
+        total += f"\n{smoothed} layers with outlier channels smoothed, {folded} of them by the layer in front"
     show(args, data, text + total)

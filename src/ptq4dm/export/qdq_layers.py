@@ -12,7 +12,13 @@ from torch import Tensor, nn
 
 from ptq4dm.errors import BackendError
 from ptq4dm.numerics import fake_quantize
-from ptq4dm.quantization.layers import CONVOLUTIONS, QuantizedConv, QuantizedLayer, QuantizedLinear
+from ptq4dm.quantization.layers import (
+    QuantizedConv,
+    QuantizedLayer,
+    QuantizedLinear,
+    QuantizedTransposedConv,
+    in_first,
+)
 from ptq4dm.quantization.layers_qdq import OutputQuantized, quantized_names, replaced
 
 
@@ -57,6 +63,7 @@ class QdqLayer(nn.Module):
     input_scale: Tensor
     input_zero_point: Tensor
     bias: Tensor | None
+    smoothing: Tensor | None
 
     def __init__(self, source: QuantizedLayer, weight: Tensor):
         super().__init__()
@@ -67,9 +74,13 @@ class QdqLayer(nn.Module):
         self.register_buffer("input_scale", source.input_scale.detach().clone())
         self.register_buffer("input_zero_point", source.input_zero_point.detach().clone())
         self.register_buffer("bias", None if source.bias is None else source.bias.detach().clone())
+        smoothing = source.smoothing
+        ones = (1,) * (source.weight.dim() - 2)
+        self.register_buffer("smoothing", None if smoothing is None else smoothing.detach().clone().view(-1, *ones))
 
     def rounded_input(self, x: Tensor) -> Tensor:
-        """x as the layer sees it."""
+        """x as the layer sees it: of a smoothed layer a Div stands in front."""
+        x = x if self.smoothing is None else x / self.smoothing
         return QuantizeDequantize.apply(x, self.input_scale, self.input_zero_point)
 
     def float_weight(self, axis: int) -> Tensor:
@@ -82,7 +93,7 @@ class QdqConv(QdqLayer):
 
     def __init__(self, source: QuantizedConv):
         super().__init__(source, source.weight)
-        self.convolve = next(CONVOLUTIONS[kind] for kind in CONVOLUTIONS if source.convolve is CONVOLUTIONS[kind])
+        self.convolve = source.convolve
         self.stride, self.padding, self.dilation = source.stride, source.padding, source.dilation
         self.groups = source.groups
 
@@ -90,6 +101,24 @@ class QdqConv(QdqLayer):
         """(batch, in, *spatial) -> (batch, out, *spatial)."""
         x, weight = self.rounded_input(x), self.float_weight(0)
         return self.convolve(x, weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
+
+
+class QdqTransposedConv(QdqLayer):
+    """QuantizedTransposedConv: Q, DQ on its input, DQ on its weights (axis 0), their axes exchanged, ConvTranspose."""
+
+    def __init__(self, source: QuantizedTransposedConv):
+        super().__init__(source, source.weight)
+        self.convolve = source.convolve
+        self.stride, self.padding, self.dilation = source.stride, source.padding, source.dilation
+        self.output_padding, self.groups = source.output_padding, source.groups
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, in, *spatial) -> (batch, out, *spatial)."""
+        x, weight = self.rounded_input(x), in_first(self.float_weight(0), self.groups)
+        assert not isinstance(self.padding, str)  # torch has none for these layers
+        return self.convolve(
+            x, weight, self.bias, self.stride, self.padding, self.output_padding, self.groups, self.dilation
+        )
 
 
 class QdqLinear(QdqLayer):
@@ -127,6 +156,8 @@ def qdq_form(layer: nn.Module) -> nn.Module:
         return QdqOutput(layer)
     if isinstance(layer, QuantizedConv):
         return QdqConv(layer)
+    if isinstance(layer, QuantizedTransposedConv):
+        return QdqTransposedConv(layer)
     if isinstance(layer, QuantizedLinear):
         return QdqLinear(layer)
     raise BackendError(

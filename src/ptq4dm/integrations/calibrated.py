@@ -13,8 +13,9 @@ from ptq4dm.numerics import ACTIVATION_MAX
 from ptq4dm.pipelines.loading import FAULTS, one_line
 from ptq4dm.quantization.artifact import FACTS, FORMAT_VERSION, read_facts, read_weights
 from ptq4dm.quantization.filling import rounded_layers
-from ptq4dm.quantization.layers_qdq import OutputQuantized, integer_bias
-from ptq4dm.quantization.plan import SUPPORTED, layer_names
+from ptq4dm.quantization.layers import QUANTIZABLE, weight_of
+from ptq4dm.quantization.layers_qdq import OutputQuantized, integer_bias, layers_entry
+from ptq4dm.quantization.plan import layer_names
 from ptq4dm.quantization.rewrite import quantize_layer
 from ptq4dm.ranges.search import InputRange
 from ptq4dm.recipe import WeightRecipe, recipe_from_dict
@@ -26,13 +27,15 @@ class CalibratedRanges:
     """What an artifact knows of a network's activations.
 
     folder: the artifact. ranges: of the layers' inputs; outputs: of the outputs that the arithmetic `qdq` rounds;
-    shapes: of the layers' weights, by which another network is told; weights: how to round them.
+    shapes: of the layers' weights, by which another network is told; smoothing: of the layers that are smoothed;
+    weights: how to round them.
     """
 
     folder: str
     ranges: Mapping[str, InputRange]
     outputs: Mapping[str, InputRange]
     shapes: Mapping[str, tuple[int, ...]]
+    smoothing: Mapping[str, Tensor]
     weights: WeightRecipe
     arithmetic: str
 
@@ -41,8 +44,7 @@ class CalibratedRanges:
         modules = dict(network.named_modules())
         for name, shape in self.shapes.items():
             layer = modules.get(name)
-            weight = getattr(layer, "weight", None) if isinstance(layer, SUPPORTED) else None
-            found = tuple(weight.shape) if isinstance(weight, Tensor) else None
+            found = tuple(weight_of(layer).shape) if layer is not None and isinstance(layer, QUANTIZABLE) else None
             if found != shape:
                 raise ArtifactError(
                     f"{self.folder} was calibrated on another network: {name} has weights of {shape} there, of {found} "
@@ -61,11 +63,11 @@ class CalibratedRanges:
                 owner, _, attribute = alias.rpartition(".")
                 setattr(network.get_submodule(owner), attribute, quantized)
         header = {"quant_method": METHOD, "format_version": FORMAT_VERSION, "arithmetic": self.arithmetic}
-        return PTQ4DMConfig.of_header({**header, "layers": list(self.ranges)})
+        return PTQ4DMConfig.of_header({**header, **layers_entry(network), "layers": list(self.ranges)})
 
     def quantized(self, layer: nn.Module, name: str, chosen: InputRange) -> nn.Module:
         """One layer, its weights rounded now."""
-        inner = quantize_layer(layer, name, chosen, None, self.weights)
+        inner = quantize_layer(layer, name, chosen, None, self.weights, self.smoothing.get(name))
         if name not in self.outputs:
             return inner
         inner.bias = integer_bias(inner)
@@ -100,6 +102,13 @@ def ranges_of(folder: Path, facts: dict[str, Any], component: str | None) -> Cal
     if component is not None and component not in held:
         raise RecipeError(f"{folder} has no denoiser {component!r}: accepted are {', '.join(held)}")
     denoiser = next(iter(held.values())) if component is None else held[component]
+    if denoiser["facts"].get("folded"):
+        norms = ", ".join(list(denoiser["facts"]["folded"])[:3])
+        raise ArtifactError(
+            f"{folder}: its ranges are of inputs whose smoothing was folded into other layers ({norms}), so they "
+            "fit no float checkpoint: quantize this one with ptq4dm.quantize, or make the artifact with the recipe's "
+            "smoothing.enabled = false"
+        )
     tensors = read_weights(folder, denoiser)
     recipe = recipe_from_dict(facts["recipe"], str(folder / FACTS))
     rounded = rounded_layers(denoiser["layers"], tensors)
@@ -109,6 +118,7 @@ def ranges_of(folder: Path, facts: dict[str, Any], component: str | None) -> Cal
         {name: saved_range(tensors, f"{path}.input") for name, path in inner.items()},
         {name: saved_range(tensors, f"{name}.output") for name in rounded},
         {name: tuple(tensors[f"{path}.weight"].shape) for name, path in inner.items()},
+        {name: tensors[f"{path}.smoothing"] for name, path in inner.items() if f"{path}.smoothing" in tensors},
         recipe.weights,
         facts["arithmetic"],
     )

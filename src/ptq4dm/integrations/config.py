@@ -63,6 +63,11 @@ class PTQ4DMConfig(QuantizationConfigMixin):
         return self.header.get("layers", [])
 
     @property
+    def smoothed(self) -> bool:
+        """Whether some layers have smoothed inputs."""
+        return bool(self.header.get("smoothed", False))
+
+    @property
     def arithmetic(self) -> str:
         """`float-out` or `qdq`."""
         return self.header.get("arithmetic", "float-out")

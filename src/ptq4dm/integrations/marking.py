@@ -8,7 +8,7 @@ from torch import nn
 from ptq4dm.errors import ModelError
 from ptq4dm.integrations.config import Method, PTQ4DMConfig
 from ptq4dm.integrations.quantizer import PTQ4DMQuantizer
-from ptq4dm.quantization.layers_qdq import quantized_names
+from ptq4dm.quantization.layers_qdq import layers_entry
 from ptq4dm.registration import METHOD
 
 
@@ -33,7 +33,7 @@ def marked(network: nn.Module, arithmetic: str) -> nn.Module:
         from ptq4dm.quantization.artifact import FORMAT_VERSION
 
         header = {"quant_method": METHOD, "format_version": FORMAT_VERSION, "arithmetic": arithmetic}
-        config = PTQ4DMConfig.of_header({**header, "layers": quantized_names(network)})
+        config = PTQ4DMConfig.of_header({**header, **layers_entry(network)})
         mark(network, PTQ4DMQuantizer(config, pre_quantized=True))
     return network
 

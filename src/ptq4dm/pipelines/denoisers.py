@@ -14,6 +14,7 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from ptq4dm.errors import ModelError
+from ptq4dm.pipelines.adapters import require_no_adapters
 from ptq4dm.pipelines.at_work import run_watched
 from ptq4dm.pipelines.denoiser import Call, require_finite_weights
 from ptq4dm.pipelines.pipeline import Pipeline
@@ -91,6 +92,7 @@ def with_found(pipeline: Pipeline, run: Run) -> Pipeline:
     """The pipeline with the denoisers that a run showed, in evaluation mode. Raises ModelError: weights not finite."""
     found = replace(pipeline, components=run.denoisers)
     for name, denoiser in found.denoisers.items():
+        require_no_adapters(denoiser, f"{pipeline.name}: {name}")
         require_finite_weights(denoiser, f"{pipeline.name}: {name}")
         denoiser.eval()
     return found

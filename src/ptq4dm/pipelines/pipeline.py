@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ptq4dm.errors import ModelError
 from ptq4dm.files import fingerprint
+from ptq4dm.pipelines.adapters import require_no_adapters
 from ptq4dm.pipelines.denoiser import require_finite_weights
 from ptq4dm.pipelines.loading import hub_folder, load_float_pipeline
 from ptq4dm.pipelines.unconditional import config_of, why_not_drawable, why_not_unconditional
@@ -122,6 +123,7 @@ def adopt(source: DiffusionPipeline, name: str) -> Pipeline:
     if fault:
         raise ModelError(f"{name} ({type(source).__name__}) cannot be sampled: {fault}")
     pipeline = Pipeline(source, name, ("unet",))
+    require_no_adapters(pipeline.denoiser, f"{name}: {pipeline.component}")
     require_finite_weights(pipeline.denoiser, f"{name}: {pipeline.component}")
     pipeline.denoiser.eval()
     return pipeline

@@ -26,7 +26,7 @@ from ptq4dm.pipelines.loading import FAULTS, one_line, quiet, saved_by_diffusers
 from ptq4dm.pipelines.pipeline import Pipeline
 from ptq4dm.pipelines.unconditional import why_not_unconditional
 from ptq4dm.quantization.filling import fill
-from ptq4dm.quantization.layers_qdq import quantized_names
+from ptq4dm.quantization.layers_qdq import layers_entry, quantized_names
 from ptq4dm.quantization.plan import LayerPlan
 from ptq4dm.quantization.quantized_model import QuantizedDenoiser, QuantizedModel, example_call
 from ptq4dm.recipe import recipe_from_dict
@@ -56,7 +56,8 @@ def fill_folder(model: QuantizedModel, building: Path) -> None:
         if model.pipeline is not None:
             weights = building / name / WEIGHTS
             weights.parent.mkdir()
-            config = {**plain_config(denoiser.network), "quantization_config": {**header, "layers": layers}}
+            entry = {**header, **layers_entry(denoiser.network)}
+            config = {**plain_config(denoiser.network), "quantization_config": entry}
             files.write_json(weights.parent / "config.json", config)
         tensors = denoiser.network.state_dict()
         files.write_tensors(weights, tensors, {"format": "pt", "ptq4dm": files.fingerprint(tensors)})

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from ptq4dm.errors import ArtifactError
-from ptq4dm.quantization.layers import QuantizedConv, QuantizedLinear
+from ptq4dm.quantization.layers import QUANTIZABLE, quantized_form
 from ptq4dm.quantization.layers_qdq import OutputQuantized
 
 
 def fill(network: nn.Module, layers: Sequence[str], tensors: dict[str, Tensor], folder: Path) -> nn.Module:
     """Put empty quantized layers into a float network and load the tensors. Raises ArtifactError if they do not fit."""
-    put_empty_layers(network, layers, rounded_layers(layers, tensors), folder)
+    put_empty_layers(network, layers, rounded_layers(layers, tensors), smoothed_layers(layers, tensors), folder)
     try:
         network.load_state_dict(tensors, strict=True)
     except RuntimeError as error:
@@ -29,21 +29,30 @@ def rounded_layers(layers: Sequence[str], tensors: Collection[str]) -> list[str]
     return [name for name in layers if f"{name}.output_scale" in tensors]
 
 
-def put_empty_layers(network: nn.Module, layers: Sequence[str], rounded: Collection[str], where: Any) -> None:
+def smoothed_layers(layers: Sequence[str], tensors: Collection[str]) -> list[str]:
+    """The layers with smoothed inputs, by the names of an artifact's tensors."""
+    return [name for name in layers if {f"{name}.smoothing", f"{name}.layer.smoothing"} & set(tensors)]
+
+
+def put_empty_layers(
+    network: nn.Module, layers: Sequence[str], rounded: Collection[str], smoothed: Collection[str], where: Any
+) -> None:
     """Replace the named float layers by quantized ones that hold nothing yet. Raises ArtifactError that names `where`.
 
-    rounded: those with rounded outputs. A network on the meta device works too.
+    rounded: those with rounded outputs; smoothed: those with smoothed inputs. A network on the meta device works too.
     """
     modules = dict(network.named_modules())
     for name in layers:
         source = modules.get(name)
         if not name or source is None:
             raise ArtifactError(f"{where}: the network has no layer {name!r}, so this artifact is of another network")
-        if not isinstance(source, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d):
+        if not isinstance(source, QUANTIZABLE):
             raise ArtifactError(
                 f"{where}: {name!r} of the network is a {type(source).__name__}, which has no INT8 form"
             )
-        empty = QuantizedLinear(source) if isinstance(source, nn.Linear) else QuantizedConv(source)
+        empty = quantized_form(source)
+        if name in smoothed:
+            empty.smoothing = torch.ones(empty.weight.shape[1], device=empty.weight.device)
         owner, _, attribute = name.rpartition(".")
         setattr(network.get_submodule(owner), attribute, OutputQuantized(empty) if name in rounded else empty)
 
@@ -51,7 +60,7 @@ def put_empty_layers(network: nn.Module, layers: Sequence[str], rounded: Collect
 def check_values(tensors: Mapping[str, Tensor], where: Any) -> None:
     """Raise ArtifactError at a scale that is not positive, or a value that is not finite."""
     for name, tensor in tensors.items():
-        if name.endswith("_scale") and not bool((tensor > 0).all()):
+        if name.endswith(("_scale", ".smoothing")) and not bool((tensor > 0).all()):
             raise ArtifactError(f"{where}: {name} holds scales that are not positive: quantize the model again")
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise ArtifactError(f"{where}: {name} holds NaN or infinite values: quantize the model again")

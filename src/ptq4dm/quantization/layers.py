@@ -5,6 +5,7 @@ holds every integer up to 2**24 exactly and float64 every sum that an int32 can 
 exact reference.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Final, Self
@@ -12,10 +13,19 @@ from typing import Final, Self
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
+from ptq4dm.errors import ModelError
 from ptq4dm.numerics import quantize
 
 CONVOLUTIONS: Final = {nn.Conv1d: F.conv1d, nn.Conv2d: F.conv2d, nn.Conv3d: F.conv3d}
+TRANSPOSED: Final = {
+    nn.ConvTranspose1d: F.conv_transpose1d,
+    nn.ConvTranspose2d: F.conv_transpose2d,
+    nn.ConvTranspose3d: F.conv_transpose3d,
+}
+QUANTIZABLE: Final = (*CONVOLUTIONS, *TRANSPOSED, nn.Linear)
+"""The float layers that have an INT8 form."""
 
 
 class FixedTypes(nn.Module):
@@ -42,7 +52,8 @@ class QuantizedLayer(FixedTypes, ABC):
     """What every quantized layer holds.
 
     Buffers: `weight` int8 (out, in / groups, *kernel); `input_scale` float32 (); `input_zero_point` uint8 (); `bias`
-    float32 (out,) or None. `weight_scale` float32 (out,) is a parameter without gradient: some networks ask their first
+    float32 (out,) or None; `smoothing` float32 (in,) or None, by which the input is divided and the weights were
+    multiplied. `weight_scale` float32 (out,) is a parameter without gradient: some networks ask their first
     parameter for the type to compute in.
     """
 
@@ -51,6 +62,7 @@ class QuantizedLayer(FixedTypes, ABC):
     input_scale: Tensor
     input_zero_point: Tensor
     bias: Tensor | None
+    smoothing: Tensor | None
 
     def __init__(self, weight_shape: tuple[int, ...], bias: bool):
         super().__init__()
@@ -60,6 +72,7 @@ class QuantizedLayer(FixedTypes, ABC):
         self.register_buffer("input_scale", torch.ones((), dtype=torch.float32))
         self.register_buffer("input_zero_point", torch.zeros((), dtype=torch.uint8))
         self.register_buffer("bias", torch.zeros(out, dtype=torch.float32) if bias else None)
+        self.register_buffer("smoothing", None)
 
     def forward(self, x: Tensor) -> Tensor:
         """The layer's output, in the dtype of `x`."""
@@ -72,39 +85,110 @@ class QuantizedLayer(FixedTypes, ABC):
     def centred_input(self, x: Tensor) -> Tensor:
         """q_x - z_x: the integers that enter the products, in the dtype of `x`."""
         zero_point = self.input_zero_point.to(x.dtype)
-        return quantize(x, self.input_scale.to(x.dtype), zero_point) - zero_point
+        return quantize(x, self.input_step().to(x.dtype), zero_point) - zero_point
+
+    def input_step(self) -> Tensor:
+        """What one integer of the input stands for: s_x, or s_x times the smoothing of each channel, rounded to float32
+        once, in a shape that broadcasts against the input."""
+        if self.smoothing is None:
+            return self.input_scale
+        return (self.input_scale.float() * self.smoothing.float()).view(-1, *[1] * (self.weight.dim() - 2))
 
     def output_scale(self, dtype: torch.dtype) -> Tensor:
         """s_x * s_w per output channel, rounded to float32 once (so that every backend multiplies by the same)."""
         return (self.input_scale.float() * self.weight_scale.float()).to(dtype)
 
 
-class QuantizedConv(QuantizedLayer):
-    """A 1d, 2d or 3d convolution (any stride, padding, dilation, groups) in INT8."""
+class SpatialLayer(QuantizedLayer):
+    """What convolutions and transposed convolutions (1d, 2d, 3d; any stride, padding, dilation, groups) have in common:
+    (batch, in, *spatial) float -> (batch, out, *spatial) float."""
 
-    def __init__(self, source: nn.Conv1d | nn.Conv2d | nn.Conv3d):
-        super().__init__(tuple(source.weight.shape), source.bias is not None)
-        self.convolve = next(CONVOLUTIONS[kind] for kind in CONVOLUTIONS if isinstance(source, kind))
+    def __init__(self, source: _ConvNd):
+        super().__init__(tuple(weight_of(source).shape), source.bias is not None)
         self.in_channels, self.out_channels = source.in_channels, source.out_channels
-        self.kernel_size = source.kernel_size
+        self.kernel_size: tuple[int, ...] = source.kernel_size
         self.stride: tuple[int, ...] = source.stride
         self.padding, self.dilation = padding_of(source), source.dilation
         self.groups, self.padding_mode = source.groups, source.padding_mode
 
+    @abstractmethod
+    def sums(self, centred: Tensor) -> Tensor:
+        """The sums of products of integers, (batch, out, *spatial)."""
+
     def compute(self, x: Tensor) -> Tensor:
-        """(batch, in, *spatial) float -> (batch, out, *spatial) float."""
-        weight = self.weight.to(x.dtype)
-        sums = self.convolve(self.centred_input(x), weight, None, self.stride, self.padding, self.dilation, self.groups)
-        channel = (-1,) + (1,) * (weight.dim() - 2)
-        y = sums * self.output_scale(x.dtype).view(channel)
+        """The sums on the scale of the output, and the bias."""
+        channel = (-1,) + (1,) * (self.weight.dim() - 2)
+        y = self.sums(self.centred_input(x)) * self.output_scale(x.dtype).view(channel)
         return y if self.bias is None else y + self.bias.to(x.dtype).view(channel)
 
 
-def padding_of(source: nn.Conv1d | nn.Conv2d | nn.Conv3d) -> tuple[int, ...] | str:
+class QuantizedConv(SpatialLayer):
+    """A convolution in INT8."""
+
+    def __init__(self, source: nn.Conv1d | nn.Conv2d | nn.Conv3d):
+        super().__init__(source)
+        self.convolve = next(CONVOLUTIONS[kind] for kind in CONVOLUTIONS if isinstance(source, kind))
+
+    def sums(self, centred: Tensor) -> Tensor:
+        """Sums over the window of each output."""
+        weight = self.weight.to(centred.dtype)
+        return self.convolve(centred, weight, None, self.stride, self.padding, self.dilation, self.groups)
+
+
+class QuantizedTransposedConv(SpatialLayer):
+    """A transposed convolution in INT8. Its weights lie (out, in / groups, *kernel) as those of all other layers."""
+
+    def __init__(self, source: nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d):
+        super().__init__(source)
+        self.convolve = next(TRANSPOSED[kind] for kind in TRANSPOSED if isinstance(source, kind))
+        self.output_padding: tuple[int, ...] = source.output_padding
+
+    def forward(self, x: Tensor, output_size: object = None) -> Tensor:
+        """The layer's output, in the dtype of `x`. Raises ModelError for an output size that is set at each call."""
+        if output_size is not None:
+            raise ModelError(
+                f"a quantized transposed convolution was called with output_size={output_size}: its size is fixed by "
+                "output_padding; keep this layer in float (keep_float)"
+            )
+        return super().forward(x)
+
+    def sums(self, centred: Tensor) -> Tensor:
+        """Every input spread over the window of its outputs."""
+        weight = in_first(self.weight.to(centred.dtype), self.groups)
+        assert not isinstance(self.padding, str)  # torch has none for these layers
+        return self.convolve(
+            centred, weight, None, self.stride, self.padding, self.output_padding, self.groups, self.dilation
+        )
+
+
+def weight_of(layer: nn.Module) -> Tensor:
+    """The weight of a float layer as (out, in / groups, *kernel), in which torch keeps all but the transposed."""
+    weight = layer.weight
+    assert isinstance(weight, Tensor)
+    return out_first(weight, layer.groups) if isinstance(layer, _ConvNd) and layer.transposed else weight
+
+
+def phases_of(layer: nn.Module) -> int:
+    """How many sets of taps the outputs of a float layer are reached by: of a transposed convolution the product of
+    its strides, else 1."""
+    return math.prod(layer.stride) if isinstance(layer, _ConvNd) and layer.transposed else 1
+
+
+def out_first(weight: Tensor, groups: int) -> Tensor:
+    """(in, out / groups, *kernel), as torch keeps that of a transposed convolution, as (out, in / groups, *kernel)."""
+    return weight.unflatten(0, (groups, -1)).transpose(1, 2).flatten(0, 1)
+
+
+def in_first(weight: Tensor, groups: int) -> Tensor:
+    """(out, in / groups, *kernel) as (in, out / groups, *kernel): `out_first` undone, which is the same exchange."""
+    return out_first(weight, groups)
+
+
+def padding_of(source: _ConvNd) -> tuple[int, ...] | str:
     """The padding in numbers; "same" where it is one more on one side, which numbers cannot say."""
     if source.padding == "valid":
         return (0,) * len(source.kernel_size)
-    if source.padding != "same":
+    if not isinstance(source.padding, str):
         return source.padding
     total = [step * (taps - 1) for step, taps in zip(source.dilation, source.kernel_size, strict=True)]
     return "same" if any(both % 2 for both in total) else tuple(both // 2 for both in total)
@@ -121,3 +205,13 @@ class QuantizedLinear(QuantizedLayer):
         """(..., in) float -> (..., out) float."""
         y = F.linear(self.centred_input(x), self.weight.to(x.dtype)) * self.output_scale(x.dtype)
         return y if self.bias is None else y + self.bias.to(x.dtype)
+
+
+def quantized_form(source: nn.Module) -> QuantizedLayer:
+    """The quantized form of a float layer of one of the QUANTIZABLE classes, empty: to be filled."""
+    if isinstance(source, nn.Linear):
+        return QuantizedLinear(source)
+    if isinstance(source, nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d):
+        return QuantizedTransposedConv(source)
+    assert isinstance(source, nn.Conv1d | nn.Conv2d | nn.Conv3d)  # QUANTIZABLE has no others
+    return QuantizedConv(source)

@@ -12,7 +12,7 @@ the outputs of linear layers are not rounded: that would cost accuracy and gain 
 
 import copy
 from collections.abc import Iterable
-from typing import Final
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
@@ -120,6 +120,12 @@ def quantized_names(network: nn.Module) -> list[str]:
     inner = {id(module.layer) for module in modules.values() if isinstance(module, OutputQuantized)}
     kinds = QuantizedLayer | OutputQuantized
     return [name for name, module in modules.items() if isinstance(module, kinds) and id(module) not in inner]
+
+
+def layers_entry(network: nn.Module) -> dict[str, Any]:
+    """What a quantized network's config says of its layers: their names, and whether some have smoothed inputs."""
+    smoothed = any(isinstance(module, QuantizedLayer) and module.smoothing is not None for module in network.modules())
+    return {"layers": quantized_names(network)} | ({"smoothed": True} if smoothed else {})
 
 
 def worth_int8(layer: QuantizedConv) -> bool:

@@ -5,10 +5,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
 from ptq4dm.pipelines.denoiser import Call
-
-COUNTED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+from ptq4dm.quantization.layers import QUANTIZABLE
 
 
 def count_macs(network: nn.Module, call: Call) -> dict[str, int]:
@@ -22,13 +22,13 @@ def count_macs(network: nn.Module, call: Call) -> dict[str, int]:
     macs: dict[str, int] = {}
 
     def hook(name: str) -> Any:
-        def add(layer: nn.Module, args: object, output: Tensor) -> None:
-            macs[name] = macs.get(name, 0) + macs_of(layer, output)
+        def add(layer: nn.Module, args: Any, kwargs: Any, output: Tensor) -> None:
+            macs[name] = macs.get(name, 0) + macs_of(layer, args[0] if args else kwargs["input"], output)
 
         return add
 
-    layers = [(name, module) for name, module in network.named_modules() if isinstance(module, COUNTED)]
-    handles = [module.register_forward_hook(hook(name)) for name, module in layers]
+    layers = [(name, module) for name, module in network.named_modules() if isinstance(module, QUANTIZABLE)]
+    handles = [module.register_forward_hook(hook(name), with_kwargs=True) for name, module in layers]
     try:
         with torch.no_grad():
             network(*call.args, **call.kwargs)
@@ -38,7 +38,8 @@ def count_macs(network: nn.Module, call: Call) -> dict[str, int]:
     return {name: count // batch for name, count in macs.items()}
 
 
-def macs_of(layer: nn.Module, output: Tensor) -> int:
-    """Multiply-adds of one call of `layer`: one product for every output element and every weight that reaches it."""
+def macs_of(layer: nn.Module, x: Tensor, output: Tensor) -> int:
+    """Multiply-adds of one call of `layer`: one product for every output element and every weight that reaches it; of a
+    transposed convolution for every input element and every weight that spreads it."""
     weight: Any = layer.weight
-    return output.numel() * math.prod(weight.shape[1:])
+    return (x if isinstance(layer, _ConvNd) and layer.transposed else output).numel() * math.prod(weight.shape[1:])

@@ -13,9 +13,7 @@ from functools import cache
 from torch import nn
 
 from ptq4dm.errors import RecipeError
-from ptq4dm.quantization.layers import CONVOLUTIONS
-
-SUPPORTED = (*CONVOLUTIONS, nn.Linear)
+from ptq4dm.quantization.layers import QUANTIZABLE
 
 
 @dataclass(frozen=True)
@@ -89,7 +87,7 @@ def layer_names(network: nn.Module) -> dict[str, list[str]]:
     names: dict[int, list[str]] = {}
     for name, module in network.named_modules(remove_duplicate=False):
         own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
-        if isinstance(module, SUPPORTED) or (name and any(tensor.dim() >= 2 for tensor in own)):
+        if isinstance(module, QUANTIZABLE) or (name and any(tensor.dim() >= 2 for tensor in own)):
             names.setdefault(id(module), []).append(name)
     return {aliases[0]: aliases for aliases in names.values()}
 
@@ -102,7 +100,7 @@ def owner_of(network: nn.Module, name: str) -> nn.Module:
 def reason_for_float(layer: nn.Module, owner: nn.Module, attribute: str) -> str:
     """Why `layer`, `owner`'s `attribute`, cannot be quantized, "" if it can."""
     kind = type(layer).__name__
-    base = next((supported for supported in SUPPORTED if isinstance(layer, supported)), None)
+    base = next((supported for supported in QUANTIZABLE if isinstance(layer, supported)), None)
     if layer is owner:
         return "the network is this one layer: there is nothing to rewrite around it"
     if base is None:

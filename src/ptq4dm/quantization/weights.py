@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
 from ptq4dm.errors import ModelError
 from ptq4dm.numerics import PAIR_LIMIT, WEIGHT_MAX, pair_up
@@ -33,11 +34,12 @@ CHUNK = 1 << 16
 def pairs_cross_taps(layer: nn.Module) -> bool:
     """Whether engines pair weights of different taps of this layer: grouped, an odd number of channels in a group.
 
-    A depthwise layer with one output a channel has no pairs at all: engines run it by a kernel of its own.
+    A depthwise convolution with one output a channel has no pairs at all: engines run it by a kernel of its own. (A
+    transposed one runs as a convolution with several outputs a channel.)
     """
-    if not isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d) or layer.groups == 1:
+    if not isinstance(layer, _ConvNd) or layer.groups == 1:
         return False
-    depthwise = layer.in_channels == layer.groups == layer.out_channels
+    depthwise = layer.in_channels == layer.groups == layer.out_channels and not layer.transposed
     return not depthwise and (layer.in_channels // layer.groups) % 2 == 1
 
 

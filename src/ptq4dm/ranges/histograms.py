@@ -28,8 +28,9 @@ class LayerStatistics:
 
     edges: (bands + 1,) rising. exponent: bins are 2**exponent wide. counts: (bands, BINS) int64, bin i holds
     [(i - BINS/2) w, (i + 1 - BINS/2) w). low, high: (bands,) float64 exact extremes, inf / -inf where a band is empty.
-    channel_sum, channel_square: (bands, channels) float64 sums of x and x**2 per input channel. positions: (bands,)
-    int64, how many values each channel had.
+    channel_sum, channel_square: (bands, channels) float64 sums of x and x**2 per input channel. channel_largest:
+    (bands, channels) float64, the largest |x|. positions: (bands,) int64, how many values each channel had.
+    smoothing: (channels,) float32 that x was divided by before all this; None if it was not.
     """
 
     edges: tuple[float, ...]
@@ -39,7 +40,9 @@ class LayerStatistics:
     high: Tensor
     channel_sum: Tensor
     channel_square: Tensor
+    channel_largest: Tensor
     positions: Tensor
+    smoothing: Tensor | None = None
 
     @property
     def bands(self) -> int:
@@ -58,7 +61,7 @@ class LayerStatistics:
 class Histogram:
     """Collects the LayerStatistics of one layer, batch by batch."""
 
-    def __init__(self, edges: Sequence[float], channels: int):
+    def __init__(self, edges: Sequence[float], channels: int, smoothing: Tensor | None = None):
         bands = len(edges) - 1
         self.edges = tuple(float(edge) for edge in edges)
         self.exponent = MIN_EXPONENT
@@ -67,10 +70,14 @@ class Histogram:
         self.high = torch.full((bands,), -math.inf, dtype=torch.float64)
         self.channel_sum = torch.zeros(bands, channels, dtype=torch.float64)
         self.channel_square = torch.zeros(bands, channels, dtype=torch.float64)
+        self.channel_largest = torch.zeros(bands, channels, dtype=torch.float64)
+        self.smoothing = smoothing
         self.positions = torch.zeros(bands, dtype=torch.int64)
 
     def add(self, x: Tensor, band: Tensor) -> None:
         """Count `x`, finite, (rows, channels, positions), each row in its band: `band` is (rows,) int64."""
+        if self.smoothing is not None:
+            x = x / self.smoothing.to(x.device).unsqueeze(1)
         for index in band.unique().tolist():
             rows = x[band == index]
             step = max(1, CHUNK // max(1, rows[0].numel()))
@@ -81,13 +88,15 @@ class Histogram:
         """Count rows that all belong to one band."""
         if not x.numel():
             return
-        low, high = (float(bound) for bound in x.aminmax())
+        lowest, highest = (bound.double().cpu() for bound in (x.amin(dim=(0, 2)), x.amax(dim=(0, 2))))
+        low, high = float(lowest.min()), float(highest.max())
         self.widen(required_exponent(max(-low, high)))
         self.counts[band] += count(x, self.exponent)
         self.low[band] = min(float(self.low[band]), low)
         self.high[band] = max(float(self.high[band]), high)
         self.channel_sum[band] += x.sum(dim=2).double().sum(dim=0).cpu()
         self.channel_square[band] += x.square().sum(dim=2).double().sum(dim=0).cpu()
+        self.channel_largest[band] = torch.maximum(self.channel_largest[band], torch.maximum(-lowest, highest))
         self.positions[band] += x.shape[0] * x.shape[2]
 
     def widen(self, exponent: int) -> None:
@@ -106,7 +115,9 @@ class Histogram:
             self.high.clone(),
             self.channel_sum.clone(),
             self.channel_square.clone(),
+            self.channel_largest.clone(),
             self.positions.clone(),
+            self.smoothing,
         )
 
 

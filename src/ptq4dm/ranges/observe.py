@@ -1,6 +1,6 @@
 """Watch the inputs of layers while a network runs, from outside, with hooks."""
 
-from collections.abc import Iterable, Iterator, Sequence, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,11 +16,13 @@ from ptq4dm.ranges.histograms import ONE_BAND, Histogram, LayerStatistics, band_
 class Observer:
     """Histograms of the inputs of layers; set `timesteps` before each call of the network.
 
-    chosen: (rows,) bool, which rows of the call's batch are counted; None for all.
+    chosen: (rows,) bool, which rows of the call's batch are counted; None for all. smoothing: by layer, what to divide
+    each of its input channels by.
     """
 
-    def __init__(self, edges: Sequence[float]):
+    def __init__(self, edges: Sequence[float], smoothing: Mapping[str, Tensor] | None = None):
         self.edges = tuple(edges)
+        self.smoothing = smoothing or {}
         self.timesteps: Tensor | None = None
         self.chosen: Tensor | None = None
         self.histograms: dict[str, Histogram] = {}
@@ -44,7 +46,7 @@ class Observer:
                 "check its weights, its dtype (try float32) and the calibration inputs"
             )
         if name not in self.histograms:
-            self.histograms[name] = Histogram(self.edges, rows.shape[1])
+            self.histograms[name] = Histogram(self.edges, rows.shape[1], self.smoothing.get(name))
         self.histograms[name].add(rows, band.to(rows.device))
 
     def counted(self, rows: int) -> Tensor | None:
@@ -75,9 +77,11 @@ class Observer:
 
 
 @contextmanager
-def observing(network: nn.Module, layers: Sequence[str], edges: Sequence[float]) -> Iterator[Observer]:
-    """Hook the named layers of `network`; on leaving, the hooks are gone."""
-    observer = Observer(edges)
+def observing(
+    network: nn.Module, layers: Sequence[str], edges: Sequence[float], smoothing: Mapping[str, Tensor] | None = None
+) -> Iterator[Observer]:
+    """Hook the named layers of `network`; on leaving, the hooks are gone. smoothing: as in Observer."""
+    observer = Observer(edges, smoothing)
     modules = {name: network.get_submodule(name) for name in layers}
 
     def hook(name: str) -> Any:
@@ -97,34 +101,43 @@ def observe(
     calls: Iterable[tuple[Call, Tensor | None]],
     bands: Sequence[float] | None = None,
     shown: bool = True,
+    smoothing: Mapping[str, Tensor] | None = None,
 ) -> dict[str, LayerStatistics]:
     """Run `calls` through `network` (in eval mode, no gradients) and return statistics of the inputs of `layers`.
 
     Beside each call stand the (B,) time-steps of its samples, or None. bands: rising edges of the bands of
-    time-steps (`band_edges`), None for one band. A layer that was never called is absent from the result. Raises
-    CalibrationError when there are no calls or an input is not finite.
+    time-steps (`band_edges`), None for one band. smoothing: by layer, what to divide each of its input channels by. A
+    layer that was never called is absent from the result. Raises CalibrationError when there are no calls or an input
+    is not finite.
     """
     total = len(calls) if isinstance(calls, Sized) else None
-    modes = {module: module.training for module in network.modules()}
     samples = 0
-    network.eval()
-    try:
-        with (
-            observing(network, layers, bands or ONE_BAND) as observer,
-            progress("watching activations", total, shown) as advance,
-            torch.no_grad(),
-        ):
-            for call, timesteps in calls:
-                observer.timesteps = timesteps
-                network(*call.args, **call.kwargs)
-                samples += 1
-                advance(1)
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
+    with (
+        evaluating(network),
+        observing(network, layers, bands or ONE_BAND, smoothing) as observer,
+        progress("watching activations", total, shown) as advance,
+        torch.no_grad(),
+    ):
+        for call, timesteps in calls:
+            observer.timesteps = timesteps
+            network(*call.args, **call.kwargs)
+            samples += 1
+            advance(1)
     if not samples:
         raise CalibrationError("there are no calibration calls: give at least one sample")
     return {name: observer.histograms[name].finish() for name in layers if name in observer.histograms}
+
+
+@contextmanager
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """While open, a network is in evaluation mode; on leaving, each module is in the mode that it was in."""
+    modes = {module: module.training for module in network.modules()}
+    network.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
 
 
 def as_rows(x: Tensor, channels_last: bool) -> Tensor:

@@ -21,9 +21,11 @@ from ptq4dm.ranges.mixture import Mixture, mixture_of
 from ptq4dm.ranges.search import InputRange, search_range
 from ptq4dm.recipe import RangeRecipe, plain
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 LARGEST = 1e16
 """Inputs beyond it cannot be measured: sums of their squares leave the range of float32."""
+STATISTICS = ("low", "high", "channel_sum", "channel_square", "channel_largest", "positions")
+"""The tensors of a layer's statistics that are saved as they are."""
 SUMMARY_PERCENTILES = (0.1, 1.0, 50.0, 99.0, 99.9)
 
 
@@ -137,19 +139,21 @@ def to_tensors(table: RangeTable) -> dict[str, Tensor]:
         small = not counts.numel() or int(counts.max()) < 2**32
         tensors[f"{name}.counts"] = (counts.to(torch.uint32) if small else counts).contiguous()
         tensors[f"{name}.edges"] = torch.tensor(item.edges, dtype=torch.float64)
-        for key in ("low", "high", "channel_sum", "channel_square", "positions"):
+        for key in STATISTICS:
             tensors[f"{name}.{key}"] = getattr(item, key)
+        if item.smoothing is not None:
+            tensors[f"{name}.smoothing"] = item.smoothing
     return tensors
 
 
 def to_statistics(name: str, item: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> LayerStatistics:
     """Undo `to_tensors` for one layer."""
-    parts = {key: tensors[f"{name}.{key}"] for key in ("low", "high", "channel_sum", "channel_square", "positions")}
+    parts = {key: tensors[f"{name}.{key}"] for key in STATISTICS}
     edges = tuple(tensors[f"{name}.edges"].tolist())
     compact = tensors[f"{name}.counts"].to(torch.int64)
     counts = torch.zeros(len(edges) - 1, BINS, dtype=torch.int64)
     counts[:, item["first_bin"] : item["first_bin"] + compact.shape[1]] = compact
-    return LayerStatistics(edges, item["exponent"], counts, **parts)
+    return LayerStatistics(edges, item["exponent"], counts, **parts, smoothing=tensors.get(f"{name}.smoothing"))
 
 
 def checked_range(chosen: InputRange) -> InputRange:

@@ -1,5 +1,6 @@
 """INT8 layers on OpenVINO against integer sums in float64: full range, every geometry, with and without VNNI."""
 
+import itertools
 import os
 import subprocess
 import sys
@@ -23,7 +24,7 @@ from ptq4dm.numerics import pairs_are_safe
 from ptq4dm.pipelines.denoiser import Call, predict
 from ptq4dm.pipelines.sampling import seeded_start, trajectory
 from ptq4dm.pipelines.schedulers import make_scheduler
-from ptq4dm.quantization.layers import QuantizedConv, QuantizedLayer, QuantizedLinear
+from ptq4dm.quantization.layers import QuantizedConv, QuantizedLayer, QuantizedTransposedConv, quantized_form
 from ptq4dm.quantization.weights import pairs_cross_taps, quantize_weight
 from ptq4dm.zoo import zoo
 
@@ -51,6 +52,22 @@ LAYERS = {
     "linear, 4d input": (nn.Linear(130, 33), (2, 3, 4, 130)),
     "linear without bias": (nn.Linear(32, 8, bias=False), (5, 32)),
 }
+TRANSPOSED = {
+    "transposed 2d": (nn.ConvTranspose2d(33, 19, 4, stride=2, padding=1), (2, 33, 5, 5)),
+    "transposed 2d, grouped": (
+        nn.ConvTranspose2d(32, 32, 3, stride=2, padding=1, output_padding=1, groups=4),
+        (2, 32, 4, 4),
+    ),
+    "transposed 2d, grouped, odd": (nn.ConvTranspose2d(20, 20, 4, stride=2, padding=1, groups=4), (2, 20, 4, 4)),
+    "transposed 2d, depthwise": (nn.ConvTranspose2d(16, 16, 4, stride=2, padding=1, groups=16), (2, 16, 4, 4)),
+    "transposed 2d, dilated": (
+        nn.ConvTranspose2d(8, 12, (2, 3), stride=(1, 2), padding=(1, 0), output_padding=(0, 1), dilation=(1, 2)),
+        (2, 8, 4, 5),
+    ),
+    "transposed 1d": (nn.ConvTranspose1d(17, 16, 16, stride=8, padding=4), (2, 17, 6)),
+    "transposed 1d, long stride": (nn.ConvTranspose1d(16, 8, 2, stride=4, output_padding=1), (2, 16, 6)),
+    "transposed 3d": (nn.ConvTranspose3d(8, 8, (1, 2, 2), stride=(1, 2, 2), bias=False), (2, 8, 2, 3, 3)),
+}
 
 
 class SideBySide(nn.Module):
@@ -66,7 +83,7 @@ class SideBySide(nn.Module):
 
 def quantized(source: nn.Module, zero_point: int, limit: int = 64, seed: int = 0) -> QuantizedLayer:
     """A layer like `source` with random integer weights in [-limit, limit]; the first channel is all `limit`."""
-    layer = QuantizedLinear(source) if isinstance(source, nn.Linear) else QuantizedConv(source)
+    layer = quantized_form(source)
     generator = torch.Generator().manual_seed(seed)
     weight = torch.randint(-limit, limit + 1, layer.weight.shape, generator=generator)
     weight[0], weight[1] = limit, -limit
@@ -102,7 +119,14 @@ def integers(shape: tuple[int, ...]) -> Tensor:
 def exact(layer: QuantizedLayer, q: Tensor) -> tuple[Tensor, Tensor]:
     """(result, product) of the layer in float64 from integers: every sum is below 2**53, so nothing is rounded."""
     centred, weight = (q - int(layer.input_zero_point)).double(), layer.weight.double()
-    if isinstance(layer, QuantizedConv):
+    if isinstance(layer, QuantizedTransposedConv):
+        spread = {3: F.conv_transpose1d, 4: F.conv_transpose2d, 5: F.conv_transpose3d}[weight.dim()]
+        groups = weight.chunk(layer.groups)
+        parts = zip(centred.chunk(layer.groups, 1), groups)
+        geometry = (None, layer.stride, layer.padding, layer.output_padding, 1, layer.dilation)
+        sums = torch.cat([spread(x, part.transpose(0, 1), *geometry) for x, part in parts], 1)
+        channel = (1, -1) + (1,) * (weight.dim() - 2)
+    elif isinstance(layer, QuantizedConv):
         convolve = F.conv1d if weight.dim() == 3 else F.conv2d
         sums = convolve(centred, weight, None, layer.stride, layer.padding, layer.dilation, layer.groups)
         channel = (1, -1) + (1,) * (weight.dim() - 2)
@@ -114,7 +138,7 @@ def exact(layer: QuantizedLayer, q: Tensor) -> tuple[Tensor, Tensor]:
 
 def on_grid(layer: QuantizedLayer, q: Tensor) -> Tensor:
     """The float32 inputs that the integers stand for."""
-    return ((q - int(layer.input_zero_point)).double() * layer.input_scale.double()).float()
+    return ((q - int(layer.input_zero_point)).double() * layer.input_step().double()).float()
 
 
 @dataclass(frozen=True)
@@ -131,21 +155,22 @@ class Case:
 def cases() -> dict[str, list[Case]]:
     """Every layer with every zero point, and once with portable weights: one graph each (preparing takes quadratic
     time, since every input is varied while all layers run)."""
-    found: dict[str, list[Case]] = {name: [] for name in LAYERS}
-    for zero_point, kind in [*((zero_point, "all up to 64") for zero_point in ZERO_POINTS), (7, "portable")]:
-        layers = [WEIGHTS[kind](source, zero_point, seed=zero_point) for source, _ in LAYERS.values()]
-        qs = [integers(shape) for _, shape in LAYERS.values()]
+    found: dict[str, list[Case]] = {name: [] for name in (*LAYERS, *TRANSPOSED)}
+    settings = [*((zero_point, "all up to 64") for zero_point in ZERO_POINTS), (7, "portable")]
+    for (zero_point, kind), group in itertools.product(settings, (LAYERS, TRANSPOSED)):
+        layers = [WEIGHTS[kind](source, zero_point, seed=zero_point) for source, _ in group.values()]
+        qs = [integers(shape) for _, shape in group.values()]
         inputs = [on_grid(layer, q) for layer, q in zip(layers, qs)]
         module = OpenVINOBackend().prepare(SideBySide(layers), Call((inputs,)))
         assert [run.layer for run in module.ptq4dm_engine.executed] == [
-            f"layers.{index}" for index in range(len(LAYERS))
+            f"layers.{index}" for index in range(len(group))
         ]
-        for name, *each in zip(LAYERS, layers, qs, module(inputs), module.ptq4dm_engine.executed, strict=True):
+        for name, *each in zip(group, layers, qs, module(inputs), module.ptq4dm_engine.executed, strict=True):
             found[name].append(Case(*each))
     return found
 
 
-@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("name", [*LAYERS, *TRANSPOSED])
 def test_every_layer_is_exact_in_int8(cases, name):
     for case in cases[name]:
         assert bool(pairs_are_safe(case.layer.weight).all())
@@ -163,7 +188,7 @@ def test_all_of_it_holds_on_a_processor_without_vnni():
     environment = {**os.environ, **WITHOUT_VNNI, "PYTHONWARNINGS": "ignore"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert f"{len(LAYERS) + 1} passed" in done.stdout and "skipped" not in done.stdout
+    assert f"{len(LAYERS) + len(TRANSPOSED) + 1} passed" in done.stdout and "skipped" not in done.stdout
 
 
 @pytest.mark.skipif(not HELD, reason="the test above runs it in a process of its own")
@@ -199,6 +224,22 @@ def test_every_layer_of_the_built_in_model_is_exact_on_real_activations():
                 x, y = (each.squeeze(-1).movedim(1, -1) for each in (x, y))
             q = torch.clamp(torch.round(x / layer.input_scale) + int(layer.input_zero_point), 0, 255)
             assert ulp_distance(y, *exact(layer, q)).max() <= 1.0, name
+
+
+def test_smoothed_layers_are_exact_and_upsampling_in_front_is_done_as_it_stands():
+    """Inputs divided by another number in each channel: the same integers must come of it."""
+    sources = [(nn.Linear(64, 32), (2, 3, 64)), (nn.Conv2d(33, 24, 1), (2, 33, 4, 4)), (nn.Conv1d(8, 8, 1), (2, 8, 5))]
+    layers, qs = [quantized(source, 77) for source, _ in sources], [integers(shape) for _, shape in sources]
+    for layer in layers:
+        layer.smoothing = torch.exp2(torch.linspace(-6, 6, layer.weight.shape[1]))
+    inputs = [on_grid(layer, q) for layer, q in zip(layers, qs)]
+    module = OpenVINOBackend().prepare(SideBySide(layers), Call((inputs,)))
+    assert all(run.int8 for run in module.ptq4dm_engine.executed)
+    for layer, q, y in zip(layers, qs, module(inputs)):
+        assert ulp_distance(y, *exact(layer, q)).max() <= 1.0
+    network = nn.Sequential(nn.Upsample(scale_factor=2, mode="nearest"), layers[1])
+    enlarged = OpenVINOBackend().prepare(network, Call((inputs[1],)))(inputs[1])
+    assert ulp_distance(enlarged, *exact(layers[1], network[0](qs[1].float()))).max() <= 1.0
 
 
 def test_sums_beyond_float32_are_one_rounding_farther_and_no_more():

@@ -34,7 +34,7 @@ def multiplying_nodes(model: Any) -> dict[str, str]:
     found = {}
     for item in model.graph.initializer:
         node = consumers.get(item.name)
-        while node is not None and node.op_type in ("DequantizeLinear", "Transpose", "Cast"):
+        while node is not None and node.op_type in ("DequantizeLinear", "Reshape", "Transpose", "Cast"):
             node = consumers.get(node.output[0])
         if node is not None:
             found[item.name] = node.op_type

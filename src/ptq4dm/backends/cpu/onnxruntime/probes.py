@@ -57,7 +57,7 @@ def full_range_probe(name: str, layer: nn.Module, seed: int = 0) -> Probe:
     integers[1] = ACTIVATION_MAX * (
         lit if isinstance(inner, QuantizedLinear) else lit.view(-1, *[1] * (len(shape) - 1))
     )
-    x = (integers - int(inner.input_zero_point)) * inner.input_scale
+    x = (integers - int(inner.input_zero_point)) * inner.input_step()
     return Probe(name, layer, x, (expected := layer(x.double())), allowed_error(layer, expected))
 
 
@@ -71,6 +71,7 @@ def pair_probe(name: str, layer: nn.Module) -> Probe:
     inner = copy.deepcopy(inner_layer(layer))
     inner.input_zero_point.zero_()
     inner.input_scale.fill_(1.0)
+    inner.smoothing = None
     inner.weight_scale.fill_(1.0)
     inner.bias = None
     channels = inner.weight.shape[1]

@@ -34,9 +34,14 @@ def start_of(quantizer: "ov.Node") -> "ov.Node":
     first = quantizer
     for kind in ("Round", "Divide"):
         before = first.input_value(0).get_node()
-        if before.get_type_name() == kind and (kind == "Round" or TRUE_DIVISION in before.get_rt_info()):
+        if before.get_type_name() == kind and (kind == "Round" or by_one_number(before)):
             first = before
     return first
+
+
+def by_one_number(division: "ov.Node") -> bool:
+    """Whether a division is the layer's own, by one scale for all channels (of a smoothed layer there are several)."""
+    return TRUE_DIVISION in division.get_rt_info() and not list(division.input_value(1).get_shape())
 
 
 def copies(node: "ov.Node") -> bool:

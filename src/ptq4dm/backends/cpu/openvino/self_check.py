@@ -13,7 +13,7 @@ from ptq4dm.backends.cpu.openvino.layer import layer_nodes
 from ptq4dm.backends.exactness import ULPS_ALLOWED, ulp_distance
 from ptq4dm.errors import BackendError
 from ptq4dm.numerics import ACTIVATION_MAX, dequantize, pair_up
-from ptq4dm.quantization.layers import QuantizedConv, QuantizedLayer
+from ptq4dm.quantization.layers import QuantizedLayer, QuantizedTransposedConv, SpatialLayer
 
 if TYPE_CHECKING:
     import openvino as ov
@@ -49,9 +49,11 @@ def representatives(layers: dict[str, QuantizedLayer]) -> dict[str, QuantizedLay
 def kind(layer: QuantizedLayer) -> tuple:
     """What decides which kernel an engine takes: type, geometry, and whether channels fill its vectors."""
     inputs, outputs = layer.weight.shape[1], layer.weight.shape[0]
-    channels = (inputs % 2, inputs < 4, inputs % 16 == 0, outputs % 16 == 0, int(layer.input_zero_point) == 0)
-    if isinstance(layer, QuantizedConv):
-        geometry = (layer.kernel_size, layer.stride, layer.padding, layer.dilation)
+    plain = (int(layer.input_zero_point) == 0, layer.smoothing is None)
+    channels = (inputs % 2, inputs < 4, inputs % 16 == 0, outputs % 16 == 0, *plain)
+    if isinstance(layer, SpatialLayer):
+        more = layer.output_padding if isinstance(layer, QuantizedTransposedConv) else ()
+        geometry = (layer.kernel_size, layer.stride, layer.padding, layer.dilation, more)
         return (type(layer), geometry, layer.groups if layer.groups == 1 else (inputs, outputs), channels)
     return (type(layer), channels)
 
@@ -59,7 +61,7 @@ def kind(layer: QuantizedLayer) -> tuple:
 def largest_pair_sum(layer: QuantizedLayer) -> float:
     """The largest same-signed sum of two weights that an engine adds: adjacent ones, or any two in odd groups."""
     weight = layer.weight.int()
-    if isinstance(layer, QuantizedConv) and layer.groups > 1 and weight.shape[1] % 2:
+    if isinstance(layer, SpatialLayer) and layer.groups > 1 and weight.shape[1] % 2:
         top = min(2, weight[0].numel())
         return float(max((sign * weight).flatten(1).topk(top).values.clamp(min=0).sum(1).max() for sign in (1, -1)))
     pairs = pair_up(weight)
@@ -95,13 +97,15 @@ def side_by_side(layers: dict[str, QuantizedLayer], inputs: Iterable[Tensor]) ->
 
 def hard_inputs(layer: QuantizedLayer) -> Tensor:
     """Float inputs that are integers of the layer's grid: all 255, 0 or 255 at random, and anything at random."""
-    channels = layer.weight.shape[1] * (layer.groups if isinstance(layer, QuantizedConv) else 1)
-    spatial = (SIDE * max(layer.stride),) * (layer.weight.dim() - 2) if isinstance(layer, QuantizedConv) else ()
+    channels, spatial = layer.weight.shape[1], ()
+    if isinstance(layer, SpatialLayer):
+        side = SIDE if isinstance(layer, QuantizedTransposedConv) else SIDE * max(layer.stride)
+        channels, spatial = layer.in_channels, (side,) * (layer.weight.dim() - 2)
     generator = torch.Generator().manual_seed(0)
     anything = torch.randint(0, ACTIVATION_MAX + 1, (2, channels, *spatial), generator=generator)
     extremes = torch.where(anything > ACTIVATION_MAX // 2, ACTIVATION_MAX, 0)
     integers = torch.cat([torch.full_like(anything[:1], ACTIVATION_MAX), extremes, anything]).double()
-    return dequantize(integers, layer.input_scale.double(), layer.input_zero_point.double()).float()
+    return dequantize(integers, layer.input_step().double(), layer.input_zero_point.double()).float()
 
 
 def distance(layer: QuantizedLayer, x: Tensor, y: Tensor) -> float:
