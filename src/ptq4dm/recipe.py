@@ -56,14 +56,14 @@ class WeightRecipe:
 
 @dataclass(frozen=True)
 class SmoothingRecipe:
-    """How outlier channels are moved from inputs to weights (SmoothQuant, arXiv 2211.10438).
+    """How differences between input channels are moved to the weights (SmoothQuant, arXiv 2211.10438).
 
-    alpha: how far, from 0 to 1. threshold: only layers are smoothed whose largest input channel reaches more than so
-    many times the median channel.
+    alpha: how far, from 0 to 1. threshold: a channel that reaches more than so many times the median one is an outlier,
+    and its factors are folded into the layer in front where that can be.
     """
 
     enabled: bool = True
-    alpha: float = 0.5
+    alpha: float = 0.75
     threshold: float = 20.0
 
 
