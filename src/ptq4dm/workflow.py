@@ -104,7 +104,7 @@ def quantize_at_work(
     check_conditions(pipeline.source, conditions)
     if recipe.arithmetic != "float-out":
         raise RecipeError(f"arithmetic = {recipe.arithmetic!r}: a conditional pipeline is quantized to 'float-out'")
-    run = watch_run(pipeline, run_inputs(pipeline.source, conditions[:1], [0], recipe.calibration.steps) or {})
+    run = watch_run(pipeline, run_inputs(pipeline.source, [conditions[0]], [0], recipe.calibration.steps) or {})
     pipeline = with_found(pipeline, run)
     kept = patterns_of(pipeline.denoisers, recipe.keep_float)
     layers = {

@@ -7,6 +7,7 @@ import torch
 
 import ptq4dm
 from families import FAMILIES, run
+from families.parts import masks, pictures
 from families.proof import RECIPE, conditions, prove
 from ptq4dm.cli.main import main
 from ptq4dm.errors import CalibrationError
@@ -52,6 +53,31 @@ def test_a_condition_that_the_pipeline_does_not_have():
     from_image = FAMILIES["stable-diffusion-image-to-image"].build()
     with pytest.raises(CalibrationError, match="StableDiffusionImg2ImgPipeline does not take the calibration inputs"):
         ptq4dm.quantize(from_image, RECIPE)  # the package has prompts of its own, but no pictures
+
+
+def test_images_masks_and_a_dataset_on_the_command_line(tmp_path, capsys):
+    FAMILIES["stable-diffusion-inpainting"].build().save_pretrained(tmp_path / "float")
+    for name, images in (("images", pictures(2)), ("masks", masks(2))):
+        (tmp_path / name).mkdir()
+        for index, image in enumerate(images):
+            image.save(tmp_path / name / f"{index}.png")
+    (tmp_path / "captions.csv").write_text("id,caption\n1,a cat\n2,a dog\n3,a tree\n")
+    (tmp_path / "recipe.toml").write_text("[calibration]\nsamples = 3\nsteps = 1\nbatch_size = 3\n")
+    given = {name: tmp_path / place for name, place in (("--images", "images"), ("--masks", "masks"))}
+    given |= {"--dataset": tmp_path / "captions.csv", "--column": "caption", "--recipe": tmp_path / "recipe.toml"}
+    command = ["quantize", tmp_path / "float", "--out", tmp_path / "int8", *(p for pair in given.items() for p in pair)]
+    assert main([*map(str, command), "--json"]) == 0
+    assert ptq4dm.load(tmp_path / "int8").facts["calibration"]["conditions"] == 3
+    capsys.readouterr()
+    for others, told in (
+        (["--masks", "m"], "--masks is given without --images: give both"),
+        (["--dataset", "d"], "--column is missing: name the column of the dataset that holds the prompts"),
+        (["--prompts", "p", "--dataset", "d", "--column", "c"], "--prompts and --dataset are both given"),
+        (["--images", str(tmp_path / "none")], "is no folder with image files"),
+    ):
+        assert main(["quantize", str(tmp_path / "float"), "--out", str(tmp_path / "x"), *others]) == 2
+        told_now = capsys.readouterr().err
+        assert told in told_now and told_now.count("\n") == 1 and not (tmp_path / "x").exists()
 
 
 def test_prompts_of_a_file_on_the_command_line(tmp_path, capsys):
