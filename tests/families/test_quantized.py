@@ -73,11 +73,9 @@ def test_images_masks_and_a_dataset_on_the_command_line(tmp_path, capsys):
         (["--masks", "m"], "--masks is given without --images: give both"),
         (["--dataset", "d"], "--column is missing: name the column of the dataset that holds the prompts"),
         (["--prompts", "p", "--dataset", "d", "--column", "c"], "--prompts and --dataset are both given"),
-        (["--images", str(tmp_path / "none")], "is no folder with image files"),
     ):
         assert main(["quantize", str(tmp_path / "float"), "--out", str(tmp_path / "x"), *others]) == 2
-        told_now = capsys.readouterr().err
-        assert told in told_now and told_now.count("\n") == 1 and not (tmp_path / "x").exists()
+        assert capsys.readouterr().err.startswith(f"ptq4dm: error: {told}")
 
 
 def test_prompts_of_a_file_on_the_command_line(tmp_path, capsys):

@@ -19,7 +19,6 @@ def place(tmp_path_factory):
     root = tmp_path_factory.mktemp("datasets")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(datasets.config, "HF_DATASETS_CACHE", root / "cache")
-        datasets.disable_progress_bars()
         rows = datasets.Dataset.from_dict({"caption": CAPTIONS, "number": list(range(10))})
         rows.to_parquet(str(root / "captions.parquet"))
         rows.to_csv(str(root / "captions.csv"))
@@ -31,9 +30,9 @@ def place(tmp_path_factory):
         (root / "pictures").mkdir()
         for index in range(2):
             Image.fromarray(np.full((8, 8), 90 * index, np.uint8)).save(root / "pictures" / f"{index}.png")
-        (root / "pictures" / "metadata.csv").write_text("file_name,text\n0.png,dark\n1.png,gray\n")
+        lines = ('{"file_name": "0.png", "text": "dark"}', '{"file_name": "1.png", "text": "gray"}')
+        (root / "pictures" / "metadata.jsonl").write_text("\n".join(lines))
         yield root
-        datasets.enable_progress_bars()
 
 
 @pytest.mark.parametrize("name", ["captions.parquet", "captions.csv", "folder", "saved", "splits"])
@@ -50,7 +49,6 @@ def test_lines_splits_and_an_even_choice_of_rows(place):
     assert [item["prompt"] for item in some] == ["picture 0", "picture 3", "picture 6", "picture 9"]
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
 def test_several_columns_for_several_arguments(place):
     conditions = ptq4dm.dataset_conditions(place / "pictures", {"prompt": "text", "image": "image"})
     assert conditions[1]["prompt"] == "gray"

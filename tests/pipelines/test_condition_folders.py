@@ -77,7 +77,7 @@ def test_images_are_fitted_and_reach_a_controlnet_as_they_are(folders):
     assert torch.allclose(seen[0], torch.from_numpy(own).permute(2, 0, 1), atol=1e-6)
     assert torch.equal(seen[2, 0], seen[2, 1])  # gray
     green = torch.tensor([0.0, 1.0, 0.0]).view(3, 1, 1).expand(3, PICTURE - 4, PICTURE)
-    assert torch.equal(seen[1][:, 2:-2], green)  # cropped around its centre, not squeezed
+    assert torch.allclose(seen[1][:, 2:-2], green, atol=0.01)  # cropped around its centre, not squeezed
 
 
 def test_ip_adapter_images_are_drawn_with_one_by_one(folders):
@@ -93,16 +93,16 @@ def test_ip_adapter_images_are_drawn_with_one_by_one(folders):
     assert len(first_calls(source, same, "unet", samples=2)) == 1
 
 
-@pytest.mark.parametrize("name", ["stable-diffusion-image-to-image", "stable-video-diffusion"])
-def test_a_whole_calibration_on_images(folders, name):
-    source = FAMILIES[name].build()
-    size = (PICTURE, PICTURE) if name == "stable-video-diffusion" else None
-    recipe = ptq4dm.load_recipe("w8a8").replace(calibration={"samples": 2, "steps": 2, "batch_size": 2})
-    conditions = folder_conditions(source, folders / "images", size=size)
-    if size:  # few frames, so that the test is quick
-        conditions = [{**conditions[index], "num_frames": 2, "decode_chunk_size": 2} for index in range(2)]
-    model = ptq4dm.quantize(source, recipe, conditions=conditions)
-    assert sum(layer.quantized for layer in model.plan) > 80
+def test_films_and_pictures_start_from_the_images_of_a_folder(folders):
+    video = FAMILIES["stable-video-diffusion"].build()
+    conditions = folder_conditions(video, folders / "images", size=(PICTURE, PICTURE))
+    few = [{**conditions[index], "num_frames": 2} for index in range(3)]
+    ((args, _),) = first_calls(video, few, "unet")
+    start = args[0][:, :, 4:]  # (guided films, frames, channels, height, width)
+    assert start.shape == (6, 2, 4, 8, 8) and not torch.equal(start[3], start[4])
+    picture = FAMILIES["stable-diffusion-image-to-image"].build()
+    ((args, _),) = first_calls(picture, folder_conditions(picture, folders / "images"), "unet")
+    assert args[0].shape == (6, 4, 8, 8)
 
 
 def test_prompts_and_images_are_combined_in_turn(folders):
@@ -135,7 +135,7 @@ def test_what_is_told_in_one_line(folders, tmp_path):
     inpainting = FAMILIES["stable-diffusion-inpainting"].build()
     with pytest.raises(CalibrationError, match=r"empty is no folder with image files \(.png, .jpg"):
         folder_conditions(inpainting, tmp_path / "empty")
-    with pytest.raises(CalibrationError, match=r"StableDiffusionPipeline takes no images: .*; load an IP-Adapter first"):
+    with pytest.raises(CalibrationError, match=r"Pipeline takes no images: .*; load an IP-Adapter first"):
         folder_conditions(FAMILIES["stable-diffusion"].build(), folders / "images")
     with pytest.raises(CalibrationError, match="StableDiffusionImg2ImgPipeline takes no masks"):
         source = FAMILIES["stable-diffusion-image-to-image"].build()

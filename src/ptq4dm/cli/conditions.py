@@ -35,11 +35,8 @@ def width_and_height(text: str) -> tuple[int, int]:
     return int(found[1]), int(found[2])
 
 
-def read_conditions(args: argparse.Namespace, pipeline: Pipeline, samples: int) -> Sequence[Condition] | None:
-    """The conditions that the options name, None if they name none. Raises CalibrationError.
-
-    samples: as many images or rows as are of use.
-    """
+def check_together(args: argparse.Namespace) -> None:
+    """Raise CalibrationError for options that do not go together."""
     for needed, given in (("images", "masks"), ("images", "size"), ("dataset", "column")):
         if getattr(args, given) and not getattr(args, needed):
             raise CalibrationError(f"--{given} is given without --{needed}: give both")
@@ -47,6 +44,13 @@ def read_conditions(args: argparse.Namespace, pipeline: Pipeline, samples: int) 
         raise CalibrationError("--column is missing: name the column of the dataset that holds the prompts")
     if args.prompts and args.dataset:
         raise CalibrationError("--prompts and --dataset are both given: choose one")
+
+
+def read_conditions(args: argparse.Namespace, pipeline: Pipeline, samples: int) -> Sequence[Condition] | None:
+    """The conditions that the options name, None if they name none. Raises CalibrationError.
+
+    samples: as many images or rows as are of use.
+    """
     prompts = read_prompts(args.prompts) if args.prompts else None
     if args.dataset:
         prompts = dataset_conditions(args.dataset, args.column, args.split, samples)

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 from ptq4dm import workflow
-from ptq4dm.cli.conditions import add_conditions, read_conditions
+from ptq4dm.cli.conditions import add_conditions, check_together, read_conditions
 from ptq4dm.cli.options import add_device, add_json, positive, seed, show
 from ptq4dm.files import new_folder
 from ptq4dm.pipelines.picture_folder import read_pictures
@@ -33,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Quantize and save."""
+    check_together(args)
     recipe = load_recipe(args.recipe)
     changes = {"samples": args.samples, "seed": args.seed}
     recipe = recipe.replace(calibration={key: value for key, value in changes.items() if value is not None})

@@ -1,7 +1,9 @@
 """Calibration conditions from the columns of a Hugging Face dataset: of the hub, of a local folder, or a file."""
 
+import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -88,20 +90,35 @@ def opened(place: str, split: str) -> Any:
     """The dataset at a place. Raises CalibrationError in one line, at once where the hub cannot be reached."""
     datasets, path = imported(), Path(place).expanduser()
     try:
-        if not os.path.exists(path):
-            silence = why_hub_is_silent(place, "dataset")
-            if silence and not datasets.config.HF_HUB_OFFLINE:
-                raise ConnectionError(f"{silence}; HF_HUB_OFFLINE=1 looks in the local cache only")
-        elif any((path / name).is_file() for name in SAVED):
-            return datasets.load_from_disk(str(path))
-        elif path.is_file() and path.suffix.lower() in FORMATS:
-            return datasets.load_dataset(FORMATS[path.suffix.lower()], data_files=str(path), split=split)
-        return datasets.load_dataset(str(path), split=split)
+        with quiet(datasets):
+            if not os.path.exists(path):
+                silence = why_hub_is_silent(place, "dataset")
+                if silence and not datasets.config.HF_HUB_OFFLINE:
+                    raise ConnectionError(f"{silence}; HF_HUB_OFFLINE=1 looks in the local cache only")
+            elif any((path / name).is_file() for name in SAVED):
+                return datasets.load_from_disk(str(path))
+            elif path.is_file() and path.suffix.lower() in FORMATS:
+                return datasets.load_dataset(FORMATS[path.suffix.lower()], data_files=str(path), split=split)
+            return datasets.load_dataset(str(path), split=split)
     except (HfHubHTTPError, *http_faults(), *FAULTS, datasets.exceptions.DatasetsError) as error:
         raise CalibrationError(
             f"no dataset {place!r} with a split {split!r} ({one_line(error)}): give a hub id, a folder of "
             f"{', '.join(FORMATS)} or image files, one that save_to_disk wrote, or a file"
         ) from error
+
+
+@contextmanager
+def quiet(datasets: Any) -> Iterator[None]:
+    """Keep the package's log lines and progress bars off the screen; our errors say what went wrong."""
+    verbosity, bars = datasets.logging.get_verbosity(), datasets.are_progress_bars_disabled()
+    datasets.logging.set_verbosity(logging.CRITICAL)
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        datasets.logging.set_verbosity(verbosity)
+        if not bars:
+            datasets.enable_progress_bars()
 
 
 def imported() -> Any:
