@@ -32,6 +32,7 @@ from ptq4dm.quantization.quantized_model import (
     with_denoisers,
 )
 from ptq4dm.quantization.rewrite import rewrite
+from ptq4dm.quantization.time_axis import time_axis_of
 from ptq4dm.ranges.histograms import LayerStatistics, band_edges
 from ptq4dm.ranges.observe import observe
 from ptq4dm.ranges.range_table import RangeTable, choose_ranges
@@ -85,7 +86,8 @@ def quantize(
     calls = list(calibration_set.calls(OBSERVED_AT_ONCE))
     span = (0.0, float(pipeline.num_train_timesteps))
     denoiser, ranges = quantize_network(pipeline.denoiser, calls, span, recipe, progress)
-    denoiser = replace(denoiser, example=example_call(pipeline))
+    axis = {"argument": "timestep", "low": 0.0, "high": span[1] - 1}
+    denoiser = replace(denoiser, example=example_call(pipeline), facts={**denoiser.facts, "time_axis": axis})
     if work is not None:
         calibration_set.save(work / CALIBRATION_SET)
         ranges.save(work / RANGE_TABLE)
@@ -119,6 +121,8 @@ def quantize_at_work(
         quantized[name], ranges = round_network(
             denoiser, statistics[name], run.examples[name], replace(recipe, keep_float=kept[name]), progress
         )
+        axis = time_axis_of(denoiser, run.examples[name], run.latest[name])
+        quantized[name] = replace(quantized[name], facts={**quantized[name].facts, "time_axis": axis})
         if work is not None:
             ranges.save(work / f"{name}.{RANGE_TABLE}")
     facts = {"model": model_facts(pipeline.denoisers, pipeline), "calibration": facts}

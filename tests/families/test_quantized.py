@@ -1,5 +1,6 @@
 """Every family through the whole job; in INT8 on the CPU the odd ones (all of them: benchmarks/bench_families.py)."""
 
+import dataclasses
 import json
 
 import pytest
@@ -25,7 +26,7 @@ def test_calibrated_quantized_saved_and_loaded(name, tmp_path):
     proof = prove(family, tmp_path / "int8", backends, QUICK)
     assert set(proof.denoisers) == {*family.denoisers, *family.beside}
     assert proof.share > 0.95 and proof.calls_made + proof.calls_saved > 0
-    assert all(0 < error < 0.6 for error in proof.call_error.values()) or name in FORGETS
+    assert all(0 < error < 0.3 for error in proof.call_error.values())
     if name in FORGETS:
         assert len(proof.faults) == 1 and "to_k_ip" in proof.faults[0]
         return
@@ -53,6 +54,18 @@ def test_a_condition_that_the_pipeline_does_not_have():
     from_image = FAMILIES["stable-diffusion-image-to-image"].build()
     with pytest.raises(CalibrationError, match="StableDiffusionImg2ImgPipeline does not take the calibration inputs"):
         ptq4dm.quantize(from_image, RECIPE)  # the package has prompts of its own, but no pictures
+
+
+def test_an_ip_adapter_stays_in_use_on_every_backend():
+    """diffusers notes it on the config object only, which is made anew when a network is marked as quantized."""
+    family = FAMILIES["stable-diffusion-ip-adapter"]
+    model = ptq4dm.quantize(family.build(), QUICK, conditions=conditions(family))
+    pipeline = model.to_pipeline("simulated")
+    assert pipeline.unet.config.encoder_hid_dim_type == "ip_image_proj"
+    others = dataclasses.replace(
+        family, inputs=lambda batch: {**family.inputs(1), "ip_adapter_image": pictures(1, seed=9)}
+    )
+    assert not torch.equal(run(family, pipeline), run(others, pipeline))
 
 
 def test_images_masks_and_a_dataset_on_the_command_line(tmp_path, capsys):

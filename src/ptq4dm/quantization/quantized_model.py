@@ -15,6 +15,7 @@ from ptq4dm.errors import BackendError, ModelError
 from ptq4dm.pipelines.denoiser import Call, network_on, torch_device
 from ptq4dm.pipelines.pipeline import Pipeline
 from ptq4dm.quantization.plan import LayerPlan
+from ptq4dm.quantization.time_axis import watch_time
 from ptq4dm.recipe import Recipe
 
 BARE = "module"
@@ -40,6 +41,7 @@ class QuantizedDenoiser:
         from ptq4dm.backends.registry import prepare  # backends come later in the walk; nothing above needs them
         from ptq4dm.integrations.marking import marked
 
+        watch_time(self.network, self.facts.get("time_axis"))
         return prepare(marked(self.network, arithmetic), self.example, backend, arithmetic)
 
 
