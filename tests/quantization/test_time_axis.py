@@ -25,7 +25,7 @@ from ptq4dm.errors import TimeAxisWarning
 from ptq4dm.pipelines.denoiser import Call
 from ptq4dm.quantization.time_axis import time_axis_of, watch_time
 
-RECIPE = ptq4dm.load_recipe("w8a8").replace(calibration={"samples": 2, "steps": 10, "batch_size": 2})
+RECIPE = ptq4dm.load_recipe("w8a8").replace(calibration={"samples": 2, "steps": 20, "batch_size": 2})
 
 
 def quantized(name):
@@ -50,7 +50,7 @@ def flow_matching():
         HeunDiscreteScheduler, LCMScheduler, UniPCMultistepScheduler,
     ],
 )  # fmt: skip
-@pytest.mark.parametrize("steps", [1, 3])
+@pytest.mark.parametrize("steps", [2, 3])
 def test_schedulers_of_stable_diffusion(stable_diffusion, kind, steps):
     family, model = stable_diffusion
     pipeline = model.to_pipeline("simulated")
@@ -72,11 +72,11 @@ def test_schedulers_of_a_flow_matching_pipeline(flow_matching, kind):
 
 def test_the_axis_is_that_of_the_networks_own_argument(stable_diffusion, flow_matching, tmp_path):
     axis = stable_diffusion[1].denoiser().facts["time_axis"]
-    assert axis == {"argument": "timestep", "low": 1.0, "high": 901.0}
+    assert axis == {"argument": "timestep", "low": 1.0, "high": 951.0}
     assert flow_matching[1].denoiser().facts["time_axis"]["high"] == 1000.0
     stable_diffusion[1].save(tmp_path / "int8")
     pipeline = ptq4dm.load(tmp_path / "int8").to_pipeline("simulated")
-    noted = r"UNet2DConditionModel is first called at time-step 10 and was calibrated over 1 to 901"
+    noted = r"UNet2DConditionModel is first called at time-step 10 and was calibrated over 1 to 951"
     call = stable_diffusion[1].denoiser().example
     with pytest.warns(TimeAxisWarning, match=noted), torch.no_grad():
         pipeline.unet(call.args[0], torch.tensor(10.0), **call.kwargs)
@@ -118,15 +118,3 @@ def test_a_run_of_one_step_has_no_axis():
     assert time_axis_of(Net(), call, call) is None
     watch_time(net := Net(), None)
     net(torch.zeros(1), 5.0)
-
-
-def test_what_is_asked_for_half_precision_is_in_half_precision():
-    """Pipelines cast latents to the denoiser's dtype: the first layer's scales, in float32, must not stand for it."""
-    family = FAMILIES["stable-diffusion-image-to-image"]
-    model = ptq4dm.quantize(family.build(), RECIPE.replace(min_channels=1), conditions=conditions(family))
-    pipeline = model.to_pipeline("simulated")
-    assert pipeline.unet.dtype == torch.float32
-    pipeline.to(torch.bfloat16)
-    assert pipeline.unet.dtype == torch.bfloat16 and next(pipeline.unet.parameters()).dtype == torch.float32
-    pipeline.set_progress_bar_config(disable=True)
-    assert torch.isfinite(run(family, pipeline)).all()
