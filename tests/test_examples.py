@@ -15,7 +15,7 @@ EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 @pytest.mark.parametrize(
     ("name", "made", "folder", "backend"),
     [
-        ("text_to_image", "text_to_image.png", "text-to-image-int8", "openvino"),
+        ("text_to_image", "text_to_image.png", "text-to-image-int8", "simulated"),
         ("inpainting", "inpainting.png", "inpainting-int8", "simulated"),
         ("video", "video.gif", "video-int8", "simulated"),
     ],

@@ -28,9 +28,9 @@ def time_axis_of(network: nn.Module, first: Call, last: Call) -> dict[str, Any] 
     signature = inspect.signature(network.forward)
     early, late = (signature.bind(*call.args, **call.kwargs).arguments for call in (first, last))
     for name, value in early.items():
-        ends = time_of(value), time_of(late.get(name))
-        if ends[0] is not None and ends[1] is not None and ends[0] != ends[1]:
-            return {"argument": name, "low": min(ends), "high": max(ends)}
+        start, end = time_of(value), time_of(late.get(name))
+        if start is not None and end is not None and start != end:
+            return {"argument": name, "low": min(start, end), "high": max(start, end)}
     return None
 
 
