@@ -21,8 +21,10 @@ from families.proof import conditions
 from torch import nn
 
 import ptq4dm
+from ptq4dm.backends.stand_in import stand_in
 from ptq4dm.errors import TimeAxisWarning
 from ptq4dm.pipelines.denoiser import Call
+from ptq4dm.quantization.quantized_model import QuantizedDenoiser
 from ptq4dm.quantization.time_axis import time_axis_of, watch_time
 
 RECIPE = ptq4dm.load_recipe("w8a8").replace(calibration={"samples": 2, "steps": 20, "batch_size": 2})
@@ -118,3 +120,16 @@ def test_a_run_of_one_step_has_no_axis():
     assert time_axis_of(Net(), call, call) is None
     watch_time(net := Net(), None)
     net(torch.zeros(1), 5.0)
+
+
+def test_calls_that_a_backend_is_timed_with_do_not_count(monkeypatch):
+    """Else the first call of the user would not be the first."""
+
+    def timed(network, example, backend, arithmetic):
+        network(torch.zeros(2, 3), torch.tensor(900.0))
+        return stand_in(network, lambda x, t: x)
+
+    monkeypatch.setattr("ptq4dm.backends.registry.prepare", timed)
+    denoiser = QuantizedDenoiser(Net(), (), facts={"time_axis": {"argument": "t", "low": 0, "high": 1000}})
+    with pytest.warns(TimeAxisWarning, match="Net is first called at time-step 0.5"):
+        denoiser.to_module("auto", "float-out")(torch.zeros(2, 3), torch.tensor(0.5))
