@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from ptq4dm.errors import PTQ4DMError
     from ptq4dm.integrations.accelerated import accelerate
     from ptq4dm.integrations.config import PTQ4DMConfig
+    from ptq4dm.pipelines.condition_datasets import dataset_conditions
+    from ptq4dm.pipelines.condition_folders import folder_conditions
     from ptq4dm.pipelines.denoiser import Call
     from ptq4dm.pipelines.pipeline import Pipeline, open_pipeline
     from ptq4dm.quantization.artifact import load
@@ -29,6 +31,8 @@ __all__ = [
     "RangeTable",
     "Recipe",
     "accelerate",
+    "dataset_conditions",
+    "folder_conditions",
     "load",
     "load_recipe",
     "open_pipeline",
@@ -46,6 +50,8 @@ _HOMES = {
     "RangeTable": "ptq4dm.ranges.range_table",
     "Recipe": "ptq4dm.recipe",
     "accelerate": "ptq4dm.integrations.accelerated",
+    "dataset_conditions": "ptq4dm.pipelines.condition_datasets",
+    "folder_conditions": "ptq4dm.pipelines.condition_folders",
     "load": "ptq4dm.quantization.artifact",
     "load_recipe": "ptq4dm.recipe",
     "open_pipeline": "ptq4dm.pipelines.pipeline",

@@ -39,3 +39,7 @@ class BackendWarning(UserWarning):
 
 class SimulatedWarning(UserWarning):
     """A network was loaded on the simulated backend: the exact numbers, but not fast."""
+
+
+class TimeAxisWarning(UserWarning):
+    """A quantized network is used over time-steps much different from those that it was calibrated on."""

@@ -36,6 +36,7 @@ from ptq4dm.quantization.quantized_model import (
 from ptq4dm.quantization.rewrite import quantize_layers, with_layers
 from ptq4dm.quantization.sensitivity import best_in_float, error_shares
 from ptq4dm.quantization.smoothing import smoothing_of, watching_largest
+from ptq4dm.quantization.time_axis import time_axis_of
 from ptq4dm.ranges.histograms import LayerStatistics, band_edges
 from ptq4dm.ranges.observe import observe
 from ptq4dm.ranges.range_table import RangeTable, choose_ranges
@@ -89,7 +90,8 @@ def quantize(
     calls = list(calibration_set.calls(OBSERVED_AT_ONCE))
     span = (0.0, float(pipeline.num_train_timesteps))
     denoiser, ranges = quantize_network(pipeline.denoiser, calls, span, recipe, progress)
-    denoiser = replace(denoiser, example=example_call(pipeline))
+    axis = {"argument": "timestep", "low": 0.0, "high": span[1] - 1}
+    denoiser = replace(denoiser, example=example_call(pipeline), facts={**denoiser.facts, "time_axis": axis})
     if work is not None:
         calibration_set.save(work / CALIBRATION_SET)
         ranges.save(work / RANGE_TABLE)
@@ -110,7 +112,7 @@ def quantize_at_work(
         raise RecipeError(f"arithmetic = {recipe.arithmetic!r}: a conditional pipeline is quantized to 'float-out'")
     parts = {name: part for name, part in pipeline.source.components.items() if isinstance(part, nn.Module)}
     with watching_largest(parts) as largest:
-        run = watch_run(pipeline, run_inputs(pipeline.source, conditions[:1], [0], recipe.calibration.steps) or {})
+        run = watch_run(pipeline, run_inputs(pipeline.source, [conditions[0]], [0], recipe.calibration.steps) or {})
     pipeline = with_found(pipeline, run)
     kept = patterns_of(pipeline.denoisers, recipe.keep_float)
     layers = {
@@ -135,11 +137,13 @@ def quantize_at_work(
         quantized[name], ranges = round_network(
             denoiser,
             statistics[name],
-            [run.examples[name]],
+            [run.examples[name], run.latest[name]],
             replace(recipe, keep_float=kept[name]),
             progress,
             smoothing[name].folds,
         )
+        axis = time_axis_of(denoiser, run.examples[name], run.latest[name])
+        quantized[name] = replace(quantized[name], facts={**quantized[name].facts, "time_axis": axis})
         if work is not None:
             ranges.save(work / f"{name}.{RANGE_TABLE}")
     facts = {"model": model_facts(pipeline.denoisers, pipeline), "calibration": facts}

@@ -105,7 +105,6 @@ def loaded_again(
     for backend in backends:
         pipeline = loaded.to_pipeline(backend)
         pipeline.set_progress_bar_config(disable=True)
-        family.reattach(pipeline)
         found[backend] = run(family, pipeline)
     return found
 

@@ -159,7 +159,7 @@ def controlled(batch: int) -> dict[str, Any]:
 
 
 def in_the_manner_of(batch: int) -> dict[str, Any]:
-    """Pictures that resemble given ones: each prompt has its own."""
+    """Pictures that resemble given ones: in a batch each prompt gets all of them."""
     return {**prompted(batch), "ip_adapter_image": [pictures(batch)]}
 
 

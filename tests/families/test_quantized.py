@@ -1,5 +1,6 @@
 """Every family through the whole job; in INT8 on the CPU the odd ones (all of them: benchmarks/bench_families.py)."""
 
+import dataclasses
 import json
 
 import pytest
@@ -7,14 +8,13 @@ import torch
 
 import ptq4dm
 from families import FAMILIES, run
+from families.parts import masks, pictures
 from families.proof import RECIPE, conditions, prove
 from ptq4dm.cli.main import main
 from ptq4dm.errors import CalibrationError
 
 QUICK = RECIPE.replace(calibration={"samples": 2, "steps": 2})
 ON_ENGINE = ("wan-two-stages",)
-FORGETS = ("stable-diffusion-ip-adapter",)
-"""diffusers does not load the adapter's layers with the pipeline."""
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -24,10 +24,7 @@ def test_calibrated_quantized_saved_and_loaded(name, tmp_path):
     proof = prove(family, tmp_path / "int8", backends, QUICK)
     assert set(proof.denoisers) == {*family.denoisers, *family.beside}
     assert proof.share > 0.95 and proof.calls_made + proof.calls_saved > 0
-    assert all(0 < error < 0.6 for error in proof.call_error.values()) or name in FORGETS
-    if name in FORGETS:
-        assert len(proof.faults) == 1 and "to_k_ip" in proof.faults[0]
-        return
+    assert all(0 < error < 0.3 for error in proof.call_error.values())
     assert proof.faults == () and proof.same_again == dict.fromkeys(backends, True)
     if name in ON_ENGINE:
         assert proof.on_cpu is not None and proof.on_cpu[0] == proof.on_cpu[1]
@@ -52,6 +49,41 @@ def test_a_condition_that_the_pipeline_does_not_have():
     from_image = FAMILIES["stable-diffusion-image-to-image"].build()
     with pytest.raises(CalibrationError, match="StableDiffusionImg2ImgPipeline does not take the calibration inputs"):
         ptq4dm.quantize(from_image, RECIPE)  # the package has prompts of its own, but no pictures
+
+
+def test_an_ip_adapter_stays_in_use_on_every_backend():
+    """diffusers notes it on the config object only, which is made anew when a network is marked as quantized."""
+    family = FAMILIES["stable-diffusion-ip-adapter"]
+    model = ptq4dm.quantize(family.build(), QUICK, conditions=conditions(family))
+    pipeline = model.to_pipeline("simulated")
+    assert pipeline.unet.config.encoder_hid_dim_type == "ip_image_proj"
+    others = dataclasses.replace(
+        family, inputs=lambda batch: {**family.inputs(1), "ip_adapter_image": pictures(1, seed=9)}
+    )
+    assert not torch.equal(run(family, pipeline), run(others, pipeline))
+
+
+def test_images_masks_and_a_dataset_on_the_command_line(tmp_path, capsys):
+    FAMILIES["stable-diffusion-inpainting"].build().save_pretrained(tmp_path / "float")
+    for name, images in (("images", pictures(2)), ("masks", masks(2))):
+        (tmp_path / name).mkdir()
+        for index, image in enumerate(images):
+            image.save(tmp_path / name / f"{index}.png")
+    (tmp_path / "captions.csv").write_text("id,caption\n1,a cat\n2,a dog\n3,a tree\n")
+    (tmp_path / "recipe.toml").write_text("[calibration]\nsamples = 3\nsteps = 1\nbatch_size = 3\n")
+    given = {name: tmp_path / place for name, place in (("--images", "images"), ("--masks", "masks"))}
+    given |= {"--dataset": tmp_path / "captions.csv", "--column": "caption", "--recipe": tmp_path / "recipe.toml"}
+    command = ["quantize", tmp_path / "float", "--out", tmp_path / "int8", *(p for pair in given.items() for p in pair)]
+    assert main([*map(str, command), "--json"]) == 0
+    assert ptq4dm.load(tmp_path / "int8").facts["calibration"]["conditions"] == 3
+    capsys.readouterr()
+    for others, told in (
+        (["--masks", "m"], "--masks is given without --images: give both"),
+        (["--dataset", "d"], "--column is missing: name the column of the dataset that holds the prompts"),
+        (["--prompts", "p", "--dataset", "d", "--column", "c"], "--prompts and --dataset are both given"),
+    ):
+        assert main(["quantize", str(tmp_path / "float"), "--out", str(tmp_path / "x"), *others]) == 2
+        assert capsys.readouterr().err.startswith(f"ptq4dm: error: {told}")
 
 
 def test_prompts_of_a_file_on_the_command_line(tmp_path, capsys):

@@ -5,6 +5,7 @@ As in the paper every picture is looked at once for each denoiser, at its own dr
 it, u = t / (T - 1): the wanted time is low + u (high - low), where low and high are the least and the greatest time at
 which the pipeline calls that denoiser, and the nearest time that it visits is taken. So the law holds on discrete,
 continuous and flow-matching axes, and on the part of an axis that image-to-image or one of two stages uses.
+What follows the time-step alone is counted at every time-step (`calibration.time_layers`).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ptq4dm.calibration.collect import LAW_STREAM, check, sample_seed, stream
+from ptq4dm.calibration.time_layers import count_everywhere, layers_of_time
 from ptq4dm.calibration.timesteps import draw_timesteps, resolve_law
 from ptq4dm.errors import CalibrationError, RecipeError
 from ptq4dm.pipelines.at_work import Enough, run_watched
@@ -67,6 +69,15 @@ def statistics_in_pipeline(
     }
     last = torch.stack([target.visits for target in targets.values()]).amax(0)
     order = last.argsort(stable=True).tolist()
+    timed = {
+        name: layers_of_time(
+            denoiser,
+            run.examples[name],
+            run.latest[name],
+            [layer for layer in layers[name] if layer in run.inputs.get(name, {})],
+        )
+        for name, denoiser in pipeline.denoisers.items()
+    }
     made = 0
     with ExitStack() as stack:
         done = stack.enter_context(progress("calibration", int(last.sum()) + len(last), shown))
@@ -76,6 +87,8 @@ def statistics_in_pipeline(
             )
             for name, denoiser in pipeline.denoisers.items()
         }
+        for name, denoiser in pipeline.denoisers.items():
+            count_everywhere(denoiser, timed[name], run, name, observers[name])
         for batch, inputs in runs_of(pipeline, conditions, order, recipe):
             chosen = {name: target.visits[batch] for name, target in targets.items()}
             harvester = Harvester(run, observers, chosen, int(last[batch].amax()), done)
@@ -102,6 +115,7 @@ def statistics_in_pipeline(
         "calls_saved": total - made,
         "drawn_timesteps": drawn.tolist(),
         "visited_timesteps": {name: target.times.tolist() for name, target in targets.items()},
+        "layers_of_time": {name: list(found) for name, found in timed.items()},
         "time_axis": [visit.timestep for visit in run.visits],
     }
     return {name: {key: item.finish() for key, item in o.histograms.items()} for name, o in observers.items()}, facts

@@ -5,9 +5,9 @@ import os
 from pathlib import Path
 
 from ptq4dm import workflow
+from ptq4dm.cli.conditions import add_conditions, check_together, read_conditions
 from ptq4dm.cli.options import add_device, add_json, positive, seed, show
 from ptq4dm.files import new_folder
-from ptq4dm.pipelines.conditions import read_prompts
 from ptq4dm.pipelines.picture_folder import read_pictures
 from ptq4dm.pipelines.pipeline import Pipeline, open_pipeline
 from ptq4dm.pipelines.unconditional import why_not_unconditional
@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--recipe", default="w8a8", help=f"{', '.join(preset_names())}, or a file (default w8a8)")
     parser.add_argument("--samples", type=positive, help="calibration samples, instead of the recipe's")
     parser.add_argument("--pictures", type=Path, help="folder of pictures, for the sources 'pictures' and 'diffused'")
-    parser.add_argument("--prompts", type=Path, help="text file, one prompt a line (default: own ones)")
+    add_conditions(parser)
     parser.add_argument("--work", type=Path, help="where to keep calibration set and ranges (default: OUT.work)")
     parser.add_argument("--seed", type=seed, help="of the calibration, instead of the recipe's")
     add_device(parser)
@@ -33,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Quantize and save."""
+    check_together(args)
     recipe = load_recipe(args.recipe)
     changes = {"samples": args.samples, "seed": args.seed}
     recipe = recipe.replace(calibration={key: value for key, value in changes.items() if value is not None})
@@ -40,10 +41,10 @@ def run(args: argparse.Namespace) -> None:
     pictures = read_pictures(args.pictures, pipeline.picture_shape) * 2 - 1 if args.pictures else None
     out = Path(os.path.abspath(args.out))
     work = args.work or out.with_name(out.name + ".work")
-    prompts = read_prompts(args.prompts) if args.prompts else None
+    conditions = read_conditions(args, pipeline, recipe.calibration.samples)
     with new_folder(args.out) as building:  # taken first, so that a place that cannot be written is told at once
         model = workflow.quantize(
-            pipeline, recipe, conditions=prompts, work=work, progress=not args.json, pictures=pictures
+            pipeline, recipe, conditions=conditions, work=work, progress=not args.json, pictures=pictures
         )
         fill_folder(model, building)
     data = {"out": str(args.out), "work": str(work), **summary(model)}

@@ -11,15 +11,32 @@ from ptq4dm.integrations.quantizer import PTQ4DMQuantizer
 from ptq4dm.quantization.layers_qdq import layers_entry
 from ptq4dm.registration import METHOD
 
+SCALES = "weight_scale"
+"""The parameter of quantized layers, which stays in float32 whatever the network is cast to."""
+
 
 def mark(model: Any, quantizer: PTQ4DMQuantizer) -> None:
     """Give a network its quantizer, and its config the quantizer's config, as `from_pretrained` does."""
     model.is_quantized = True
     model.quantization_method = Method.PTQ4DM
     model.hf_quantizer = quantizer
+    beside = set_beside(model.config)
     model.register_to_config(quantization_config=quantizer.quantization_config)
+    for key, value in beside.items():
+        setattr(model.config, key, value)
+    kept = vars(model).get("_keep_in_fp32_modules", type(model)._keep_in_fp32_modules) or []
+    if SCALES not in kept:  # diffusers asks the first parameter that is not kept in float32 for the network's dtype
+        model._keep_in_fp32_modules = [*kept, SCALES]
     if hasattr(model, "fuse_qkv_projections"):
         vars(model)["fuse_qkv_projections"] = refuse_fusing
+
+
+def set_beside(config: Any) -> dict[str, Any]:
+    """What was set on a config object and is not among its items, such as `encoder_hid_dim_type` by an IP-Adapter.
+
+    `register_to_config` makes the object anew of its items: without it the network would ignore the adapter.
+    """
+    return {key: value for key, value in vars(config).items() if key in config and value != config[key]}
 
 
 def refuse_fusing() -> None:

@@ -6,6 +6,7 @@ Pictures that can share one run of the pipeline are put together.
 
 import inspect
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,25 @@ from ptq4dm.pipelines.unconditional import config_of
 Condition = Mapping[str, Any]
 OWN = ("generator", "num_inference_steps", "batch_size", "output_type", "return_dict")
 """Arguments that calibration itself sets."""
+
+
+@dataclass(frozen=True)
+class Combined(Sequence[Condition]):
+    """Conditions of several kinds together, such as prompts and images: each kind is taken in turn, as often as the
+    longest needs. Where two name one argument, the later one counts."""
+
+    parts: tuple[Sequence[Condition], ...]
+
+    def __len__(self) -> int:
+        return max(map(len, self.parts)) if all(map(len, self.parts)) else 0
+
+    def __getitem__(self, index: Any) -> Any:
+        if not -len(self) <= index < len(self):
+            raise IndexError(index)
+        merged: dict[str, Any] = {}
+        for part in self.parts:
+            merged |= part[index % len(self) % len(part)]
+        return merged
 
 
 def accepted_arguments(source: DiffusionPipeline) -> tuple[str, ...]:
@@ -46,7 +66,7 @@ def built_in_prompts() -> list[str]:
     return read_lines((resources.files("ptq4dm") / "presets" / "prompts.txt").read_text())
 
 
-def read_prompts(path: str | Path) -> list[Condition]:
+def read_prompts(path: str | Path) -> Sequence[Condition]:
     """One prompt a line. Raises CalibrationError: no file, not text, no line."""
     try:
         prompts = read_lines(Path(path).read_text())
@@ -125,6 +145,8 @@ def merge(name: str, values: list[Any]) -> tuple[Any] | None:
         return (values,)
     if len(values) == 1:
         return (values[0],)
+    if "ip_adapter_image" in name:  # of several pictures every prompt would get all
+        return (values[0],) if all(value is values[0] for value in values) else None
     if all(isinstance(value, str) for value in values) and name.startswith(("prompt", "negative_prompt")):
         return (values,)
     if all(isinstance(value, Image.Image) for value in values) and len({value.size for value in values}) == 1:

@@ -5,12 +5,14 @@ Text encoders, image encoders and VAEs are called before or after; a ControlNet 
 """
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import nn
+from diffusers import DiffusionPipeline
+from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from ptq4dm.errors import ModelError
@@ -32,10 +34,13 @@ class Visit:
 @dataclass(frozen=True)
 class Run:
     """What a pipeline does in one run. visits: one a scheduler step, in order; examples: the first call of each
-    denoiser, tensors copied."""
+    denoiser, tensors copied; latest: the last call of each; inputs: by component and linear layer, the inputs of one
+    position a row (such as embeddings of the time-step), each with the index of its visit."""
 
     visits: tuple[Visit, ...]
     examples: Mapping[str, Call]
+    latest: Mapping[str, Call] = field(default_factory=dict)
+    inputs: Mapping[str, Mapping[str, Sequence[tuple[int, Tensor]]]] = field(default_factory=dict)
 
     @property
     def denoisers(self) -> tuple[str, ...]:
@@ -49,13 +54,16 @@ class Notes:
 
     visits: list[Visit] = field(default_factory=list)
     examples: dict[str, Call] = field(default_factory=dict)
+    latest: dict[str, Call] = field(default_factory=dict)
+    inputs: dict[str, dict[str, list[tuple[int, Tensor]]]] = field(default_factory=dict)
     pending: dict[str, Call] = field(default_factory=dict)
     within: bool = False
 
     def called(self, component: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Keep the call until the next step says whether it belongs to one; the latest caller comes last."""
+        self.latest[component] = kept(args, kwargs)
         earlier = self.pending.pop(component, None)
-        self.pending[component] = earlier or self.examples.get(component) or kept(args, kwargs)
+        self.pending[component] = earlier or self.examples.get(component) or self.latest[component]
 
     def started(self, scheduler: str) -> None:
         """What came before lies not between two steps."""
@@ -70,22 +78,50 @@ class Notes:
         self.pending.clear()
         self.within = True
 
+    def entered(self, component: str, layer: str, x: Tensor) -> None:
+        """Keep an input of a linear layer, (..., channels), if it has one position a row."""
+        if x.shape[:-1].numel() == len(x):
+            self.inputs[component].setdefault(layer, []).append((len(self.visits), x.detach().clone()))
+
     def finish(self) -> Run:
-        """The run, with only the denoisers in each visit."""
+        """The run, with only the denoisers in each visit; what came after the last step belongs to none."""
         visits = [replace(visit, called=tuple(n for n in visit.called if n in self.examples)) for visit in self.visits]
-        return Run(tuple(visits), self.examples)
+        inputs = {
+            name: {layer: [(visit, x) for visit, x in rows if visit < len(visits)] for layer, rows in layers.items()}
+            for name, layers in self.inputs.items()
+            if name in self.examples
+        }
+        return Run(tuple(visits), self.examples, {name: self.latest[name] for name in self.examples}, inputs)
 
 
 def watch_run(pipeline: Pipeline, inputs: Mapping[str, Any]) -> Run:
     """Run the pipeline once on `inputs` and tell its denoisers and time-steps. Raises ModelError if it has none."""
     notes = Notes()
-    run_watched(pipeline.source, inputs, notes)
+    with linear_inputs(pipeline.source, notes):
+        run_watched(pipeline.source, inputs, notes)
     if not notes.examples:
         raise ModelError(
             f"{type(pipeline.source).__name__} made {len(notes.visits)} scheduler steps and called no module for them: "
             "there is no denoiser to quantize; quantize the network itself with ptq4dm.quantize_module"
         )
     return notes.finish()
+
+
+@contextmanager
+def linear_inputs(source: DiffusionPipeline, notes: Notes) -> Iterator[None]:
+    """While open, `notes` is told of the inputs of all linear layers of a pipeline's parts."""
+
+    def hook(component: str, layer: str) -> Callable[..., None]:
+        return lambda module, args: notes.entered(component, layer, args[0]) if args else None
+
+    with ExitStack() as stack:
+        for component, part in source.components.items():
+            if isinstance(part, nn.Module):
+                notes.inputs[component] = {}
+                for name, layer in part.named_modules():
+                    if isinstance(layer, nn.Linear):
+                        stack.callback(layer.register_forward_pre_hook(hook(component, name)).remove)
+        yield
 
 
 def with_found(pipeline: Pipeline, run: Run) -> Pipeline:

@@ -141,13 +141,13 @@ def hub_folder(repository: str) -> Path:
         ) from error
 
 
-def why_hub_is_silent(repository: str) -> str:
-    """Why the hub cannot be asked, "" if it can; one question with a time limit, no retries.
+def why_hub_is_silent(repository: str, kind: str = "model") -> str:
+    """Why the hub cannot be asked, "" if it can; one question with a time limit, no retries. kind: model or dataset.
 
     Raises RepositoryNotFoundError if the hub answers that it has no such repository.
     """
     try:
-        HfApi().model_info(repository, timeout=HUB_SECONDS)
+        HfApi().repo_info(repository, repo_type=kind, timeout=HUB_SECONDS)
     except RepositoryNotFoundError:
         raise
     except (HfHubHTTPError, OSError, *http_faults()) as error:

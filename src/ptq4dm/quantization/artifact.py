@@ -26,6 +26,7 @@ from ptq4dm.pipelines.loading import FAULTS, one_line, quiet, saved_by_diffusers
 from ptq4dm.pipelines.pipeline import Pipeline
 from ptq4dm.pipelines.unconditional import why_not_unconditional
 from ptq4dm.quantization.filling import fill
+from ptq4dm.quantization.ip_adapters import attach_adapters
 from ptq4dm.quantization.layers_qdq import layers_entry, quantized_names
 from ptq4dm.quantization.plan import LayerPlan
 from ptq4dm.quantization.quantized_model import QuantizedDenoiser, QuantizedModel, example_call
@@ -207,7 +208,10 @@ def require_fitting(example: Call | None, module: nn.Module) -> None:
 def read_network(folder: Path, name: str, held: dict[str, Any], arithmetic: str, module: nn.Module | None) -> nn.Module:
     """One quantized network: `module` filled, or one of the class and config that its folder names."""
     tensors = read_weights(folder, held)
-    return fill(module or empty_network(folder, name, arithmetic), held["layers"], tensors, folder)
+    if module is None:
+        module = empty_network(folder, name, arithmetic)
+        attach_adapters(module, tensors, folder)
+    return fill(module, held["layers"], tensors, folder)
 
 
 def read_weights(folder: Path, held: dict[str, Any]) -> dict[str, Tensor]:

@@ -292,3 +292,26 @@ def test_a_nested_answer_comes_back_as_the_network_gives_it():
             torch.testing.assert_close(mine, theirs)
     torch.testing.assert_close(last, wanted.mid_block_res_sample)
     torch.testing.assert_close(named.mid_block_res_sample, wanted.mid_block_res_sample)
+
+
+@torch.library.custom_op("ptq4dm_tests::cube", mutates_args=())
+def cube(x: Tensor) -> Tensor:
+    """An operator that no engine knows."""
+    return x**3
+
+
+def test_a_network_that_cannot_be_converted_is_refused_with_the_operator():
+    class Cubed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(8, 8, 3, padding=1)
+
+        def forward(self, x):
+            return cube(self.conv(x))
+
+    model = ptq4dm.quantize_module(Cubed().eval(), [((torch.randn(2, 8, 8, 8),), {})])
+    told = r"cannot express Cubed \(it has no rule for the operator ptq4dm_tests::cube\): use backend='simulated'"
+    with pytest.raises(BackendError, match=told):
+        model.to_module("openvino")
+    with pytest.warns(BackendWarning, match="passes over openvino: .*ptq4dm_tests::cube"):
+        assert model.to_module("auto").ptq4dm_backend == "simulated"

@@ -60,7 +60,7 @@ class Traceable(nn.Module):
         if STRUCTURED in signature.parameters:
             arguments[STRUCTURED] = True
         bound = inspect.BoundArguments(signature, OrderedDict(arguments))
-        leaves, self.output_spec = pytree.tree_flatten(self.network(*bound.args, **bound.kwargs))
+        leaves, self.output_spec = pytree.tree_flatten(self.network.forward(*bound.args, **bound.kwargs))
         if not leaves or not all(isinstance(leaf, Tensor) for leaf in leaves):
             kinds = ", ".join(sorted({type(leaf).__name__ for leaf in leaves})) or "nothing"
             raise BackendError(

@@ -5,6 +5,7 @@ conversion then replaces by INT8 nodes. Normalisation and attention are traced i
 changing the memory layout between convolutions (`friendly`).
 """
 
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -137,11 +138,31 @@ def lower(network: nn.Module, bound: BoundCall, friendly: bool = True) -> Lowere
             input=[ov.PartialShape([-1, *tensor.shape[1:]] if tensor.dim() else []) for tensor in tensors],
             extension=[ConversionExtension(OPERATOR, convert)],
         )
-    except RuntimeError as error:
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    except (RuntimeError, *frontend_failures()) as error:
         raise BackendError(
-            f"OpenVINO cannot express {type(network).__name__} ({first}): use backend='simulated'"
+            f"OpenVINO cannot express {type(network).__name__} ({reason_of(error)}): use backend='simulated'"
         ) from error
     quantize_before_resizing(model)
     assert traceable.output_spec is not None
     return Lowered(model, traceable.output_spec, independent)
+
+
+def frontend_failures() -> tuple[type[Exception], ...]:
+    """What OpenVINO raises where it cannot convert a network; not all of it is a RuntimeError."""
+    from openvino import frontend
+
+    return (
+        frontend.GeneralFailure,
+        frontend.InitializationFailure,
+        frontend.NotImplementedFailure,
+        frontend.OpConversionFailure,
+        frontend.OpValidationFailure,
+    )
+
+
+def reason_of(error: Exception) -> str:
+    """Why a conversion failed: the operators that have no rule, else the first line of the error."""
+    unknown = re.search(r"No conversion rule found for operations: (.+)", str(error))
+    if unknown:
+        return f"it has no rule for the operator {unknown[1].strip()}"
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

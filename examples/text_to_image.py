@@ -1,0 +1,17 @@
+"""Text to image in INT8. Offline a tiny random pipeline; for the real one change the line that says so."""
+
+import sys
+
+from offline import tiny_pipeline
+
+import ptq4dm
+
+# pipeline, size = DiffusionPipeline.from_pretrained("stable-diffusion-v1-5/stable-diffusion-v1-5"), {}
+pipeline, size = tiny_pipeline("stable-diffusion")  # the line to change
+
+recipe = ptq4dm.load_recipe("w8a8").replace(calibration={"samples": 4, "steps": 8, "batch_size": 4})
+model = ptq4dm.quantize(pipeline, recipe, progress=True)  # on the package's own prompts
+model.save("text-to-image-int8")
+
+fast = model.to_pipeline(backend=sys.argv[1] if len(sys.argv) > 1 else "auto")
+fast("a lighthouse on a cliff at night", num_inference_steps=10, **size).images[0].save("text_to_image.png")

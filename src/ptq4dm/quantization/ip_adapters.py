@@ -1,0 +1,53 @@
+"""IP-Adapter layers of a saved network: its config does not tell of them, the names of its tensors do."""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import torch
+from diffusers import UNet2DConditionModel
+from torch import Tensor, nn
+
+from ptq4dm.errors import ArtifactError
+
+PROJECTIONS: Final = "encoder_hid_proj.image_projection_layers."
+PLAIN: Final = {
+    "proj.weight": "image_embeds.weight",
+    "proj.bias": "image_embeds.bias",
+    "norm.weight": "norm.weight",
+    "norm.bias": "norm.bias",
+}
+"""The tensors of a plain adapter's projection: their names in its own file, and in the network."""
+
+
+def attach_adapters(network: nn.Module, tensors: Mapping[str, Tensor], where: Any) -> None:
+    """Give a float network, just built of its config, the empty adapter layers that saved tensors belong in.
+
+    The strength of each is 1, as after `load_ip_adapter`: `pipeline.set_ip_adapter_scale` sets it. Raises ArtifactError
+    that names `where`: adapters of another kind than the plain one.
+    """
+    numbers = sorted({int(name.removeprefix(PROJECTIONS).split(".")[0]) for name in tensors if PROJECTIONS in name})
+    if not numbers:
+        return
+    if not isinstance(network, UNet2DConditionModel):
+        raise ArtifactError(f"{where}: a {type(network).__name__} with an IP-Adapter cannot be loaded: save it without")
+    adapters = [empty_adapter(network, tensors, number, where) for number in numbers]
+    network._load_ip_adapter_weights(adapters, low_cpu_mem_usage=False)
+
+
+def empty_adapter(
+    network: UNet2DConditionModel, tensors: Mapping[str, Tensor], number: int, where: Any
+) -> dict[str, dict[str, Tensor]]:
+    """An adapter of zeros as diffusers reads it: its cross-attentions are numbered 1, 3, 5, ..."""
+    wanted = {theirs: f"{PROJECTIONS}{number}.{ours}" for theirs, ours in PLAIN.items()}
+    attention = {}
+    names = [name for name in network.attn_processors if not name.endswith("attn1.processor")]
+    for index, name in enumerate(names):
+        for part in ("to_k_ip", "to_v_ip"):
+            attention[f"{2 * index + 1}.{part}.weight"] = f"{name}.{part}.{number}.weight"
+    if any(name not in tensors for name in (*wanted.values(), *attention.values())):
+        raise ArtifactError(
+            f"{where}: its IP-Adapter is not of the plain kind, which alone can be loaded (no Plus, no Face ID): "
+            "quantize the pipeline without it"
+        )
+    parts = {"image_proj": wanted, "ip_adapter": attention}
+    return {part: {key: torch.zeros(tensors[name].shape) for key, name in held.items()} for part, held in parts.items()}

@@ -1,0 +1,86 @@
+"""Is a quantized network used over the time axis that it was calibrated on? If not, its user is told once.
+
+Ranges were chosen for the activations of some span of time-steps. Every scheduler and any number of steps work; but
+where a time-step lies far outside that span, activations may be clipped.
+"""
+
+import inspect
+import warnings
+from collections.abc import Mapping
+from typing import Any, Final
+
+from torch import Tensor, nn
+
+from ptq4dm.errors import TimeAxisWarning
+from ptq4dm.pipelines.denoiser import Call
+
+SHARE: Final = 0.1
+"""Two axes differ much if a time-step lies outside the calibrated span by more than this share of it, or if all of them
+lie in its lowest such share (noise levels up to 1, say, where 0 to 1000 were calibrated)."""
+
+
+def time_axis_of(network: nn.Module, first: Call, last: Call) -> dict[str, Any] | None:
+    """The argument that holds the time-step, and its span, by the first and the last call of a run.
+
+    It is the first argument of at most one dimension that differs between them. None if there is none, as in a run of
+    one step.
+    """
+    signature = inspect.signature(network.forward)
+    early, late = (signature.bind(*call.args, **call.kwargs).arguments for call in (first, last))
+    for name, value in early.items():
+        start, end = time_of(value), time_of(late.get(name))
+        if start is not None and end is not None and start != end:
+            return {"argument": name, "low": min(start, end), "high": max(start, end)}
+    return None
+
+
+def time_of(value: Any) -> float | None:
+    """A time-step as a number; of one a sample the largest; None for anything else."""
+    if isinstance(value, Tensor):
+        return float(value.max()) if value.dim() < 2 and value.numel() else None
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+class TimeNote:
+    """A hook before the calls of a network, which warns once where their time-steps leave the calibrated axis."""
+
+    def __init__(self, network: nn.Module, axis: Mapping[str, Any]):
+        self.name = type(network).__name__
+        self.argument, self.low, self.high = axis["argument"], float(axis["low"]), float(axis["high"])
+        self.place = list(inspect.signature(network.forward).parameters).index(self.argument)
+        self.calls = 0
+        self.told = False
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Look at the time-step of a call."""
+        if self.told:
+            return
+        given = args[self.place] if self.place < len(args) else kwargs.get(self.argument)
+        t, margin = time_of(given), SHARE * (self.high - self.low)
+        self.calls += 1
+        if t is None:
+            return
+        if not self.low - margin <= t <= self.high + margin:
+            self.tell(f"is called at time-step {t:g}")
+        elif self.calls == 1 and t < self.low + margin:
+            self.tell(f"is first called at time-step {t:g}")
+
+    def tell(self, what: str) -> None:
+        """Warn, this once."""
+        self.told = True
+        warnings.warn(
+            f"{self.name} {what} and was calibrated over {self.low:g} to {self.high:g}: on a time axis so different "
+            "its activations may be clipped; quantize with the scheduler and about the number of steps that you use",
+            TimeAxisWarning,
+            stacklevel=2,
+        )
+
+
+def watch_time(network: nn.Module, axis: Mapping[str, Any] | None) -> None:
+    """From now on tell once of another time axis; a note that was set before begins anew."""
+    hooks = network._forward_pre_hooks
+    for key in [key for key, hook in hooks.items() if isinstance(hook, TimeNote)]:
+        del hooks[key]
+        network._forward_pre_hooks_with_kwargs.pop(key, None)
+    if axis is not None:
+        network.register_forward_pre_hook(TimeNote(network, axis), with_kwargs=True)

@@ -1,0 +1,29 @@
+"""Pipelines cast latents to the denoiser's dtype: the float32 scales of its first layer must not stand for it."""
+
+import torch
+from diffusers import UNet2DConditionModel
+from families import FAMILIES, run
+from families.proof import conditions
+
+import ptq4dm
+
+RECIPE = ptq4dm.load_recipe("w8a8").replace(
+    min_channels=1,
+    keep_float=("down_blocks", "mid_block", "up_blocks"),  # so that the test is quick
+    calibration={"samples": 1, "steps": 1, "batch_size": 1},
+)
+
+
+def test_a_quantized_network_has_the_dtype_of_its_float_part(tmp_path):
+    family = FAMILIES["stable-diffusion-image-to-image"]
+    source = family.build().to(torch.bfloat16)
+    model = ptq4dm.quantize(source, RECIPE, conditions=conditions(family))
+    pipeline = model.to_pipeline("simulated")
+    first = next(pipeline.unet.parameters())
+    assert first is pipeline.unet.conv_in.weight_scale and first.dtype == torch.float32
+    assert pipeline.unet.dtype == torch.bfloat16
+    pipeline.set_progress_bar_config(disable=True)
+    assert torch.isfinite(run(family, pipeline)).all()
+    model.save(tmp_path / "int8")
+    for dtype in (torch.float16, torch.float32):
+        assert UNet2DConditionModel.from_pretrained(tmp_path / "int8" / "unet", torch_dtype=dtype).dtype == dtype
