@@ -45,7 +45,7 @@ def smoothing_of(
     """How to smooth the layers of `network`, and which of those with outlier channels can be folded.
 
     largest: the largest magnitude of each input channel by layer, of the layers that are to be quantized. example: a
-    call of the network. Layers behind one norm share their factors, which is divided once for all.
+    call of the network. Layers behind one norm share their factors, by which it is divided once for all.
     """
     if not recipe.enabled:
         return Smoothing()
