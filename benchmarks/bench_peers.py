@@ -12,7 +12,7 @@ import argparse
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +67,8 @@ def main() -> None:
     own.add_argument("--peers", help=f"tools, comma-separated (default: all of {', '.join(PEERS)})")
     own.add_argument("--samples", type=int, help="calibration samples, the same for all (default: by the network)")
     own.add_argument("--law", choices=("ndtc", "uniform"), default="ndtc", help="law of their time-steps")
-    own.add_argument("--rounds", type=int)
+    own.add_argument("--rounds", type=int, help="of timing (default 15)")
+    own.add_argument("--steps", type=int, help="of the float trajectories (default: by the network)")
     own.add_argument("--work", type=Path, help="keeps what the tools ship; what is there already is not made again")
     own.add_argument("--page", type=Path, help="write the page of all saved results, too")
     args = own.parse_args()
@@ -139,8 +140,7 @@ def shipped(name: str, vnni: bool, work: Path) -> Path:
 def report(args: argparse.Namespace, subject: Subject, names: list[str], work: Path) -> None:
     """Measure, print and save."""
     effort = QUICK if args.quick else NETWORKS[args.network].effort
-    if args.rounds:
-        effort = Effort(effort.pictures, effort.steps, effort.batch, args.rounds)
+    effort = replace(effort, rounds=args.rounds or effort.rounds, steps=args.steps or effort.steps)
     capped = bool(this_processor().isa_cap)
     rows = measured(subject, {name: shipped(name, subject.vnni, work) for name in names}, effort, capped)
     claims = verdict(rows, OURS)
