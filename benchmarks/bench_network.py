@@ -64,13 +64,21 @@ def measure(args, artifact: Path) -> None:
 
 
 def cifar_shaped() -> DDPMPipeline:
-    """google/ddpm-cifar10-32's architecture with random weights, always the same."""
+    """google/ddpm-cifar10-32 as its config.json has it, with random weights, always the same.
+
+    That config leaves `attention_head_dim` null: one head of all channels, where diffusers' default gives 8 a head.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = UNet2DModel(
             sample_size=32,
             block_out_channels=(128, 256, 256, 256),
             layers_per_block=2,
+            attention_head_dim=None,
+            downsample_padding=0,
+            flip_sin_to_cos=False,
+            freq_shift=1,
+            norm_eps=1e-6,
             down_block_types=("DownBlock2D", "AttnDownBlock2D", "DownBlock2D", "DownBlock2D"),
             up_block_types=("UpBlock2D", "UpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
         )

@@ -129,6 +129,28 @@ def check_nothing_baked(traceable: Traceable, traced: Callable[..., Any], tensor
                 )
 
 
+@torch.no_grad()
+def samples_independent(traced: Callable[..., Any], tensors: tuple[Tensor, ...]) -> bool:
+    """Whether the answer to each sample of a batch of two stays as it is, to the bit, when the other's inputs change.
+
+    Not so where a network mixes samples: attention over the frames of several, guidance computed inside.
+    """
+    batched = [index for index, tensor in enumerate(tensors) if tensor.dim()]
+    if not batched or any(len(tensors[index]) != 2 for index in batched):
+        return False
+    answers = traced(*tensors)
+    for kept, changed in ((0, 1), (1, 0)):
+        others = list(tensors)
+        for index in batched:
+            if tensors[index].is_floating_point():
+                others[index] = tensors[index].clone()
+                others[index][changed] = tensors[index][changed] / 2 + 0.1
+        for before, after in zip(answers, traced(*others), strict=True):
+            if not before.dim() or len(before) != 2 or not torch.equal(before[kept], after[kept]):
+                return False
+    return True
+
+
 def other_values(tensor: Tensor) -> tuple[Tensor, ...]:
     """Other values that an input might have. A number or one a sample (a time-step, a noise level) goes through its
     range and beyond, so that a branch on it is met; a larger tensor stays within its own range."""

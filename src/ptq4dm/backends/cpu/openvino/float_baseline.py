@@ -23,7 +23,8 @@ def compile_float(network: nn.Module, example: Call, friendly: bool = False) -> 
         raise MissingDependencyError(reason)
 
     def compile_graph(source: nn.Module, bound: BoundCall) -> Compiled:
-        model, output_spec = lower(source, bound, friendly)
-        return Compiled(BatchRunner(model, shapes_of(bound.tensors)), output_spec)
+        lowered = lower(source, bound, friendly)
+        run = BatchRunner(lowered.model, shapes_of(bound.tensors), lowered.independent)
+        return Compiled(run, lowered.output_spec)
 
     return stand_in(network, Engine(network, example, compile_graph))

@@ -9,13 +9,20 @@ import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from ptq4dm.backends.cpu.binding import BoundCall, Traceable, check_nothing_baked, for_tracing
+from ptq4dm.backends.cpu.binding import (
+    BoundCall,
+    Traceable,
+    check_nothing_baked,
+    for_tracing,
+    samples_independent,
+)
 from ptq4dm.backends.cpu.openvino.friendly import friendly_forwards
 from ptq4dm.backends.cpu.openvino.layer import can_express, layer_nodes
 from ptq4dm.backends.cpu.openvino.passes import quantize_before_resizing
@@ -29,6 +36,16 @@ if TYPE_CHECKING:
 OPERATOR = "ptq4dm::quantized_layer"
 TRACED: ContextVar[tuple[QuantizedLayer, ...]] = ContextVar("TRACED", default=())
 """The quantized layers of the network being traced; the operator refers to them by index."""
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """A network as a graph with a dynamic batch. output_spec: the structure that its outputs belong in; independent:
+    whether each sample's answer depends on its own inputs only."""
+
+    model: "ov.Model"
+    output_spec: pytree.TreeSpec
+    independent: bool
 
 
 def run_traced_layer(x: Tensor, index: int, channels_first: bool) -> Tensor:
@@ -86,8 +103,8 @@ def small_batch(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
 
 
 @torch.no_grad()
-def lower(network: nn.Module, bound: BoundCall, friendly: bool = True) -> tuple["ov.Model", pytree.TreeSpec]:
-    """The graph for calls like `bound` (any batch size), and the structure its outputs belong in.
+def lower(network: nn.Module, bound: BoundCall, friendly: bool = True) -> Lowered:
+    """The graph for calls like `bound`, for any batch size.
 
     friendly: trace normalisation and attention in the engine's favourite form. Raises BackendError if a layer or an
     operation cannot be expressed.
@@ -113,6 +130,7 @@ def lower(network: nn.Module, bound: BoundCall, friendly: bool = True) -> tuple[
             warnings.simplefilter("ignore")  # the tracer warns of every shape that a network checks in Python
             traced: Any = torch.jit.trace(traceable, tensors, strict=False, check_trace=False)
             check_nothing_baked(traceable, traced, tensors)
+            independent = samples_independent(traced, tensors)
         model = ov.convert_model(
             traced,
             example_input=tensors,
@@ -126,4 +144,4 @@ def lower(network: nn.Module, bound: BoundCall, friendly: bool = True) -> tuple[
         ) from error
     quantize_before_resizing(model)
     assert traceable.output_spec is not None
-    return model, traceable.output_spec
+    return Lowered(model, traceable.output_spec, independent)

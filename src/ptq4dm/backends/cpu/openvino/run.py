@@ -41,8 +41,8 @@ class OpenVINOBackend:
 
 def compile_graph(network: nn.Module, bound: BoundCall) -> Compiled:
     """One INT8 graph for calls like `bound`, with what the engine really runs for each quantized layer."""
-    model, output_spec = lower(network, bound)
-    run = BatchRunner(model, shapes_of(bound.tensors))
+    lowered = lower(network, bound)
+    run = BatchRunner(lowered.model, shapes_of(bound.tensors), lowered.independent)
     executed = executed_layers(run.first, quantized_layers(network))
     elsewhere = [layer.layer for layer in executed if not layer.int8]
     if elsewhere:
@@ -52,4 +52,4 @@ def compile_graph(network: nn.Module, bound: BoundCall) -> Compiled:
             BackendWarning,
             stacklevel=2,
         )
-    return Compiled(run, output_spec, executed)
+    return Compiled(run, lowered.output_spec, executed)

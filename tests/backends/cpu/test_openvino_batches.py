@@ -1,0 +1,71 @@
+"""A batch in parts that run at once gives what it gives whole, and only where samples are independent."""
+
+import pytest
+import torch
+from tiny import tiny_unet
+from torch import Tensor, nn
+
+from ptq4dm.backends.cpu.binding import bind
+from ptq4dm.pipelines.denoiser import Call
+
+pytest.importorskip("openvino")
+
+from ptq4dm.backends.cpu.openvino.batches import BatchRunner, parts_of, shapes_of
+from ptq4dm.backends.cpu.openvino.lower import lower
+
+
+@pytest.fixture
+def two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+class MixesHalves(nn.Module):
+    """As guidance inside an attention processor does: the first half of the batch acts on the second."""
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        first, second = x.chunk(2)
+        return torch.cat([first, second + 0.01 * first * t])
+
+
+class CentresBatch(nn.Module):
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        return (x - x.mean(0)) * t
+
+
+class SumsBatch(nn.Module):
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        return x.sum() * t
+
+
+@pytest.mark.parametrize("network", [MixesHalves(), CentresBatch(), SumsBatch()])
+def test_a_network_that_mixes_samples_is_not_cut(network):
+    assert not lower(network, bind(network, Call((torch.randn(4, 3, 8, 8), torch.tensor(7.0))))).independent
+
+
+@pytest.mark.parametrize("timestep", [torch.tensor(500), torch.tensor([1, 300, 600, 999])])
+def test_parts_are_the_whole(two_threads, timestep):
+    network = tiny_unet((8, 16), 16)
+    x = torch.randn(4, 3, 16, 16)
+    bound = bind(network, Call((x, timestep)))
+    lowered = lower(network, bound)
+    assert lowered.independent and parts_of(shapes_of(bound.tensors)) == 2
+    runner = BatchRunner(lowered.model, shapes_of(bound.tensors), lowered.independent)
+    assert tuple(runner.first.inputs[0].shape) == (2, 3, 16, 16)
+    expected = network(x, timestep).sample
+    first = runner((x, timestep))[0]
+    torch.testing.assert_close(first, expected, rtol=1e-4, atol=1e-5)
+    kept = first.clone()
+    torch.testing.assert_close(runner((x.flip(0), timestep.flip(0) if timestep.dim() else timestep))[0].flip(0), kept)
+    assert torch.equal(first, kept)  # a later answer lies in memory of its own
+
+
+def test_what_is_not_cut(two_threads):
+    assert parts_of(((2, 3), ())) == 2
+    assert parts_of(((3, 3), (3,))) == 1  # odd
+    assert parts_of(((4, 3), (2, 5))) == 1  # which is the batch?
+    assert parts_of(((), ())) == 1
+    torch.set_num_threads(1)
+    assert parts_of(((2, 3), ())) == 1
