@@ -22,12 +22,11 @@ ROOT = "__module.network."
 
 def float_graph(subject: Subject) -> Any:
     """The float network as OpenVINO's converter gives it, with a dynamic batch."""
-    model, _ = lower(subject.network, bind(subject.network, Call(next(subject.calls(1)))), friendly=False)
-    return model
+    return lower(subject.network, bind(subject.network, Call(next(subject.calls(1)))), friendly=False).model
 
 
 def deployed(subject: Subject, path: Path, x_t: Tensor, timestep: Tensor) -> Deployed:
-    """A saved graph, compiled for the shapes of this call, in the settings that our own graphs are compiled in."""
+    """A saved graph, compiled for the shapes of this call: lowest latency, float32 where it is not INT8."""
     model = core().read_model(str(path))
     runner = BatchRunner(model, shapes_of((x_t, timestep)))
     share = share_shown(multiplying_layers(runner.first), subject.macs)
