@@ -24,11 +24,20 @@ def deployed(network: nn.Module, x_t: Tensor, timestep: Tensor, macs: dict[str, 
 
 
 def profiled(run: Run, x_t: Tensor, timestep: Tensor) -> list[Any]:
-    """The profiler's events of one call; the call before it compiles what has to be compiled."""
+    """The profiler's events of one call, without those within one of their own name (tensors of a class of their own
+    pass through an operator twice); the call before it compiles what has to be compiled."""
     run(x_t, timestep)
     with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as seen:
         run(x_t, timestep)
-    return list(seen.events() or ())
+    return [event for event in seen.events() or () if not within_its_like(event)]
+
+
+def within_its_like(event: Any) -> bool:
+    """Whether an event lies within another of the same name."""
+    outer = event.cpu_parent
+    while outer is not None and outer.name != event.name:
+        outer = outer.cpu_parent
+    return outer is not None
 
 
 def int8_macs(events: Iterable[Any]) -> int:

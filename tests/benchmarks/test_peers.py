@@ -60,6 +60,13 @@ def test_int8_products_are_counted_by_the_shapes_that_the_profiler_saw() -> None
     assert in_torch.operators(events) == {"aten::_int_mm": 2, "aten::mm": 1}
 
 
+def test_an_operator_within_its_like_is_not_seen_twice() -> None:
+    outer = SimpleNamespace(name="aten::convolution", cpu_parent=None)
+    between = SimpleNamespace(name="aten::_convolution", cpu_parent=outer)
+    inner = SimpleNamespace(name="aten::convolution", cpu_parent=between)
+    assert [in_torch.within_its_like(event) for event in (outer, between, inner)] == [False, False, True]
+
+
 @pytest.mark.parametrize(
     ("origins", "layer"),
     [
