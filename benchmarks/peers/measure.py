@@ -1,0 +1,68 @@
+"""Fidelity, speed and size of deployed networks, all in one run: the rows of the table, as plain JSON data."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from peers.peer import Deployed, Subject
+from ptq4dm.evaluation.bootstrap import paired_difference
+from ptq4dm.evaluation.fidelity import CallErrors, compare_calls
+from ptq4dm.evaluation.speed import alternate, spread
+
+FIRST_SEED = 1_000_000
+SAMPLER = "ddim"
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much is measured: pictures whose float trajectories are walked, in so many steps, in batches of `batch`,
+    which is also what is timed; rounds of timing."""
+
+    pictures: int
+    steps: int
+    batch: int
+    rounds: int
+
+
+def fidelity(subject: Subject, deployed: Mapping[str, Deployed], effort: Effort, shown: bool) -> dict[str, CallErrors]:
+    """Errors of calls on the x_t of the float trajectories: every network gets the same ones."""
+    seeds = range(FIRST_SEED, FIRST_SEED + effort.pictures)
+    runs: dict[str, Any] = {name: item.run for name, item in deployed.items()}
+    return compare_calls(subject.pipeline, runs, SAMPLER, effort.steps, seeds, effort.batch, shown).errors
+
+
+def times(deployed: Mapping[str, Deployed], x_t: Tensor, timestep: Tensor, rounds: int, shown: bool) -> dict[str, Any]:
+    """Seconds of one call by name, one a round, taking turns."""
+    callers = {name: lambda run=item.run: run(x_t, timestep) for name, item in deployed.items()}
+    with torch.no_grad():
+        return alternate(callers, rounds, shown=shown)
+
+
+def fidelity_row(errors: CallErrors, ours: CallErrors) -> dict[str, Any]:
+    """Means over pictures and steps, the curve over t, and how much larger the error is than ours, paired by picture,
+    with a 95 % interval where there are pictures enough for one."""
+    row: dict[str, Any] = errors.to_dict()
+    own, other = ours.relative_l2.mean(1).numpy(), errors.relative_l2.mean(1).numpy()
+    row["more_than_ours"] = {"value": float((other - own).mean())}
+    if len(own) > 1:
+        estimate = paired_difference(mean_of(own), mean_of(other), len(own))
+        row["more_than_ours"] |= {"low": estimate.low, "high": estimate.high}
+    return row
+
+
+def mean_of(values: np.ndarray) -> Any:
+    """The mean of values as a function of how often each is drawn."""
+    return lambda counts: float(np.average(values, weights=counts))
+
+
+def speed_row(seconds: Sequence[float], eager: Sequence[float], ours: Sequence[float]) -> dict[str, Any]:
+    """Median and quartiles of the seconds, and round by round of the gain over eager and of how far we are ahead."""
+    return {
+        "seconds": vars(spread(seconds)),
+        "over_eager": vars(spread([a / b for a, b in zip(eager, seconds, strict=True)])),
+        "ours_faster": vars(spread([a / b for a, b in zip(seconds, ours, strict=True)])),
+    }

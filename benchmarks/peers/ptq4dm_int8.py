@@ -1,0 +1,29 @@
+"""Ours: the default recipe on the same samples, deployed on OpenVINO."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+import ptq4dm
+from peers.peer import Deployed, Peer, Subject, share_of, without_gradients
+from ptq4dm.pipelines.denoiser import output_tensor
+
+
+def ship(subject: Subject, folder: Path) -> None:
+    """The artifact: a pipeline's folder, of which the network's own part is what the other tools ship too."""
+    ptq4dm.quantize(subject.pipeline, "w8a8", calibration_set=subject.samples).save(folder)
+
+
+def deploy(subject: Subject, folder: Path, x_t: Tensor, timestep: Tensor) -> Deployed:
+    """The artifact on OpenVINO, self-checked."""
+    module: Any = ptq4dm.load(folder).to_module("openvino")
+    run = without_gradients(lambda x, t: output_tensor(module(x, t)))
+    run(x_t, timestep)
+    executed = module.ptq4dm_engine.executed
+    layers = {layer.layer for layer in executed if layer.int8}
+    return Deployed(run, share_of(layers, subject.macs), dict(Counter(layer.primitive for layer in executed)))
+
+
+PEER = Peer("ptq4dm", "recipe w8a8, backend openvino", ("openvino",), ship, deploy, part="unet")

@@ -1,0 +1,54 @@
+"""What was to be reached beside other tools, and whether these rows reach it."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+SAME_LAYERS: Final = 0.9
+"""A tool runs the same layers in INT8 if it has at least this part of our share of the multiply-adds."""
+SIZE_MARGIN: Final = 1.02
+
+Row = Mapping[str, Any]
+
+
+def verdict(rows: Mapping[str, Row], ours: str) -> list[dict[str, Any]]:
+    """The claims: each with the tools that break it, by name, and those that could not be judged.
+
+    rows: by name; one with "reason" was not measured; "fidelity" is None where it was not.
+    """
+    own = rows[ours]
+    others = {name: row for name, row in rows.items() if name != ours}
+    tools = {name: row for name, row in others.items() if not row["float"]}
+    same = {name: row for name, row in tools.items() if row.get("int8_share", 1) >= SAME_LAYERS * own["int8_share"]}
+    faster = judged(others, is_faster)
+    smaller = judged(tools, lambda row: own["bytes"] > SIZE_MARGIN * row["bytes"])
+    closer = judged(same, lambda row: is_closer(row, own))
+    both = judged(others, lambda row: is_faster(row) and is_closer(row, own))
+    return [
+        {"claim": "ahead of all in speed", **faster},
+        {"claim": "size within 2 % of the smallest quantized network", **smaller},
+        {"claim": "ahead in fidelity of every tool that runs the same layers in W8A8", **closer},
+        {"claim": "no tool ahead in fidelity and speed at once", **both},
+    ]
+
+
+def judged(rows: Mapping[str, Row], breaks: Callable[[Row], bool | None]) -> dict[str, Any]:
+    """Which rows break a claim, and which could not be judged: not measured, or without a figure that it needs."""
+    found = {name: None if "reason" in row else breaks(row) for name, row in rows.items()}
+    broken = [name for name, answer in found.items() if answer]
+    return {
+        "held": not broken,
+        "broken_by": broken,
+        "not_judged": [name for name, answer in found.items() if answer is None],
+    }
+
+
+def is_faster(row: Row) -> bool:
+    """Whether a tool's call took less time than ours in the median round."""
+    return row["ours_faster"]["median"] < 1
+
+
+def is_closer(row: Row, own: Row) -> bool | None:
+    """Whether a tool's calls are nearer to float than ours; None where one of both was not compared."""
+    if row["fidelity"] is None or own["fidelity"] is None:
+        return None
+    return row["fidelity"]["relative_l2_mean"] < own["fidelity"]["relative_l2_mean"]

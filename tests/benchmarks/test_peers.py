@@ -1,0 +1,228 @@
+"""The comparison with other tools: shares, ratios, claims and the page, without the tools themselves."""
+
+import re
+import tomllib
+from pathlib import Path
+from types import SimpleNamespace
+
+import bench_peers
+import numpy as np
+import pytest
+import torch
+from peers import PEERS, in_openvino, in_torch, onnxruntime_int8
+from peers.measure import Effort, fidelity_row, speed_row
+from peers.page import page, read_results
+from peers.peer import Deployed, Peer, Subject, require, share_of, share_shown
+from peers.verdict import verdict
+from tiny import tiny_pipeline
+from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
+
+from ptq4dm.calibration.collect import collect
+from ptq4dm.errors import EvaluationError, MissingDependencyError
+from ptq4dm.evaluation.fidelity import CallErrors
+from ptq4dm.pipelines.pipeline import open_pipeline
+from ptq4dm.recipe import load_recipe
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def subject() -> Subject:
+    pipeline = open_pipeline(tiny_pipeline())
+    recipe = load_recipe("w8a8").replace(calibration={"samples": 3, "steps": 3})
+    return Subject(pipeline, collect(pipeline, recipe.calibration, None, False), vnni=True)
+
+
+def test_samples_come_paired_and_alone_with_a_bare_time_step(subject: Subject) -> None:
+    alone = list(subject.calls(1))
+    assert [int(t) for _, t in alone] == subject.samples.timesteps.tolist() and all(t.dim() == 0 for _, t in alone)
+    assert torch.equal(torch.cat([x for x, _ in alone]), subject.samples.x_t)
+    assert [tuple(t.shape) for _, t in subject.calls(2)] == [(2,), (1,)]
+
+
+def test_the_share_is_weighed_by_multiply_adds() -> None:
+    macs = {"a": 600, "b": 300, "c": 100}
+    assert share_of({"a", "c", "attention"}, macs) == pytest.approx(0.7)
+    assert share_shown({"a": True, "b": False, "c": True, "attention": True}, macs) == pytest.approx(0.7)
+    with pytest.raises(EvaluationError, match=r"no node for 1 of 3 layers \(b\)"):
+        share_shown({"a": True, "c": True}, macs)
+
+
+def test_int8_products_are_counted_by_the_shapes_that_the_profiler_saw() -> None:
+    a, b = torch.ones((17, 32), dtype=torch.int8), torch.ones((32, 24), dtype=torch.int8)
+    with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as seen:
+        torch._int_mm(a, b)
+        torch._int_mm(a[:8], b)
+        torch.mm(a.float(), b.float())
+    events = seen.events()
+    assert in_torch.int8_macs(events) == (17 + 8) * 32 * 24
+    assert in_torch.operators(events) == {"aten::_int_mm": 2, "aten::mm": 1}
+
+
+def test_an_operator_within_its_like_is_not_seen_twice() -> None:
+    outer = SimpleNamespace(name="aten::convolution", cpu_parent=None)
+    between = SimpleNamespace(name="aten::_convolution", cpu_parent=outer)
+    inner = SimpleNamespace(name="aten::convolution", cpu_parent=between)
+    assert [in_torch.within_its_like(event) for event in (outer, between, inner)] == [False, False, True]
+
+
+@pytest.mark.parametrize(
+    ("origins", "layer"),
+    [
+        ("__module.network.conv_in/aten::_convolution/Convolution,Multiply_4", "conv_in"),
+        ("Multiply_7,__module.network.a.to_out.0/aten::linear/MatMul/DequantizationMultiply", "a.to_out.0"),
+        ("__module.network.a.conv2/aten::_convolution/Add,__module.network.a.conv1/aten::_convolution/Add", "a.conv2"),
+        ("__module.network.a.attention/aten::scaled_dot_product_attention/MatMul", None),
+        ("Multiply_12", None),
+    ],
+)
+def test_a_node_of_openvino_tells_its_layer(origins: str, layer: str | None) -> None:
+    assert in_openvino.layer_of(origins) == layer
+
+
+def test_a_layer_of_onnx_is_int8_only_if_all_its_nodes_are() -> None:
+    nodes = [
+        ("QLinearConv", "/network/mid_block/resnets.0/conv1/Conv_token_737"),
+        ("QLinearConv", "/network/twice/Conv_token_1"),
+        ("Conv", "/network/twice/Conv"),
+        ("MatMul", "/network/attentions.0/to_out.0/MatMul"),
+        ("Mul", "/network/act/Mul"),
+    ]
+    found = onnxruntime_int8.multiplying_layers(nodes)
+    assert found == {"mid_block.resnets.0.conv1": True, "twice": False, "attentions.0.to_out.0": False}
+
+
+@pytest.mark.parametrize(("name", "low", "high"), [("eager", 0, 0), ("openvino", 0, 0), ("ptq4dm", 0.9, 1)])
+def test_the_runtimes_here_show_every_layer(name: str, low: float, high: float, subject: Subject, tmp_path) -> None:
+    x_t, timestep = torch.randn((2, *subject.pipeline.picture_shape)), torch.tensor(500)
+    PEERS[name].ship(subject, tmp_path / "shipped")
+    deployed = PEERS[name].deploy(subject, tmp_path / "shipped", x_t, timestep)
+    expected = subject.network(x_t, timestep).sample
+    assert low <= deployed.int8_share <= high
+    assert float((deployed.run(x_t, timestep) - expected).norm() / expected.norm()) < (0.1 if high else 1e-5)
+
+
+def test_ratios_are_taken_round_by_round() -> None:
+    rng = np.random.default_rng(0)
+    weather = rng.uniform(1, 9, 21)
+    own, other, eager = rng.uniform(1, 2, (3, 21)) * weather
+    row = speed_row(list(other), list(eager), list(own))
+    for key, values in (("seconds", other), ("over_eager", eager / other), ("ours_faster", other / own)):
+        assert list(row[key].values()) == pytest.approx([np.median(values), *np.quantile(values, (0.25, 0.75))])
+
+
+def test_errors_are_compared_picture_by_picture() -> None:
+    hard = torch.tensor([[0.1], [0.5], [0.9]], dtype=torch.float64)
+    ours, other = (CallErrors(torch.tensor([1.0]), hard + more, hard) for more in (0.0, 0.02))
+    row = fidelity_row(other, ours)["more_than_ours"]
+    assert (row["value"], row["low"], row["high"]) == pytest.approx((0.02, 0.02, 0.02))
+
+
+def fake(factor: float, share: float, **facts: bool) -> Peer:
+    """A tool whose network is the float one times a factor."""
+
+    def deploy(subject: Subject, folder: Path, x_t: Tensor, timestep: Tensor) -> Deployed:
+        return Deployed(lambda x, t: factor * subject.network(x, t).sample, share, {})
+
+    return Peer(f"times {factor}", "", (), lambda subject, folder: None, deploy, **facts)
+
+
+def test_measured_rows(subject: Subject, tmp_path, monkeypatch) -> None:
+    (tmp_path / "weights").write_bytes(bytes(1000))
+    tools = {"eager": fake(1.0, 0.0, float=True), "ptq4dm": fake(1.01, 1.0), "b": fake(0.97, 0.5, stock_openvino=True)}
+    absent = Peer("absent", "", ("no_such_package",), tools["b"].ship, tools["b"].deploy)
+    monkeypatch.setattr(bench_peers, "PEERS", {**tools, "absent": absent})
+    effort = Effort(pictures=2, steps=2, batch=2, rounds=2)
+    folders = dict.fromkeys([*tools, "absent"], tmp_path)
+    rows = bench_peers.measured(subject, folders, effort, capped=False)
+    assert [rows[name]["fidelity"]["relative_l2_mean"] for name in tools] == pytest.approx([0, 0.01, 0.03], abs=1e-6)
+    assert rows["eager"]["over_eager"] == {"median": 1, "low": 1, "high": 1} and rows["b"]["bytes"] == 1000
+    assert "no_such_package" in rows["absent"]["reason"] and "pip install" in rows["absent"]["reason"]
+    capped = bench_peers.measured(subject, folders, effort, capped=True)
+    assert capped["b"]["fidelity"] is None and capped["ptq4dm"]["fidelity"] is not None
+
+
+def row(share: float, relative: float | None, time: float, size: int, **facts) -> dict:
+    fidelity = None if relative is None else {"relative_l2_mean": relative, "psnr_mean": 50.0}
+    one = {"median": time, "low": time, "high": time}
+    return {"title": "T", "settings": "s", "float": False, "int8_share": share, "fidelity": fidelity, "bytes": size,
+            "seconds": one, "over_eager": one, "ours_faster": one, **facts}  # fmt: skip
+
+
+def broken(rows: dict) -> list[list[str]]:
+    return [claim["broken_by"] for claim in verdict(rows, "ours")]
+
+
+def test_claims_name_who_breaks_them() -> None:
+    ours, worse = row(1.0, 0.01, 1.0, 100), row(1.0, 0.02, 1.1, 99)
+    assert broken({"ours": ours, "a": worse}) == [[], [], [], []]
+    assert broken({"ours": ours, "a": row(1.0, 0.02, 0.9, 100)}) == [["a"], [], [], []]
+    assert broken({"ours": ours, "a": row(1.0, 0.02, 1.1, 97)}) == [[], ["a"], [], []]
+    assert broken({"ours": ours, "a": row(0.95, 0.005, 1.1, 100)}) == [[], [], ["a"], []]
+    assert broken({"ours": ours, "a": row(0.03, 0.005, 1.1, 100)}) == [[], [], [], []]
+    assert broken({"ours": ours, "a": row(0.03, 0.005, 0.9, 100)}) == [["a"], [], [], ["a"]]
+    float_row = row(0.0, 0.0, 2.0, 50, float=True)
+    assert broken({"ours": ours, "float": float_row, "a": worse}) == [[], [], [], []]
+
+
+def test_what_was_not_measured_is_not_taken_for_held() -> None:
+    rows = {"ours": row(1.0, 0.01, 1.0, 100), "a": {"float": False, "reason": "absent"}, "b": row(1.0, None, 1.1, 100)}
+    claims = verdict(rows, "ours")
+    assert [claim["not_judged"] for claim in claims] == [["a"], ["a"], ["a", "b"], ["a"]]
+    rows["b"]["ours_faster"]["median"] = 0.9
+    assert verdict(rows, "ours")[3]["not_judged"] == ["a", "b"]
+
+
+def test_the_page_shows_every_row_and_says_who_breaks_a_claim() -> None:
+    rows = {
+        "ours": row(0.997, 0.0101, 1.0, 7_350_000, title="ours"),
+        "a": row(1.0, 0.005, 1.1, 7_350_000, title="rival", settings="best"),
+        "b": {"title": "absent", "settings": "", "float": False, "reason": "it needs more"},
+    }
+    result = {
+        "network": "net", "isa": "native", "rows": rows, "claims": verdict(rows, "ours"), "notes": ["a note"],
+        "effort": {"pictures": 2, "steps": 3, "batch": 4, "rounds": 5}, "samples": {"count": 6, "law": "ndtc"},
+        "versions": {"rival": "1.0"},
+        "environment": {"processor": "P", "cores": 2, "threads": 2, "date": "2026-01-01", "int8_instructions": "I"},
+    }  # fmt: skip
+    text = page([result])
+    assert (
+        "| ours | s | 99.7 % | 1.01 % | 50.0 dB | 1000 ms (1000 to 1000) | 1.00x (1.00 to 1.00) |  | 7.35 MB |" in text
+    )
+    assert "1.10x (1.10 to 1.10) faster" in text and "not measured: it needs more" in text and "- a note" in text
+    assert "- Ahead in fidelity of every tool that runs the same layers in W8A8: **no**: rival (best)" in text
+    columns = {line.count(" | ") for line in text.splitlines() if line.startswith("| ")}
+    assert columns == {8}
+
+
+def test_the_page_in_docs_is_that_of_the_saved_results() -> None:
+    assert (ROOT / "docs/peers.md").read_text() == page(read_results(ROOT / "benchmarks/results"))
+
+
+def test_the_tools_that_are_asked_for() -> None:
+    def asked(peers: str | None, quick: bool) -> list[str]:
+        return bench_peers.chosen(SimpleNamespace(peers=peers, quick=quick))  # type: ignore[arg-type]
+
+    assert asked("nncf", False) == ["eager", "ptq4dm", "nncf"]
+    assert asked(None, False) == list(PEERS) and "compiled" not in asked(None, True)
+    with pytest.raises(SystemExit, match=r"--peers ncf: accepted are eager"):
+        asked("ncf", False)
+
+
+def test_a_tool_that_is_not_installed_is_an_error_with_the_pip_line() -> None:
+    peer = Peer("Tool", "", ("no_such_package",), lambda *_: None, lambda *_: Deployed(lambda x, t: x, 0.0, {}))
+    with pytest.raises(MissingDependencyError, match=r"Tool needs no_such_package .*pip install .*\[peers\]"):
+        require(peer)
+
+
+def test_every_tool_of_the_extra_is_pinned_and_nothing_is_pinned_twice() -> None:
+    def pins(path: Path) -> dict[str, str]:
+        lines = [line for line in path.read_text().splitlines() if line and not line.startswith("#")]
+        return {name.lower().replace("_", "-"): version for name, version in (line.split("==") for line in lines)}
+
+    own, others = pins(ROOT / "benchmarks/peers/constraints.txt"), pins(ROOT / "constraints.txt")
+    extra = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]["peers"]
+    tools = {re.split(r"[\[>]", item)[0] for item in extra} - {"ptq4dm"}
+    assert tools == {"nncf", "optimum-quanto", "torchao"} and tools <= set(own)
+    assert not set(own) & set(others)
