@@ -6,7 +6,6 @@ import math
 import pytest
 import torch
 from outliers import inputs, planted, relative, tiny_dit
-from tiny import tiny_unet
 from torch import Tensor, nn
 
 import ptq4dm
@@ -105,7 +104,7 @@ def test_planted_outliers_cost_a_transformer_little_when_smoothed():
     error, error_without = (relative(model.network(**given).sample, wanted) for model in (with_it, without))
     assert error_without > 0.05 and error < error_without / 5
     layers = ("attn1.to_q", "attn1.to_k", "attn1.to_v", "ff.net.0.proj")
-    assert smoothed(with_it.network) == {f"transformer_blocks.{block}.{name}" for block in (0, 1) for name in layers}
+    assert smoothed(with_it.network) >= {f"transformer_blocks.{block}.{name}" for block in (0, 1) for name in layers}
     assert not smoothed(without.network) and not with_it.denoiser().facts["folded"]
     unplanted = ptq4dm.quantize_module(same_function, calibration)
     assert error < 1.5 * relative(unplanted.network(**given).sample, wanted)
@@ -133,8 +132,11 @@ def test_a_smoothed_transformer_is_saved_loaded_and_run_in_int8(tmp_path):
 def test_what_lies_in_front_takes_the_factors_in(folded):
     facts = folded.denoiser().facts
     assert facts["folded"] == {key: list(names) for key, names in FOLDS.items()}
-    assert smoothed(folded.network) == {"out"}  # the output of `last` is read elsewhere too
-    assert set(facts["smoothed"]) == {name for names in FOLDS.values() for name in names} | {"out"}
+    assert smoothed(folded.network) == {
+        "out",
+        "first",
+    }  # the output of `last` is read elsewhere too, gelu's is no norm's
+    assert set(facts["smoothed"]) == {name for names in FOLDS.values() for name in names} | {"out", "first"}
     (x,), _ = batches()[0]
     wanted = stack()(x)
     plain = ptq4dm.quantize_module(stack(), batches(), OFF)
@@ -173,10 +175,10 @@ def test_a_candidate_that_something_else_reads_is_found_and_not_folded():
 
 
 def test_a_quiet_channel_is_not_blown_up():
-    """It counts as a tenth of the median one: should it wake up later, it is no outlier."""
+    """It counts as a quarter of the median one: should it wake up later, it is no outlier."""
     network, largest = nn.Sequential(nn.Linear(6, 8)), torch.tensor([1.0, 1.0, 1.0, 1e-6, 100.0, 0.0])
     found = smoothing_of(network, {"0": largest}, Call((torch.randn(2, 6),)), SmoothingRecipe()).factors["0"]
-    wanted = smoothing_factors(torch.tensor([1.0, 1.0, 1.0, 0.1, 100.0, 0.1]), network[0].weight, 0.5)
+    wanted = smoothing_factors(torch.tensor([1.0, 1.0, 1.0, 0.25, 100.0, 0.25]), network[0].weight, 0.75)
     torch.testing.assert_close(found, wanted)
 
 
@@ -189,11 +191,11 @@ def test_what_lies_in_front_and_shares_its_weights_is_left_alone():
 @torch.no_grad()
 def test_the_factors_of_layers_behind_one_norm_are_one():
     network = stack()
-    largest = dict.fromkeys(("to_q", "to_k", "to_v"), torch.arange(4.0, 20.0) ** 2)
+    largest = dict.fromkeys(("to_q", "to_k", "to_v"), torch.tensor([1.0] * 8 + [2.0] * 7 + [30.0]))
     found = smoothing_of(network, largest, Call(batches()[0][0]), SmoothingRecipe(threshold=2.0)).factors
     weight = torch.cat([network.get_submodule(name).weight for name in largest])
     for name in largest:
-        assert torch.equal(found[name], smoothing_factors(largest[name], weight, 0.5))
+        assert torch.equal(found[name], smoothing_factors(largest[name], weight, 0.75))
 
 
 @torch.no_grad()
@@ -223,11 +225,25 @@ def test_the_bias_takes_back_the_mean_error_of_smoothed_weights():
     assert means[True] < 0.7 * means[False]
 
 
-def test_a_network_without_outliers_is_rounded_to_the_same_bits():
-    calls = [((torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor(500)), {})]
-    default, off = (ptq4dm.quantize_module(tiny_unet((8, 8), 8), calls, recipe).network for recipe in ("w8a8", OFF))
-    assert default.state_dict().keys() == off.state_dict().keys()
-    assert all(torch.equal(tensor, off.state_dict()[name]) for name, tensor in default.state_dict().items())
+@torch.no_grad()
+def test_convolutions_without_outliers_gain_too():
+    """Channels four times apart, as in front of the convolutions of a trained UNet."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(16, 16, 3, padding=1))
+    spread = torch.logspace(0, 2, 16, base=2).view(1, -1, 1, 1)
+    network[0].weight /= spread  # what a channel contributes does not go by its size
+    calls = [((torch.randn(4, 16, 8, 8) * spread,), {}) for _ in range(4)]
+    x = torch.randn(8, 16, 8, 8) * spread
+    default, off = (ptq4dm.quantize_module(network, calls, recipe).network for recipe in ("w8a8", OFF))
+    assert smoothed(default) == {"0"} and not smoothed(off)
+    assert relative(default(x), network(x)) < 0.85 * relative(off(x), network(x))
+
+
+@torch.no_grad()
+def test_grouped_convolutions_are_left_alone():
+    network = nn.Sequential(nn.Conv2d(16, 16, 3, groups=16))
+    model = ptq4dm.quantize_module(network, [((torch.randn(4, 16, 8, 8),), {})])
+    assert not smoothed(model.network) and model.plan[0].quantized
 
 
 def test_statistics_are_those_of_the_divided_input_and_are_saved(tmp_path):

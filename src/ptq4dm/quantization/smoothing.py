@@ -8,7 +8,8 @@ Xiao et al., "SmoothQuant: Accurate and Efficient Post-Training Quantization for
 The factor is part of the step in which the layer rounds its input (`QuantizedLayer.smoothing`): dividing by s_x s_j
 costs what dividing by s_x does. So every layer is smoothed, those of convolutional networks too, whose channels differ
 by a factor of 2 to 4: the squared error of a call of `emoji-32` falls to 0.6 of what it was. Where channels are
-outliers and a norm or linear layer puts out what only such layers take in, its own tensors are divided instead (`folding`).
+outliers and a norm or linear layer puts out what only such layers take in, its own tensors are divided instead
+(`folding`).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
