@@ -81,7 +81,7 @@ class Recipe:
     arithmetic: str = "float-out"
     keep_float: tuple[str, ...] = ()
     min_channels: int = 8
-    float_share: float = 0.02
+    float_share: float = 0.1
     calibration: CalibrationRecipe = field(default_factory=CalibrationRecipe)
     ranges: RangeRecipe = field(default_factory=RangeRecipe)
     weights: WeightRecipe = field(default_factory=WeightRecipe)

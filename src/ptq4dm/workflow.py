@@ -14,6 +14,7 @@ from ptq4dm.calibration.batches import calls_of_batches
 from ptq4dm.calibration.calibration_set import CalibrationSet
 from ptq4dm.calibration.collect import collect
 from ptq4dm.calibration.in_pipeline import statistics_in_pipeline
+from ptq4dm.calibration.time_layers import layers_of_time
 from ptq4dm.errors import CalibrationError, RecipeError
 from ptq4dm.pipelines.adapters import require_no_adapters
 from ptq4dm.pipelines.conditions import Condition, check_conditions, default_conditions, run_inputs
@@ -45,6 +46,11 @@ from ptq4dm.recipe import Recipe, load_recipe
 CALIBRATION_SET = "calibration_set.safetensors"
 RANGE_TABLE = "range_table.safetensors"
 OBSERVED_AT_ONCE = 16
+ALONG = 256
+"""At how many time-steps the layers that follow the time-step alone are watched."""
+
+TimedCall = tuple[Call, Tensor | None]
+"""A call of a network and the time-steps of its samples."""
 
 
 def quantize(
@@ -195,22 +201,32 @@ def quantize_module(
 
 def quantize_network(
     network: nn.Module,
-    calls: Sequence[tuple[Call, Tensor | None]],
+    calls: Sequence[TimedCall],
     span: tuple[float, float],
     recipe: Recipe,
     progress: bool = False,
+    along: Sequence[TimedCall] = (),
 ) -> tuple[QuantizedDenoiser, RangeTable]:
     """Plan, observe, choose ranges, rewrite: a network of which the calibration calls are given.
 
-    span: the lowest and highest time-step that the bands cover.
+    span: the lowest and highest time-step that the bands cover. along: calls at time-steps all along that span, on
+    which the layers are watched that follow the time-step alone.
     """
     layers = planned(make_plan(network, recipe.keep_float, min_channels=recipe.min_channels))
     edges = band_edges(recipe.ranges.bands, *span)
-    statistics = observe(network, layers, calls, edges, progress)
+    timed = set(layers_of_time(network, along[0][0], along[-1][0], layers)) if along else set()
+
+    def watched(names: Sequence[str], smoothing: Mapping[str, Tensor] | None = None) -> dict[str, LayerStatistics]:
+        of_pictures = [name for name in names if name not in timed]
+        of_time = [name for name in names if name in timed]
+        found = observe(network, of_pictures, calls, edges, progress, smoothing)
+        return found | (observe(network, of_time, along, edges, progress, smoothing) if of_time else {})
+
+    statistics = watched(layers)
     largest = {name: item.channel_largest.amax(0) for name, item in statistics.items()}
     smoothing = smoothing_of(network, largest, calls[0][0], recipe.smoothing)
-    if smoothing.factors:  # their ranges are those of the smoothed inputs, so these are watched again
-        statistics |= observe(network, list(smoothing.factors), calls, edges, progress, smoothing.factors)
+    if smoothing.factors:  # their ranges are those of the smoothed inputs
+        statistics |= watched(list(smoothing.factors), smoothing.factors)
     denoiser, ranges = round_network(
         network, statistics, [call for call, _ in calls], recipe, progress, smoothing.folds
     )
@@ -251,7 +267,15 @@ def round_network(
     return QuantizedDenoiser(quantized, plan, calls[0], facts), ranges
 
 
-def time_span(calls: Sequence[tuple[Call, Tensor | None]]) -> tuple[float, float]:
+def calls_along_time(calibration_set: CalibrationSet, num_train_timesteps: int) -> list[TimedCall]:
+    """Calls at time-steps evenly spaced over all that a sampler may visit, on x_t of the set taken in turn."""
+    timesteps = torch.linspace(0, num_train_timesteps - 1, min(ALONG, num_train_timesteps)).round().long()
+    x_t = calibration_set.x_t[torch.arange(len(timesteps)) % len(calibration_set.x_t)]
+    parts = zip(x_t.split(OBSERVED_AT_ONCE), timesteps.split(OBSERVED_AT_ONCE), strict=True)
+    return [(Call((x, t)), t) for x, t in parts]
+
+
+def time_span(calls: Sequence[TimedCall]) -> tuple[float, float]:
     """The lowest and highest time-step of some calls; (0, 0), hence one band, if they have none."""
     values = [float(end) for _, t in calls if t is not None for end in (t.min(), t.max())]
     return (min(values), max(values)) if values else (0.0, 0.0)
