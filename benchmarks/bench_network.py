@@ -30,12 +30,19 @@ def main() -> None:
     own.add_argument("--engines", default="openvino", help="INT8 engines, comma-separated (default openvino)")
     own.add_argument("--batch", type=int, default=8)
     own.add_argument("--rounds", type=int)
+    own.add_argument(
+        "--float-share",
+        type=float,
+        default=0.0,
+        help="share of the multiply-adds that sensitive layers may take in float (default 0: which layers of a network "
+        "with random weights are sensitive means nothing; the default recipe allows 0.1)",
+    )
     own.add_argument("--artifact", type=Path, help="the quantized network (made and saved there if it is missing)")
     args = own.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         artifact = args.artifact or Path(folder) / "int8"
         if not artifact.exists():
-            quantized(args.quick).save(artifact)
+            quantized(args.quick, args.float_share).save(artifact)
         if not under_each_isa(args, ("--artifact", str(artifact))):
             measure(args, artifact)
 
@@ -55,12 +62,13 @@ def measure(args, artifact: Path) -> None:
         "isa": args.isa,
         "isa_settings": AVX2 if args.isa == "avx2" else {},
         "aims_without_vnni": AIMS,
+        "in_float": {layer.name: layer.reason for layer in model.plan if not layer.quantized},
         "speed": speed,
         "memory": engines.memory,
         "process_peak_bytes": peak_memory(),
         "notes": notes,
     }
-    save("network", args, results)
+    save("network" if not args.float_share else "network-sensitive-in-float", args, results)
 
 
 def cifar_shaped() -> DDPMPipeline:
@@ -85,10 +93,10 @@ def cifar_shaped() -> DDPMPipeline:
     return DDPMPipeline(network.eval().requires_grad_(False), DDPMScheduler())
 
 
-def quantized(quick: bool) -> ptq4dm.QuantizedModel:
+def quantized(quick: bool, float_share: float = 0.0) -> ptq4dm.QuantizedModel:
     """W8A8 by a short calibration: speed does not depend on the ranges."""
     short = {"samples": 8 if quick else 16, "steps": 5, "batch_size": 8}
-    recipe = ptq4dm.load_recipe("w8a8").replace(calibration=short)
+    recipe = ptq4dm.load_recipe("w8a8").replace(calibration=short, float_share=float_share)
     return ptq4dm.quantize(cifar_shaped(), recipe, progress=sys.stderr.isatty())
 
 

@@ -95,7 +95,8 @@ def quantize(
     calibration_set.check_model(pipeline)
     calls = list(calibration_set.calls(OBSERVED_AT_ONCE))
     span = (0.0, float(pipeline.num_train_timesteps))
-    denoiser, ranges = quantize_network(pipeline.denoiser, calls, span, recipe, progress)
+    along = calls_along_time(pipeline.picture_shape, pipeline.num_train_timesteps)
+    denoiser, ranges = quantize_network(pipeline.denoiser, calls, span, recipe, progress, along)
     axis = {"argument": "timestep", "low": 0.0, "high": span[1] - 1}
     denoiser = replace(denoiser, example=example_call(pipeline), facts={**denoiser.facts, "time_axis": axis})
     if work is not None:
@@ -267,11 +268,11 @@ def round_network(
     return QuantizedDenoiser(quantized, plan, calls[0], facts), ranges
 
 
-def calls_along_time(calibration_set: CalibrationSet, num_train_timesteps: int) -> list[TimedCall]:
-    """Calls at time-steps evenly spaced over all that a sampler may visit, on x_t of the set taken in turn."""
+def calls_along_time(picture_shape: Sequence[int], num_train_timesteps: int) -> list[TimedCall]:
+    """Calls at time-steps evenly spaced over all that a sampler may visit, on noise: the picture does not matter."""
     timesteps = torch.linspace(0, num_train_timesteps - 1, min(ALONG, num_train_timesteps)).round().long()
-    x_t = calibration_set.x_t[torch.arange(len(timesteps)) % len(calibration_set.x_t)]
-    parts = zip(x_t.split(OBSERVED_AT_ONCE), timesteps.split(OBSERVED_AT_ONCE), strict=True)
+    noise = torch.randn((len(timesteps), *picture_shape), generator=torch.Generator().manual_seed(0))
+    parts = zip(noise.split(OBSERVED_AT_ONCE), timesteps.split(OBSERVED_AT_ONCE), strict=True)
     return [(Call((x, t)), t) for x, t in parts]
 
 
