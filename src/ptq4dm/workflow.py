@@ -24,6 +24,7 @@ from ptq4dm.pipelines.pipeline import Pipeline, open_pipeline
 from ptq4dm.pipelines.unconditional import why_not_unconditional
 from ptq4dm.quantization.facts import calibration_facts, model_facts, range_facts
 from ptq4dm.quantization.folding import Folds, fold
+from ptq4dm.quantization.half_layers import half_form
 from ptq4dm.quantization.layers_qdq import round_outputs
 from ptq4dm.quantization.macs import count_macs
 from ptq4dm.quantization.plan import float_by_method, leave_out, make_plan, patterns_of, planned
@@ -257,8 +258,9 @@ def round_network(
     if recipe.float_share:
         shares = error_shares(network, layers, calls, progress)
         plan = leave_out(plan, best_in_float(shares, macs, recipe.float_share))
+    sensitive = {name: half_form(network.get_submodule(name)) for name in layers if name not in planned(plan)}
     layers = {name: layers[name] for name in planned(plan)}
-    quantized = with_layers(network, layers)
+    quantized = with_layers(network, {**layers, **sensitive})
     smoothing = {name: item.smoothing for name, item in statistics.items() if item.smoothing is not None}
     smoothing = {name: factors for name, factors in smoothing.items() if name in layers}
     folds = {key: names for key, names in (folds or {}).items() if all(name in layers for name in names)}

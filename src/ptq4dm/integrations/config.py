@@ -52,6 +52,9 @@ class PTQ4DMConfig(QuantizationConfigMixin):
         layers, arithmetic = config_dict.get("layers"), config_dict.get("arithmetic")
         if not isinstance(layers, list) or not all(isinstance(name, str) for name in layers):
             raise ArtifactError(f"{where}: layers = {layers!r:.60} is no list of names: quantize the model again")
+        half = config_dict.get("half", [])
+        if not isinstance(half, list) or not all(isinstance(name, str) for name in half):
+            raise ArtifactError(f"{where}: half = {half!r:.60} is no list of names: quantize the model again")
         if arithmetic not in ("float-out", "qdq"):
             raise ArtifactError(f"{where}: arithmetic = {arithmetic!r}: accepted are float-out, qdq")
         config = cls.of_header(config_dict)
@@ -61,6 +64,11 @@ class PTQ4DMConfig(QuantizationConfigMixin):
     def layers(self) -> list[str]:
         """The names of the quantized layers; [] before the network is quantized."""
         return self.header.get("layers", [])
+
+    @property
+    def half(self) -> list[str]:
+        """The names of the float layers whose weights are in float16."""
+        return list(self.header.get("half", []))
 
     @property
     def smoothed(self) -> bool:

@@ -64,7 +64,7 @@ class PTQ4DMQuantizer(DiffusersQuantizer):
         if not self.pre_quantized:
             self.calibrated.check(model)
             return
-        from ptq4dm.quantization.filling import put_empty_layers, rounded_layers, smoothed_layers
+        from ptq4dm.quantization.filling import put_empty_half_layers, put_empty_layers, rounded_layers, smoothed_layers
 
         config = self.quantization_config
         if self.saved is None and (config.arithmetic == "qdq" or config.smoothed):
@@ -74,6 +74,7 @@ class PTQ4DMQuantizer(DiffusersQuantizer):
         saved = self.saved or ()
         rounded, smoothed = rounded_layers(config.layers, saved), smoothed_layers(config.layers, saved)
         put_empty_layers(model, config.layers, rounded, smoothed, type(model).__name__)
+        put_empty_half_layers(model, config.half, type(model).__name__)
 
     def update_missing_keys(self, model: nn.Module, missing_keys: list[str], prefix: str) -> list[str]:
         """Raise ArtifactError where diffusers would only warn: tensors that are missing, or that nothing asks for."""

@@ -26,6 +26,7 @@ from ptq4dm.pipelines.loading import FAULTS, one_line, quiet, saved_by_diffusers
 from ptq4dm.pipelines.pipeline import Pipeline
 from ptq4dm.pipelines.unconditional import why_not_unconditional
 from ptq4dm.quantization.filling import fill
+from ptq4dm.quantization.half_layers import half_names
 from ptq4dm.quantization.ip_adapters import attach_adapters
 from ptq4dm.quantization.layers_qdq import layers_entry, quantized_names
 from ptq4dm.quantization.plan import LayerPlan
@@ -64,6 +65,7 @@ def fill_folder(model: QuantizedModel, building: Path) -> None:
         files.write_tensors(weights, tensors, {"format": "pt", "ptq4dm": files.fingerprint(tensors)})
         denoisers[name] = {
             "layers": layers,
+            "half": half_names(denoiser.network),
             "weights": str(weights.relative_to(building)),
             "plan": [dataclasses.asdict(layer) for layer in denoiser.plan],
             "facts": denoiser.facts,
@@ -211,7 +213,7 @@ def read_network(folder: Path, name: str, held: dict[str, Any], arithmetic: str,
     if module is None:
         module = empty_network(folder, name, arithmetic)
         attach_adapters(module, tensors, folder)
-    return fill(module, held["layers"], tensors, folder)
+    return fill(module, held["layers"], held.get("half", []), tensors, folder)
 
 
 def read_weights(folder: Path, held: dict[str, Any]) -> dict[str, Tensor]:

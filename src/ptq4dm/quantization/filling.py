@@ -8,13 +8,20 @@ import torch
 from torch import Tensor, nn
 
 from ptq4dm.errors import ArtifactError
+from ptq4dm.quantization.half_layers import HALF_FORMS, put_half_layers
 from ptq4dm.quantization.layers import QUANTIZABLE, quantized_form
 from ptq4dm.quantization.layers_qdq import OutputQuantized
 
 
-def fill(network: nn.Module, layers: Sequence[str], tensors: dict[str, Tensor], folder: Path) -> nn.Module:
-    """Put empty quantized layers into a float network and load the tensors. Raises ArtifactError if they do not fit."""
+def fill(
+    network: nn.Module, layers: Sequence[str], half: Sequence[str], tensors: dict[str, Tensor], folder: Path
+) -> nn.Module:
+    """Put empty quantized layers, and `half` ones, into a float network and load the tensors.
+
+    Raises ArtifactError if they do not fit.
+    """
     put_empty_layers(network, layers, rounded_layers(layers, tensors), smoothed_layers(layers, tensors), folder)
+    put_empty_half_layers(network, half, folder)
     try:
         network.load_state_dict(tensors, strict=True)
     except RuntimeError as error:
@@ -58,6 +65,15 @@ def put_empty_layers(
             empty.smoothing = torch.ones(empty.weight.shape[1], device=empty.weight.device)
         owner, _, attribute = name.rpartition(".")
         setattr(network.get_submodule(owner), attribute, OutputQuantized(empty) if name in rounded else empty)
+
+
+def put_empty_half_layers(network: nn.Module, half: Sequence[str], where: Any) -> None:
+    """Replace the named float layers by ones with weights in float16. Raises ArtifactError that names `where`."""
+    modules = dict(network.named_modules())
+    for name in half:
+        if type(modules.get(name)) not in HALF_FORMS:
+            raise ArtifactError(f"{where}: the network has no layer {name!r} for weights in float16: quantize it again")
+    put_half_layers(network, list(half))
 
 
 def check_values(tensors: Mapping[str, Tensor], where: Any) -> None:

@@ -125,4 +125,4 @@ def project(linear: nn.Module | None, x: Tensor) -> Tensor:
     if isinstance(linear, QuantizedLinear):
         return linear.forward(x, channels_first=True)  # type: ignore[call-arg]  # of the forward that stands in
     assert isinstance(linear, nn.Linear)
-    return F.conv2d(x, linear.weight[:, :, None, None], linear.bias)
+    return F.conv2d(x, linear.weight[:, :, None, None].to(x.dtype), linear.bias)

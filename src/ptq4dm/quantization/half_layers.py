@@ -1,0 +1,86 @@
+"""Layers left in float whose weights are held in float16: half the bytes, and next to no error.
+
+The layers that are too sensitive for INT8 would otherwise take four times its room. float16 rounds weights to 1 part in
+4,096, a thirtieth of what 8 bits do, and inputs are not rounded at all; the products are computed in the type of the
+input.
+"""
+
+from typing import Any, Final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+
+from ptq4dm.quantization.layers import FixedTypes
+
+
+class HalfConv(FixedTypes, _ConvNd):
+    """What the convolutions below share."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The convolution, in the dtype of `x`."""
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        return self._conv_forward(x, self.weight.to(x.dtype), bias)  # pyright: ignore[reportCallIssue] (each kind's own)
+
+
+class HalfConv1d(HalfConv, nn.Conv1d):
+    """A 1d convolution with weights in float16."""
+
+
+class HalfConv2d(HalfConv, nn.Conv2d):
+    """A 2d convolution with weights in float16."""
+
+
+class HalfConv3d(HalfConv, nn.Conv3d):
+    """A 3d convolution with weights in float16."""
+
+
+class HalfLinear(FixedTypes, nn.Linear):
+    """A linear layer with weights in float16."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The layer, in the dtype of `x`."""
+        return F.linear(x, self.weight.to(x.dtype), None if self.bias is None else self.bias.to(x.dtype))
+
+
+HALF_FORMS: Final[dict[type, type]] = {
+    nn.Conv1d: HalfConv1d,
+    nn.Conv2d: HalfConv2d,
+    nn.Conv3d: HalfConv3d,
+    nn.Linear: HalfLinear,
+}
+
+
+def half_form(layer: nn.Module) -> nn.Module:
+    """A layer with its weights in float16; the layer itself where it has no such form, or its weights no room in it."""
+    weight: Any = getattr(layer, "weight", None)
+    if type(layer) not in HALF_FORMS or not bool(torch.isfinite(weight.detach().half()).all()):
+        return layer
+    return empty_half_form(layer, weight.detach().half(), layer.bias)
+
+
+def empty_half_form(layer: nn.Module, weight: Tensor, bias: Any) -> nn.Module:
+    """A layer of the geometry of `layer` with other tensors."""
+    kind: Any = HALF_FORMS[type(layer)]
+    new = kind.__new__(kind)
+    vars(new).update({key: value for key, value in vars(layer).items() if key != "_parameters"})
+    held = None if bias is None else nn.Parameter(bias.detach().clone(), requires_grad=False)
+    vars(new)["_parameters"] = {"weight": nn.Parameter(weight, requires_grad=False), "bias": held}
+    return new
+
+
+def put_half_layers(network: nn.Module, names: list[str]) -> None:
+    """Put the empty form of each named float layer in its place. A network on the meta device works too."""
+    for name in names:
+        layer = network.get_submodule(name)
+        weight: Any = layer.weight
+        owner, _, attribute = name.rpartition(".")
+        empty = empty_half_form(layer, torch.zeros_like(weight, dtype=torch.float16), layer.bias)
+        setattr(network.get_submodule(owner), attribute, empty)
+
+
+def half_names(network: nn.Module) -> list[str]:
+    """The layers of a network that hold their weights in float16."""
+    kinds = tuple(HALF_FORMS.values())
+    return [name for name, module in network.named_modules() if isinstance(module, kinds)]
