@@ -65,7 +65,7 @@ def empty_half_form(layer: nn.Module, weight: Tensor, bias: Any) -> nn.Module:
     kind: Any = HALF_FORMS[type(layer)]
     new = kind.__new__(kind)
     vars(new).update({key: value for key, value in vars(layer).items() if key != "_parameters"})
-    held = None if bias is None else nn.Parameter(bias.detach().clone(), requires_grad=False)
+    held = None if bias is None else nn.Parameter(bias.detach().float().clone(), requires_grad=False)
     vars(new)["_parameters"] = {"weight": nn.Parameter(weight, requires_grad=False), "bias": held}
     return new
 
