@@ -1,6 +1,7 @@
 """The whole job as one paragraph: a pretrained diffusion model in, a faster INT8 model out."""
 
 import copy
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -274,8 +275,8 @@ def calls_along_time(picture_shape: Sequence[int], num_train_timesteps: int) -> 
     """Calls at time-steps evenly spaced over all that a sampler may visit, on noise: the picture does not matter."""
     timesteps = torch.linspace(0, num_train_timesteps - 1, min(ALONG, num_train_timesteps)).round().long()
     noise = torch.randn((len(timesteps), *picture_shape), generator=torch.Generator().manual_seed(0))
-    parts = zip(noise.split(OBSERVED_AT_ONCE), timesteps.split(OBSERVED_AT_ONCE), strict=True)
-    return [(Call((x, t)), t) for x, t in parts]
+    size = math.gcd(len(timesteps), OBSERVED_AT_ONCE)  # calls of one shape
+    return [(Call((x, t)), t) for x, t in zip(noise.split(size), timesteps.split(size), strict=True)]
 
 
 def time_span(calls: Sequence[TimedCall]) -> tuple[float, float]:

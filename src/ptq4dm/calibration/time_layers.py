@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 
 from ptq4dm.pipelines.denoiser import Call
 from ptq4dm.pipelines.denoisers import Run
-from ptq4dm.ranges.observe import Observer
+from ptq4dm.ranges.observe import Observer, evaluating
 
 TOLERANCE = 1e-4
 """How far two inputs that are the same may be apart by rounding, of the largest value."""
@@ -66,11 +66,14 @@ def inputs_of(network: nn.Module, call: Call, layers: Sequence[str]) -> dict[str
     found: dict[str, list[Tensor]] = {name: [] for name in layers}
 
     def keep(rows: list[Tensor]) -> Callable[..., None]:
-        return lambda module, args: rows.append(args[0].detach().clone())
+        return lambda module, args, kwargs: rows.append((args[0] if args else kwargs["input"]).detach().clone())
 
-    handles = [network.get_submodule(name).register_forward_pre_hook(keep(found[name])) for name in layers]
+    handles = [
+        network.get_submodule(name).register_forward_pre_hook(keep(found[name]), with_kwargs=True) for name in layers
+    ]
     try:
-        network(*call.args, **call.kwargs)
+        with evaluating(network):
+            network(*call.args, **call.kwargs)
     finally:
         for handle in handles:
             handle.remove()

@@ -52,5 +52,5 @@ def run(args: argparse.Namespace) -> None:
     if by_method:
         total += "\nin float by the method: " + ", ".join(f"{count} {kind}" for kind, count in by_method.items())
     if smoothed:
-        total += f"\n{smoothed} layers with outlier channels smoothed, {folded} of them by the layer in front"
+        total += f"\n{smoothed} layers with smoothed inputs, {folded} of them by the layer in front"
     show(args, data, text + total)

@@ -75,7 +75,9 @@ def can_take_factors(network: nn.Module) -> dict[str, nn.Module]:
         name: module
         for name, module in network.named_modules()
         if type(module) in TAKING
-        and isinstance(module.weight, Tensor)
+        and isinstance(weight := module._parameters.get("weight"), Tensor)
+        and (isinstance(module, nn.Linear) or weight.dim() == 1)
+        and not ("forward" in vars(module) or module._forward_hooks or module._forward_pre_hooks)
         and all(owners[id(tensor)] == 1 for tensor in module.parameters(recurse=False))
     }
 

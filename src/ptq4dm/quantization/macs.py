@@ -9,6 +9,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from ptq4dm.pipelines.denoiser import Call
 from ptq4dm.quantization.layers import QUANTIZABLE
+from ptq4dm.ranges.observe import evaluating
 
 
 def count_macs(network: nn.Module, call: Call) -> dict[str, int]:
@@ -30,7 +31,7 @@ def count_macs(network: nn.Module, call: Call) -> dict[str, int]:
     layers = [(name, module) for name, module in network.named_modules() if isinstance(module, QUANTIZABLE)]
     handles = [module.register_forward_hook(hook(name), with_kwargs=True) for name, module in layers]
     try:
-        with torch.no_grad():
+        with evaluating(network), torch.no_grad():
             network(*call.args, **call.kwargs)
     finally:
         for handle in handles:

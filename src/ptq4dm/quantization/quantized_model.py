@@ -41,10 +41,11 @@ class QuantizedDenoiser:
         from ptq4dm.backends.registry import prepare  # backends come later in the walk; nothing above needs them
         from ptq4dm.integrations.marking import marked
 
-        watch_time(self.network, None)
-        module = prepare(marked(self.network, arithmetic), self.example, backend, arithmetic)
-        watch_time(self.network, self.facts.get("time_axis"))  # now: the calls that engines were timed with are no use
-        return module
+        watch_time(self.network, None)  # the calls that engines are timed with are no use
+        try:
+            return prepare(marked(self.network, arithmetic), self.example, backend, arithmetic)
+        finally:
+            watch_time(self.network, self.facts.get("time_axis"))
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from ptq4dm.errors import ModelError
 from ptq4dm.pipelines.denoiser import Call
 from ptq4dm.progress import progress
 from ptq4dm.quantization.layers import QuantizedLayer
+from ptq4dm.ranges.observe import evaluating
 
 CALLS = 2
 """How many of the calibration calls the error is measured on."""
@@ -31,7 +33,7 @@ def error_shares(
     """Each layer's share of the squared error of the output: that of the network in which it alone is quantized over
     that of the network with all `layers`, averaged over samples (so that every time-step counts alike).
 
-    network: the float network. calls: `CALLS` of them are taken, evenly spaced.
+    network: the float network. calls: `CALLS` of them are taken, the first and the middle one.
     """
     taken = calls[:: max(1, len(calls) // CALLS)][:CALLS]
     shares = dict.fromkeys(layers, 0.0)
@@ -76,7 +78,7 @@ def instead(network: nn.Module, layers: Mapping[str, nn.Module]) -> Any:
     """While open, each of `layers` answers in place of the network's layer of that name."""
 
     def hook(layer: nn.Module) -> Any:
-        return lambda module, args, kwargs, output: layer(next(iter((*args, *kwargs.values()))))
+        return lambda module, args, kwargs, output: layer(args[0] if args else kwargs["input"])
 
     with ExitStack() as stack:
         for name, layer in layers.items():
@@ -86,9 +88,17 @@ def instead(network: nn.Module, layers: Mapping[str, nn.Module]) -> Any:
 
 
 def outputs(network: nn.Module, call: Call) -> list[Tensor]:
-    """The float tensors of the network's answer."""
-    leaves = pytree.tree_leaves(network(*call.args, **call.kwargs))
-    return [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+    """The float tensors of the network's answer. Raises ModelError if there are none."""
+    with evaluating(network):
+        leaves = pytree.tree_leaves(network(*call.args, **call.kwargs))
+    found = [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+    if not found:
+        kinds = ", ".join(sorted({type(leaf).__name__ for leaf in leaves})) or "nothing"
+        raise ModelError(
+            f"{type(network).__name__} returns {kinds}: the error of its layers is measured on float tensors; return "
+            "them, in a tuple or a dict if need be, or set float_share = 0.0 in the recipe"
+        )
+    return found
 
 
 def squared_errors(got: Sequence[Tensor], expected: Sequence[Tensor]) -> Tensor:

@@ -1,4 +1,4 @@
-"""Smooth outlier channels: move them from a layer's input, where one range serves all channels, to its weights.
+"""Smooth inputs: move what channels differ by from a layer's input, where one range serves them all, to its weights.
 
 Xiao et al., "SmoothQuant: Accurate and Efficient Post-Training Quantization for Large Language Models", 2023, arXiv
 2211.10438, Eq. 3 and 4: ``y = (x / s) (s w)`` with a factor for each input channel j::
@@ -72,9 +72,9 @@ def can_be_smoothed(layer: nn.Module) -> bool:
 
 
 def columns_of(layer: nn.Module) -> Tensor:
-    """A layer's weights as (out, in, taps)."""
+    """The largest magnitude of a layer's weights from each input to each output channel, (out, in)."""
     weight = weight_of(layer).detach()
-    return weight.reshape(*weight.shape[:2], -1)
+    return weight.reshape(*weight.shape[:2], -1).abs().amax(2)
 
 
 def outlier_ratio(largest: Tensor) -> float:

@@ -40,6 +40,16 @@ class SumsBatch(nn.Module):
         return x.sum() * t
 
 
+class UsesFirstTime(nn.Module):
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        return x * t[0]
+
+
+def test_integers_that_mix_samples_are_found():
+    call = Call((torch.randn(4, 3, 8, 8), torch.tensor([900, 10, 20, 30])))
+    assert not lower(UsesFirstTime(), bind(UsesFirstTime(), call)).independent
+
+
 @pytest.mark.parametrize("network", [MixesHalves(), CentresBatch(), SumsBatch()])
 def test_a_network_that_mixes_samples_is_not_cut(network):
     assert not lower(network, bind(network, Call((torch.randn(4, 3, 8, 8), torch.tensor(7.0))))).independent

@@ -142,13 +142,19 @@ def samples_independent(traced: Callable[..., Any], tensors: tuple[Tensor, ...])
     for kept, changed in ((0, 1), (1, 0)):
         others = list(tensors)
         for index in batched:
-            if tensors[index].is_floating_point():
-                others[index] = tensors[index].clone()
-                others[index][changed] = tensors[index][changed] / 2 + 0.1
+            others[index] = tensors[index].clone()
+            others[index][changed] = another(tensors[index][changed])
         for before, after in zip(answers, traced(*others), strict=True):
             if not before.dim() or len(before) != 2 or not torch.equal(before[kept], after[kept]):
                 return False
     return True
+
+
+def another(row: Tensor) -> Tensor:
+    """Other values of the same kind; of integers, labels and indices say, no larger ones."""
+    if row.dtype == torch.bool:
+        return ~row
+    return row / 2 + 0.1 if row.is_floating_point() else row // 2
 
 
 def other_values(tensor: Tensor) -> tuple[Tensor, ...]:

@@ -9,6 +9,7 @@ then never waits for the others at the end of every layer, and INT8 layers, whic
 """
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import torch
@@ -82,10 +83,10 @@ def in_parts(compiled: "ov.CompiledModel", parts: int) -> Run:
     def run(tensors: tuple[Tensor, ...]) -> list[Tensor]:
         cut = [tensor.contiguous().chunk(parts) if tensor.dim() else (tensor,) * parts for tensor in tensors]
         feeds = [[part.numpy() for part in own] for own in zip(*cut, strict=True)]  # kept until all have run
-        for request, feed in zip(requests, feeds, strict=True):
-            request.start_async(feed, share_inputs=True)
-        for request in requests:
-            request.wait()
+        with ExitStack() as started:  # whatever happens, none is left running
+            for request, feed in zip(requests, feeds, strict=True):
+                request.start_async(feed, share_inputs=True)
+                started.callback(request.wait)
         outputs = ([torch.from_numpy(request.get_output_tensor(index).data) for request in requests]
                    for index in range(len(compiled.outputs)))  # fmt: skip
         return [torch.cat(own) for own in outputs]
