@@ -18,7 +18,7 @@ from ptq4dm.pipelines.denoiser import Call
 
 GRAPH = "int8.onnx"
 MULTIPLYING = INT8_NODES | {"Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul"}
-ROOT = "/network/"
+ROOT = "/network"
 
 
 def ship(subject: Subject, folder: Path) -> None:
@@ -78,13 +78,13 @@ def run_of(session: Any) -> Run:
 def multiplying_layers(nodes: Iterable[tuple[str, str]]) -> dict[str, bool]:
     """For each scope of the torch network that multiplies, by (type, name) of the nodes: whether it does so in INT8.
 
-    "/network/mid_block/resnets.0/conv1/Conv_token_737" is of mid_block.resnets.0.conv1. The products of attention are
+    "/mid_block/resnets.0/conv1/Conv_token_737" is of mid_block.resnets.0.conv1, under "/network" or not. The products of attention are
     listed under the attention block, which is no layer.
     """
     found: dict[str, bool] = {}
     for kind, name in nodes:
-        if kind in MULTIPLYING and name.startswith(ROOT):
-            layer = name.removeprefix(ROOT).rpartition("/")[0].replace("/", ".")
+        if kind in MULTIPLYING and name.startswith("/"):
+            layer = name.removeprefix(ROOT).removeprefix("/").rpartition("/")[0].replace("/", ".")
             found[layer] = found.get(layer, True) and kind in INT8_NODES
     return found
 

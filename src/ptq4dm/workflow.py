@@ -264,7 +264,7 @@ def round_network(
     quantized = with_layers(network, {**layers, **sensitive})
     smoothing = {name: item.smoothing for name, item in statistics.items() if item.smoothing is not None}
     smoothing = {name: factors for name, factors in smoothing.items() if name in layers}
-    folds = {key: names for key, names in (folds or {}).items() if all(name in layers for name in names)}
+    folds = {key: names for key, names in (folds or {}).items() if not {key, *names} & set(sensitive)}
     fold(quantized, folds, smoothing)
     facts = {"activation_ranges": range_facts(ranges), "float_by_method": float_by_method(network)}
     facts |= {"smoothed": list(smoothing), "folded": {key: list(names) for key, names in folds.items()}}

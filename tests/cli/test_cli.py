@@ -49,7 +49,7 @@ def test_inspect_lists_every_layer(place, capsys):
     shown = capsys.readouterr().out
     assert "conv_in" in shown and data["float_by_method"]["attention products and softmax"] > 0
     assert "in float by the method: " in shown and " attention products and softmax" in shown
-    assert data["smoothed"] == data["folded"] == 0
+    assert data["smoothed"] == data["quantized"] and data["folded"] == 0
 
 
 def test_sample_draws_the_same_pictures_for_the_same_seed(place, capsys, tmp_path):

@@ -33,7 +33,7 @@ def smoothed(network: nn.Module) -> dict[str, torch.Tensor]:
 @pytest.fixture(scope="module")
 def model():
     """By a recipe without statistics of the weights' inputs, so that ranges alone make it again."""
-    recipe = RECIPE.replace(weights={"weighted": False, "bias_correction": False})
+    recipe = RECIPE.replace(weights={"weighted": False, "bias_correction": False}, float_share=0.0)
     return ptq4dm.quantize(build(), recipe, conditions=conditions(DIT))
 
 

@@ -49,4 +49,4 @@ def test_what_cannot_be_built_again(adapted):
         attach_adapters(UNet2DConditionModel.from_config(adapted.config), tensors, "here")
     name = next(name for name, _ in adapted.named_modules() if name.endswith("to_k_ip.0"))
     with pytest.raises(ArtifactError, match=r"which an IP-Adapter has and diffusers does not build: open it with"):
-        put_empty_layers(UNet2DConditionModel.from_config(adapted.config), [name], (), "here")
+        put_empty_layers(UNet2DConditionModel.from_config(adapted.config), [name], (), (), "here")

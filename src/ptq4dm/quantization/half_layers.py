@@ -61,12 +61,13 @@ def half_form(layer: nn.Module) -> nn.Module:
 
 
 def empty_half_form(layer: nn.Module, weight: Tensor, bias: Any) -> nn.Module:
-    """A layer of the geometry of `layer` with other tensors."""
+    """A layer of the geometry of `layer` with other tensors; the weights are a buffer, since some networks ask their
+    first parameter for the type to compute in."""
     kind: Any = HALF_FORMS[type(layer)]
     new = kind.__new__(kind)
     vars(new).update({key: value for key, value in vars(layer).items() if key != "_parameters"})
     held = None if bias is None else nn.Parameter(bias.detach().float().clone(), requires_grad=False)
-    vars(new)["_parameters"] = {"weight": nn.Parameter(weight, requires_grad=False), "bias": held}
+    vars(new).update(_parameters={"bias": held}, _buffers={"weight": weight})
     return new
 
 

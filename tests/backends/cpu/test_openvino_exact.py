@@ -222,7 +222,7 @@ def test_every_layer_of_the_built_in_model_is_exact_on_real_activations():
         for (name, layer), x, y in zip(chosen.items(), inputs, runner(compiled)(tuple(inputs))):
             if channels_first:
                 x, y = (each.squeeze(-1).movedim(1, -1) for each in (x, y))
-            q = torch.clamp(torch.round(x / layer.input_scale) + int(layer.input_zero_point), 0, 255)
+            q = torch.clamp(torch.round(x / layer.input_step()) + int(layer.input_zero_point), 0, 255)
             assert ulp_distance(y, *exact(layer, q)).max() <= 1.0, name
 
 

@@ -137,7 +137,7 @@ def test_a_network_that_the_engine_cannot_compile_is_passed_over():
     unet = tiny_unet(attention=False, time_embedding_type="learned", num_train_timesteps=1000)
     recipe = ptq4dm.load_recipe("w8a8").replace(calibration={"samples": 4, "steps": 3, "batch_size": 4})
     model = ptq4dm.quantize(DDPMPipeline(unet, pipe.scheduler), recipe)
-    x, t = torch.randn(2, 3, 16, 16), torch.tensor(7)
+    x, t = torch.randn(2, 3, 16, 16), torch.tensor(700)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", BackendWarning)
         module = model.to_module("auto")
