@@ -78,7 +78,7 @@ def run_of(session: Any) -> Run:
 def multiplying_layers(nodes: Iterable[tuple[str, str]]) -> dict[str, bool]:
     """For each scope of the torch network that multiplies, by (type, name) of the nodes: whether it does so in INT8.
 
-    "/mid_block/resnets.0/conv1/Conv_token_737" is of mid_block.resnets.0.conv1, under "/network" or not. The products of
+    "/mid_block/resnets.0/conv1/Conv_token_737" is of mid_block.resnets.0.conv1. The products of
     attention are listed under the attention block, which is no layer.
     """
     found: dict[str, bool] = {}
