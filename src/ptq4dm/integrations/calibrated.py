@@ -14,9 +14,10 @@ from ptq4dm.pipelines.loading import FAULTS, one_line
 from ptq4dm.quantization.artifact import FACTS, FORMAT_VERSION, read_facts, read_weights
 from ptq4dm.quantization.filling import rounded_layers
 from ptq4dm.quantization.layers import QUANTIZABLE, weight_of
-from ptq4dm.quantization.layers_qdq import OutputQuantized, integer_bias, layers_entry
+from ptq4dm.quantization.layers_qdq import OutputQuantized, integer_bias
 from ptq4dm.quantization.plan import layer_names
 from ptq4dm.quantization.rewrite import quantize_layer
+from ptq4dm.quantization.shared import layers_entry
 from ptq4dm.ranges.search import InputRange
 from ptq4dm.recipe import WeightRecipe, recipe_from_dict
 from ptq4dm.registration import METHOD

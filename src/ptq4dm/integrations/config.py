@@ -55,6 +55,9 @@ class PTQ4DMConfig(QuantizationConfigMixin):
         half = config_dict.get("half", [])
         if not isinstance(half, list) or not all(isinstance(name, str) for name in half):
             raise ArtifactError(f"{where}: half = {half!r:.60} is no list of names: quantize the model again")
+        shared = config_dict.get("shared", {})
+        if not isinstance(shared, dict) or not all(isinstance(name, str) for name in shared.values()):
+            raise ArtifactError(f"{where}: shared = {shared!r:.60} is no table of names: quantize the model again")
         if arithmetic not in ("float-out", "qdq"):
             raise ArtifactError(f"{where}: arithmetic = {arithmetic!r}: accepted are float-out, qdq")
         config = cls.of_header(config_dict)
@@ -69,6 +72,11 @@ class PTQ4DMConfig(QuantizationConfigMixin):
     def half(self) -> list[str]:
         """The names of the float layers whose weights are in float16."""
         return list(self.header.get("half", []))
+
+    @property
+    def shared(self) -> dict[str, str]:
+        """The further names of layers that the network has under several, each with the first."""
+        return dict(self.header.get("shared", {}))
 
     @property
     def smoothed(self) -> bool:

@@ -8,7 +8,7 @@ from torch import nn
 from ptq4dm.errors import ModelError
 from ptq4dm.integrations.config import Method, PTQ4DMConfig
 from ptq4dm.integrations.quantizer import PTQ4DMQuantizer
-from ptq4dm.quantization.layers_qdq import layers_entry
+from ptq4dm.quantization.shared import layers_entry
 from ptq4dm.registration import METHOD
 
 SCALES = "weight_scale"

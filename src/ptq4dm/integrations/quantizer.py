@@ -65,6 +65,7 @@ class PTQ4DMQuantizer(DiffusersQuantizer):
             self.calibrated.check(model)
             return
         from ptq4dm.quantization.filling import put_empty_half_layers, put_empty_layers, rounded_layers, smoothed_layers
+        from ptq4dm.quantization.shared import share
 
         config = self.quantization_config
         if self.saved is None and (config.arithmetic == "qdq" or config.smoothed):
@@ -75,10 +76,14 @@ class PTQ4DMQuantizer(DiffusersQuantizer):
         rounded, smoothed = rounded_layers(config.layers, saved), smoothed_layers(config.layers, saved)
         put_empty_layers(model, config.layers, rounded, smoothed, type(model).__name__)
         put_empty_half_layers(model, config.half, type(model).__name__)
+        share(model, config.shared, type(model).__name__)
 
     def update_missing_keys(self, model: nn.Module, missing_keys: list[str], prefix: str) -> list[str]:
         """Raise ArtifactError where diffusers would only warn: tensors that are missing, or that nothing asks for."""
+        from ptq4dm.quantization.shared import belongs
+
         unknown = sorted(set(self.saved or ()) - set(model.state_dict()))
+        missing_keys = [name for name in missing_keys if not belongs(name, self.quantization_config.shared)]
         if self.pre_quantized and (missing_keys or unknown):
             what = f"{min(missing_keys)} is missing" if missing_keys else f"{unknown[0]} is in no layer"
             raise ArtifactError(f"the tensors do not fit {type(model).__name__}: {what}: quantize the model again")
@@ -140,8 +145,10 @@ class PTQ4DMQuantizer(DiffusersQuantizer):
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         """What `save_pretrained` writes: the tensors, with their fingerprint in the metadata."""
         from ptq4dm.integrations.fingerprints import fingerprint_metadata
+        from ptq4dm.quantization.shared import saved_tensors
 
-        return state_dict, fingerprint_metadata(state_dict)
+        tensors = saved_tensors(state_dict, self.quantization_config.shared)
+        return tensors, fingerprint_metadata(tensors)
 
     @property
     def is_serializable(self) -> bool:

@@ -28,9 +28,10 @@ from ptq4dm.pipelines.unconditional import why_not_unconditional
 from ptq4dm.quantization.filling import fill
 from ptq4dm.quantization.half_layers import half_names
 from ptq4dm.quantization.ip_adapters import attach_adapters
-from ptq4dm.quantization.layers_qdq import layers_entry, quantized_names
+from ptq4dm.quantization.layers_qdq import quantized_names
 from ptq4dm.quantization.plan import LayerPlan
 from ptq4dm.quantization.quantized_model import QuantizedDenoiser, QuantizedModel, example_call
+from ptq4dm.quantization.shared import layers_entry, saved_tensors, shared_names
 from ptq4dm.recipe import recipe_from_dict
 
 FORMAT_VERSION = 2
@@ -61,11 +62,13 @@ def fill_folder(model: QuantizedModel, building: Path) -> None:
             entry = {**header, **layers_entry(denoiser.network)}
             config = {**plain_config(denoiser.network), "quantization_config": entry}
             files.write_json(weights.parent / "config.json", config)
-        tensors = denoiser.network.state_dict()
+        shared = shared_names(denoiser.network)
+        tensors = saved_tensors(denoiser.network.state_dict(), shared)
         files.write_tensors(weights, tensors, {"format": "pt", "ptq4dm": files.fingerprint(tensors)})
         denoisers[name] = {
             "layers": layers,
             "half": half_names(denoiser.network),
+            "shared": shared,
             "weights": str(weights.relative_to(building)),
             "plan": [dataclasses.asdict(layer) for layer in denoiser.plan],
             "facts": denoiser.facts,
@@ -213,7 +216,7 @@ def read_network(folder: Path, name: str, held: dict[str, Any], arithmetic: str,
     if module is None:
         module = empty_network(folder, name, arithmetic)
         attach_adapters(module, tensors, folder)
-    return fill(module, held["layers"], held.get("half", []), tensors, folder)
+    return fill(module, held["layers"], held.get("half", []), held.get("shared", {}), tensors, folder)
 
 
 def read_weights(folder: Path, held: dict[str, Any]) -> dict[str, Tensor]:

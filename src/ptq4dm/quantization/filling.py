@@ -11,19 +11,26 @@ from ptq4dm.errors import ArtifactError
 from ptq4dm.quantization.half_layers import HALF_FORMS, put_half_layers
 from ptq4dm.quantization.layers import QUANTIZABLE, quantized_form
 from ptq4dm.quantization.layers_qdq import OutputQuantized
+from ptq4dm.quantization.shared import all_tensors, share
 
 
 def fill(
-    network: nn.Module, layers: Sequence[str], half: Sequence[str], tensors: dict[str, Tensor], folder: Path
+    network: nn.Module,
+    layers: Sequence[str],
+    half: Sequence[str],
+    shared: Mapping[str, str],
+    tensors: dict[str, Tensor],
+    folder: Path,
 ) -> nn.Module:
     """Put empty quantized layers, and `half` ones, into a float network and load the tensors.
 
-    Raises ArtifactError if they do not fit.
+    shared: further names of layers, each with the first. Raises ArtifactError if they do not fit.
     """
     put_empty_layers(network, layers, rounded_layers(layers, tensors), smoothed_layers(layers, tensors), folder)
     put_empty_half_layers(network, half, folder)
+    share(network, shared, folder)
     try:
-        network.load_state_dict(tensors, strict=True)
+        network.load_state_dict(all_tensors(tensors, shared), strict=True)
     except RuntimeError as error:
         first = str(error).split("\n")[1].strip() if "\n" in str(error) else str(error)
         raise ArtifactError(f"{folder}: the tensors do not fit the network: {first}") from error

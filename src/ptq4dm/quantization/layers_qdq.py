@@ -12,14 +12,13 @@ the outputs of linear layers are not rounded: that would cost accuracy and gain 
 
 import copy
 from collections.abc import Iterable
-from typing import Any, Final
+from typing import Final
 
 import torch
 from torch import Tensor, nn
 
 from ptq4dm.numerics import fake_quantize
 from ptq4dm.pipelines.denoiser import Call
-from ptq4dm.quantization.half_layers import half_names
 from ptq4dm.quantization.layers import FixedTypes, QuantizedConv, QuantizedLayer
 from ptq4dm.ranges.observe import observe
 from ptq4dm.ranges.range_table import choose_ranges
@@ -121,15 +120,6 @@ def quantized_names(network: nn.Module) -> list[str]:
     inner = {id(module.layer) for module in modules.values() if isinstance(module, OutputQuantized)}
     kinds = QuantizedLayer | OutputQuantized
     return [name for name, module in modules.items() if isinstance(module, kinds) and id(module) not in inner]
-
-
-def layers_entry(network: nn.Module) -> dict[str, Any]:
-    """What a quantized network's config says of its layers: the names of the quantized ones, of those with weights in
-    float16, and whether some have smoothed inputs."""
-    smoothed = any(isinstance(module, QuantizedLayer) and module.smoothing is not None for module in network.modules())
-    entry: dict[str, Any] = {"layers": quantized_names(network)} | ({"smoothed": True} if smoothed else {})
-    half = half_names(network)
-    return entry | ({"half": half} if half else {})
 
 
 def worth_int8(layer: QuantizedConv) -> bool:

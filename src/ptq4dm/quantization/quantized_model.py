@@ -164,5 +164,6 @@ def example_call(pipeline: Pipeline, batch: int = 2) -> Call:
 
 
 def tensor_bytes(network: nn.Module) -> int:
-    """Bytes of all parameters and saved buffers of a network."""
-    return sum(tensor.numel() * tensor.element_size() for tensor in network.state_dict().values())
+    """Bytes of all parameters and saved buffers of a network, each counted once whatever number of names it has."""
+    tensors = {id(tensor): tensor for tensor in network.state_dict(keep_vars=True).values()}
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
