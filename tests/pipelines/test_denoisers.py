@@ -1,15 +1,18 @@
 """Denoisers are found by watching a pipeline at work."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMPipeline, LDMPipeline, VQModel
 from diffusers.schedulers import DDPMScheduler
 from tiny import tiny_unet
+from torch import nn
 
 import ptq4dm
 from ptq4dm.errors import CalibrationError, ModelError
 from ptq4dm.pipelines.at_work import Enough, run_watched
-from ptq4dm.pipelines.denoisers import Notes, watch_run, with_found
+from ptq4dm.pipelines.denoisers import Notes, linear_inputs, watch_run, with_found
 
 
 def latent_pipeline():
@@ -113,3 +116,20 @@ def test_enough_is_no_error_of_the_pipeline():
     watcher = Watcher()
     run_watched(latent_pipeline(), {"num_inference_steps": 50}, watcher)
     assert len(watcher.visits) == 2
+
+
+def test_inputs_of_linear_layers_are_noted_however_they_are_called():
+    class Part(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.proj = nn.Linear(3, 3)
+
+        def forward(self, x, keyword):
+            return self.proj(input=x) if keyword else self.proj(x)
+
+    part, notes, rows = Part(), Notes(), torch.arange(6.0).view(2, 3)
+    with linear_inputs(SimpleNamespace(components={"unet": part}), notes):
+        part(rows, False)
+        part(rows + 1, True)
+    noted = [x for _, x in notes.inputs["unet"]["proj"]]
+    assert len(noted) == 2 and torch.equal(noted[0], rows) and torch.equal(noted[1], rows + 1)

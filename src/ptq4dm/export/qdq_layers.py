@@ -97,9 +97,9 @@ class QdqConv(QdqLayer):
         self.stride, self.padding, self.dilation = source.stride, source.padding, source.dilation
         self.groups = source.groups
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """(batch, in, *spatial) -> (batch, out, *spatial)."""
-        x, weight = self.rounded_input(x), self.float_weight(0)
+        x, weight = self.rounded_input(input), self.float_weight(0)
         return self.convolve(x, weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
 
 
@@ -112,9 +112,9 @@ class QdqTransposedConv(QdqLayer):
         self.stride, self.padding, self.dilation = source.stride, source.padding, source.dilation
         self.output_padding, self.groups = source.output_padding, source.groups
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """(batch, in, *spatial) -> (batch, out, *spatial)."""
-        x, weight = self.rounded_input(x), in_first(self.float_weight(0), self.groups)
+        x, weight = self.rounded_input(input), in_first(self.float_weight(0), self.groups)
         assert not isinstance(self.padding, str)  # torch has none for these layers
         return self.convolve(
             x, weight, self.bias, self.stride, self.padding, self.output_padding, self.groups, self.dilation
@@ -127,9 +127,9 @@ class QdqLinear(QdqLayer):
     def __init__(self, source: QuantizedLinear):
         super().__init__(source, source.weight.t().contiguous())
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """(..., in) -> (..., out)."""
-        y = torch.matmul(self.rounded_input(x), self.float_weight(1))
+        y = torch.matmul(self.rounded_input(input), self.float_weight(1))
         return y if self.bias is None else y + self.bias
 
 
@@ -145,9 +145,9 @@ class QdqOutput(nn.Module):
         self.register_buffer("output_scale", source.output_scale.detach().clone())
         self.register_buffer("output_zero_point", source.output_zero_point.detach().clone())
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """What the layer gives, on 256 levels."""
-        return QuantizeDequantize.apply(self.layer(x), self.output_scale, self.output_zero_point)
+        return QuantizeDequantize.apply(self.layer(input), self.output_scale, self.output_zero_point)
 
 
 def qdq_form(layer: nn.Module) -> nn.Module:

@@ -112,7 +112,7 @@ def linear_inputs(source: DiffusionPipeline, notes: Notes) -> Iterator[None]:
     """While open, `notes` is told of the inputs of all linear layers of a pipeline's parts."""
 
     def hook(component: str, layer: str) -> Callable[..., None]:
-        return lambda module, args: notes.entered(component, layer, args[0]) if args else None
+        return lambda module, args, kwargs: notes.entered(component, layer, args[0] if args else kwargs["input"])
 
     with ExitStack() as stack:
         for component, part in source.components.items():
@@ -120,7 +120,8 @@ def linear_inputs(source: DiffusionPipeline, notes: Notes) -> Iterator[None]:
                 notes.inputs[component] = {}
                 for name, layer in part.named_modules():
                     if isinstance(layer, nn.Linear):
-                        stack.callback(layer.register_forward_pre_hook(hook(component, name)).remove)
+                        handle = layer.register_forward_pre_hook(hook(component, name), with_kwargs=True)
+                        stack.callback(handle.remove)
         yield
 
 

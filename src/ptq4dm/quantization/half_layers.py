@@ -18,10 +18,10 @@ from ptq4dm.quantization.layers import FixedTypes
 class HalfConv(FixedTypes, _ConvNd):
     """What the convolutions below share."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        """The convolution, in the dtype of `x`."""
-        bias = None if self.bias is None else self.bias.to(x.dtype)
-        return self._conv_forward(x, self.weight.to(x.dtype), bias)  # pyright: ignore[reportCallIssue] (each kind's own)
+    def forward(self, input: Tensor) -> Tensor:
+        """The convolution, in the dtype of its input."""
+        bias = None if self.bias is None else self.bias.to(input.dtype)
+        return self._conv_forward(input, self.weight.to(input.dtype), bias)  # pyright: ignore[reportCallIssue] (each kind's own)
 
 
 class HalfConv1d(HalfConv, nn.Conv1d):
@@ -39,9 +39,9 @@ class HalfConv3d(HalfConv, nn.Conv3d):
 class HalfLinear(FixedTypes, nn.Linear):
     """A linear layer with weights in float16."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        """The layer, in the dtype of `x`."""
-        return F.linear(x, self.weight.to(x.dtype), None if self.bias is None else self.bias.to(x.dtype))
+    def forward(self, input: Tensor) -> Tensor:
+        """The layer, in the dtype of its input."""
+        return F.linear(input, self.weight.to(input.dtype), None if self.bias is None else self.bias.to(input.dtype))
 
 
 HALF_FORMS: Final[dict[type, type]] = {

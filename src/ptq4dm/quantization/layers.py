@@ -74,9 +74,9 @@ class QuantizedLayer(FixedTypes, ABC):
         self.register_buffer("bias", torch.zeros(out, dtype=torch.float32) if bias else None)
         self.register_buffer("smoothing", None)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """The layer's output, in the dtype of `x`."""
-        return self.compute(x.to(torch.promote_types(x.dtype, torch.float32))).to(x.dtype)
+    def forward(self, input: Tensor) -> Tensor:
+        """The layer's output, in the dtype of its input, which has the name that PyTorch's own layers give it."""
+        return self.compute(input.to(torch.promote_types(input.dtype, torch.float32))).to(input.dtype)
 
     @abstractmethod
     def compute(self, x: Tensor) -> Tensor:
@@ -143,14 +143,14 @@ class QuantizedTransposedConv(SpatialLayer):
         self.convolve = next(TRANSPOSED[kind] for kind in TRANSPOSED if isinstance(source, kind))
         self.output_padding: tuple[int, ...] = source.output_padding
 
-    def forward(self, x: Tensor, output_size: object = None) -> Tensor:
-        """The layer's output, in the dtype of `x`. Raises ModelError for an output size that is set at each call."""
+    def forward(self, input: Tensor, output_size: object = None) -> Tensor:
+        """The output, in the dtype of the input. Raises ModelError for an output size that is set at each call."""
         if output_size is not None:
             raise ModelError(
                 f"a quantized transposed convolution was called with output_size={output_size}: its size is fixed by "
                 "output_padding; keep this layer in float (keep_float)"
             )
-        return super().forward(x)
+        return super().forward(input)
 
     def sums(self, centred: Tensor) -> Tensor:
         """Every input spread over the window of its outputs."""

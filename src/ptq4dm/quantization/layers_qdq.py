@@ -46,9 +46,9 @@ class OutputQuantized(FixedTypes):
         self.register_buffer("output_scale", torch.ones(()))
         self.register_buffer("output_zero_point", torch.zeros((), dtype=torch.uint8))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """What the layer takes -> what the layer gives, on 256 levels."""
-        y = self.layer(x)
+        y = self.layer(input)
         wide = y.to(torch.promote_types(y.dtype, torch.float32))
         scale, zero_point = self.output_scale.to(wide.dtype), self.output_zero_point.to(wide.dtype)
         return fake_quantize(wide, scale, zero_point).to(y.dtype)
@@ -61,9 +61,9 @@ class Watched(nn.Module):
         super().__init__()
         self.layer, self.output = layer, nn.Identity()
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """The layer's output."""
-        return self.output(self.layer(x))
+        return self.output(self.layer(input))
 
 
 def round_outputs(

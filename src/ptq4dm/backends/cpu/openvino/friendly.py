@@ -34,12 +34,13 @@ def friendly_forwards(network: nn.Module) -> Iterator[None]:
         yield
 
 
-def group_norm(module: nn.GroupNorm, x: Tensor) -> Tensor:
+def group_norm(module: nn.GroupNorm, input: Tensor) -> Tensor:
     """Group normalisation of (batch, channels, *spatial) by sums over space, then over the channels of a group.
 
     y = (x - mean) * rsqrt(var + eps) * weight + bias (Wu & He, "Group Normalization", 2018, arXiv 1803.08494).
     """
-    channels, groups, space = module.num_channels, module.num_groups, tuple(range(2, x.dim()))
+    x, channels, groups = input, module.num_channels, module.num_groups
+    space = tuple(range(2, x.dim()))
     if not space:
         return type(module).forward(module, x)
     members = np.full((channels // groups, channels // groups), groups / channels, np.float32)

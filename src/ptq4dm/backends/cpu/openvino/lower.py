@@ -81,8 +81,8 @@ def layers_as_operators(layers: dict[str, QuantizedLayer]) -> Iterator[None]:
 def operator_forward(index: int) -> Any:
     """A forward method that calls the operator for layer `index`."""
 
-    def forward(layer: QuantizedLayer, x: Tensor, channels_first: bool = False) -> Tensor:
-        return torch.ops.ptq4dm.quantized_layer(x, index, channels_first)
+    def forward(layer: QuantizedLayer, input: Tensor, channels_first: bool = False) -> Tensor:
+        return torch.ops.ptq4dm.quantized_layer(input, index, channels_first)
 
     return forward
 
