@@ -19,7 +19,7 @@ from ptq4dm.calibration.time_layers import layers_of_time
 from ptq4dm.errors import CalibrationError, RecipeError
 from ptq4dm.pipelines.adapters import require_no_adapters
 from ptq4dm.pipelines.conditions import Condition, check_conditions, default_conditions, run_inputs
-from ptq4dm.pipelines.denoiser import Call, placement, require_finite_weights
+from ptq4dm.pipelines.denoiser import Call, call_on, placement, require_finite_weights
 from ptq4dm.pipelines.denoisers import watch_run, with_found
 from ptq4dm.pipelines.pipeline import Pipeline, open_pipeline
 from ptq4dm.pipelines.unconditional import why_not_unconditional
@@ -95,9 +95,9 @@ def quantize(
     if calibration_set is None:
         calibration_set = collect(pipeline, recipe.calibration, work, progress, pictures)
     calibration_set.check_model(pipeline)
-    calls = list(calibration_set.calls(OBSERVED_AT_ONCE))
+    calls = calls_on(pipeline.denoiser, calibration_set.calls(OBSERVED_AT_ONCE))
     span = (0.0, float(pipeline.num_train_timesteps))
-    along = calls_along_time(pipeline.picture_shape, pipeline.num_train_timesteps)
+    along = calls_on(pipeline.denoiser, calls_along_time(pipeline.picture_shape, pipeline.num_train_timesteps))
     denoiser, ranges = quantize_network(pipeline.denoiser, calls, span, recipe, progress, along)
     axis = {"argument": "timestep", "low": 0.0, "high": span[1] - 1}
     denoiser = replace(denoiser, example=example_call(pipeline), facts={**denoiser.facts, "time_axis": axis})
@@ -269,6 +269,11 @@ def round_network(
     facts = {"activation_ranges": range_facts(ranges), "float_by_method": float_by_method(network)}
     facts |= {"smoothed": list(smoothing), "folded": {key: list(names) for key, names in folds.items()}}
     return QuantizedDenoiser(quantized, plan, calls[0], facts), ranges
+
+
+def calls_on(network: nn.Module, calls: Iterable[TimedCall]) -> list[TimedCall]:
+    """The calls where the network computes; their time-steps, which tell the bands, stay on the CPU."""
+    return [(call_on(network, call), timesteps) for call, timesteps in calls]
 
 
 def calls_along_time(picture_shape: Sequence[int], num_train_timesteps: int) -> list[TimedCall]:

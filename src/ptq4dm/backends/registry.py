@@ -13,7 +13,7 @@ from ptq4dm.backends.cpu.openvino.run import OpenVINOBackend
 from ptq4dm.backends.simulated import SimulatedBackend
 from ptq4dm.backends.stand_in import labelled, labels_of, stand_in
 from ptq4dm.errors import BackendError, BackendWarning, PTQ4DMError
-from ptq4dm.pipelines.denoiser import Call
+from ptq4dm.pipelines.denoiser import Call, call_on, placement
 
 BACKENDS: Final[dict[str, Backend]] = {
     backend.name: backend for backend in (SimulatedBackend(), OpenVINOBackend(), OnnxRuntimeBackend())
@@ -50,7 +50,7 @@ def prepare(network: nn.Module, example: Call | None, backend: str, arithmetic: 
     Raises BackendError if the named backend cannot run the network exactly on this processor.
     """
     if backend != "auto":
-        return labelled(find_backend(backend, arithmetic).prepare(network, example), backend)
+        return labelled(prepared(find_backend(backend, arithmetic), network, example), backend)
     if example is not None:
         return fastest(network, example, arithmetic)
     ready: list[nn.Module] = []
@@ -65,6 +65,17 @@ def prepare(network: nn.Module, example: Call | None, backend: str, arithmetic: 
     return waiting
 
 
+def prepared(backend: Backend, network: nn.Module, example: Call | None) -> nn.Module:
+    """The network on one backend. Raises BackendError where an engine is asked for a network on another device."""
+    device = placement(network)[0]
+    if backend.name != "simulated" and device.type != "cpu":
+        raise BackendError(
+            f"the network is on {device}, and {backend.name} computes on the CPU: move it there with .to('cpu'), "
+            "or use backend='simulated'"
+        )
+    return backend.prepare(network, example)
+
+
 def fastest(network: nn.Module, example: Call, arithmetic: str) -> nn.Module:
     """The network on the backend of this arithmetic that is fastest here for calls like `example`."""
     notes, ready = [], {}
@@ -74,7 +85,7 @@ def fastest(network: nn.Module, example: Call, arithmetic: str) -> nn.Module:
         reason = candidate.unavailable()
         if not reason:
             try:
-                ready[name] = candidate.prepare(network, example)
+                ready[name] = prepared(candidate, network, example)
                 continue
             except (PTQ4DMError, RuntimeError) as error:
                 reason = " ".join(str(error).split())
@@ -89,9 +100,9 @@ def fastest(network: nn.Module, example: Call, arithmetic: str) -> nn.Module:
 @torch.no_grad()
 def seconds_per_call(module: nn.Module, example: Call) -> float:
     """The fastest of a few calls after one to warm up, in seconds."""
-    taken = []
+    taken, call = [], call_on(module, example)
     for _ in range(TIMED_CALLS + 1):
         started = time.perf_counter()
-        module(*example.args, **example.kwargs)
+        module(*call.args, **call.kwargs)
         taken.append(time.perf_counter() - started)
     return min(taken[1:])

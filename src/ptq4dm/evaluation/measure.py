@@ -17,7 +17,7 @@ from ptq4dm.evaluation.hardware import (
     this_processor,
 )
 from ptq4dm.evaluation.speed import alternate, fastest, predicted_limit, speedup, spread
-from ptq4dm.pipelines.denoiser import Call, network_on, output_tensor, placement
+from ptq4dm.pipelines.denoiser import Call, call_on, network_on, output_tensor, placement
 from ptq4dm.pipelines.pipeline import Pipeline
 from ptq4dm.pipelines.sampling import sample
 from ptq4dm.quantization.plan import LayerPlan
@@ -101,10 +101,8 @@ def network_speed(
 
 def caller(module: nn.Module, example: Call) -> Callable[[], Tensor]:
     """A function that makes the call `example` of a network where it computes and waits for the answer."""
-    device = placement(module)[0]
-    args = [item.to(device) if isinstance(item, Tensor) else item for item in example.args]
-    kwargs = {name: item.to(device) if isinstance(item, Tensor) else item for name, item in example.kwargs.items()}
-    return lambda: output_tensor(module(*args, **kwargs)).cpu()
+    call = call_on(module, example)
+    return lambda: output_tensor(module(*call.args, **call.kwargs)).cpu()
 
 
 def placed(module: nn.Module, device: str) -> nn.Module:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from diffusers.utils import BaseOutput
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from ptq4dm.errors import ModelError, RecipeError
 
@@ -60,6 +61,13 @@ def placement(network: nn.Module) -> tuple[torch.device, torch.dtype]:
         if tensor.is_floating_point():
             return tensor.device, tensor.dtype
     return torch.device("cpu"), torch.float32
+
+
+def call_on(network: nn.Module, call: Call) -> Call:
+    """The call with its tensors, nested ones too, on the device where `network` computes; their types stay."""
+    device = placement(network)[0]
+    moved = pytree.tree_map_only(Tensor, lambda tensor: tensor.to(device), (call.args, call.kwargs))
+    return Call(*moved)
 
 
 def network_on(network: nn.Module, device: str) -> nn.Module:

@@ -103,7 +103,7 @@ def with_rounded_outputs(network: nn.Module, names: Iterable[str]) -> nn.Module:
     for name in names:
         layer = network.get_submodule(name)
         assert isinstance(layer, QuantizedLayer)
-        wrapped[name] = OutputQuantized(copy.deepcopy(layer))
+        wrapped[name] = OutputQuantized(copy.deepcopy(layer)).to(layer.weight.device)
     return replaced(network, wrapped)
 
 
