@@ -84,12 +84,19 @@ def quantize(
     recipe = load_recipe(recipe)
     pipeline = open_pipeline(model)
     if why_not_unconditional(pipeline.source):
+        if calibration_set is not None or pictures is not None:
+            raise CalibrationError(
+                f"{pipeline.name} ({type(pipeline.source).__name__}) is calibrated while it draws, with conditions: "
+                f"leave out {'pictures' if calibration_set is None else 'calibration_set'}"
+            )
         wanted = default_conditions(pipeline.source, recipe.calibration.seed) if conditions is None else conditions
         return quantize_at_work(pipeline, recipe, wanted, work, progress)
     if conditions is not None:
         raise CalibrationError(
             f"{pipeline.name} is an unconditional model and takes no conditions: leave them out (prompts, labels)"
         )
+    if calibration_set is not None and pictures is not None:
+        raise CalibrationError("pictures are given beside a calibration set, which needs none: leave them out")
     pipeline = in_float32(pipeline)
     make_plan(pipeline.denoiser, recipe.keep_float)  # a wrong pattern is told before the long work
     if calibration_set is None:

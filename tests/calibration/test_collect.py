@@ -161,6 +161,7 @@ def test_a_network_that_gives_nan():
         ({"source": "diffused"}, torch.zeros(0, 3, 16, 16), CalibrationError, "source 'diffused' needs pictures"),
         ({"source": "pictures"}, torch.zeros(2, 3, 8, 8), CalibrationError, r"shape \(3, 8, 8\) for a model of"),
         ({"source": "pictures"}, torch.full((2, 3, 16, 16), 255.0), CalibrationError, r"reach 255: scale them to"),
+        ({}, torch.zeros(2, 3, 16, 16), CalibrationError, "source 'denoising' takes none: leave them out, or use"),
         ({"source": "pictures"}, torch.full((2, 3, 16, 16), torch.nan), CalibrationError, "pictures holds NaN"),
     ],
 )

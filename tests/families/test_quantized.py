@@ -79,6 +79,8 @@ def test_images_masks_and_a_dataset_on_the_command_line(tmp_path, capsys):
     capsys.readouterr()
     for others, told in (
         (["--masks", "m"], "--masks is given without --images: give both"),
+        (["--split", "train[:2]"], "--split is given without --dataset: give both"),
+        (["--column", "c", "--split", "train"], "--column is given without --dataset: give both"),
         (["--dataset", "d"], "--column is missing: name the column of the dataset that holds the prompts"),
         (["--prompts", "p", "--dataset", "d", "--column", "c"], "--prompts and --dataset are both given"),
     ):
@@ -97,3 +99,13 @@ def test_prompts_of_a_file_on_the_command_line(tmp_path, capsys):
     assert facts["conditions"] == 2 and facts["samples"] == 2
     assert main(["sample", str(tmp_path / "int8")]) == 2
     assert "is no unconditional pixel model" in capsys.readouterr().err
+
+
+def test_what_only_unconditional_models_take_is_refused():
+    family = FAMILIES["stable-diffusion"]
+    source = family.build()
+    for given in ({"pictures": torch.zeros(2, 3, 8, 8)}, {"calibration_set": object()}):
+        with pytest.raises(
+            CalibrationError, match=f"calibrated while it draws, with conditions: leave out {[*given][0]}"
+        ):
+            ptq4dm.quantize(source, conditions=[{"prompt": "a cat"}], **given)

@@ -45,6 +45,13 @@ def test_lines_splits_and_an_even_choice_of_rows(place):
     assert ptq4dm.dataset_conditions(place / "captions.txt", "text")[9] == {"prompt": "picture 9"}
     assert list(ptq4dm.dataset_conditions(place / "splits", "caption", "test")) == [{"prompt": "picture 3"}]
     assert len(ptq4dm.dataset_conditions(place / "folder", "caption", "train[:4]")) == 4
+    for name in ("saved", "splits"):
+        assert list(ptq4dm.dataset_conditions(place / name, "caption", "train[:3]")) == [
+            {"prompt": text} for text in CAPTIONS[:3]
+        ]
+        assert len(ptq4dm.dataset_conditions(place / name, "caption", "train[-40%:]")) == 4
+    parts = ptq4dm.dataset_conditions(place / "splits", "caption", "test+train[8:]")
+    assert [item["prompt"] for item in parts] == ["picture 3", "picture 8", "picture 9"]
     some = ptq4dm.dataset_conditions(datasets.Dataset.from_dict({"caption": CAPTIONS}), "caption", count=4)
     assert [item["prompt"] for item in some] == ["picture 0", "picture 3", "picture 6", "picture 9"]
 
@@ -64,6 +71,12 @@ def test_what_is_told_in_one_line(place, monkeypatch):
         ptq4dm.dataset_conditions(place / "folder", "caption", "tset")
     with pytest.raises(CalibrationError, match="has no split 'tset': it has train, test"):
         ptq4dm.dataset_conditions(place / "splits", "caption", "tset")
+    with pytest.raises(CalibrationError, match=r"no split 'tset\[:3\]': it has train, of which slices such as"):
+        ptq4dm.dataset_conditions(place / "saved", "caption", "tset[:3]")
+    with pytest.raises(CalibrationError, match=r"no split 'train\[3': it has train"):
+        ptq4dm.dataset_conditions(place / "saved", "caption", "train[3")
+    with pytest.raises(CalibrationError, match=r"the split 'train\[10:\]' of the dataset has no rows"):
+        ptq4dm.dataset_conditions(place / "saved", "caption", "train[10:]")
     with pytest.raises(CalibrationError, match=r"a list is no dataset: give a datasets.Dataset, a hub id"):
         ptq4dm.dataset_conditions(["a cat"], "caption")
     with pytest.raises(CalibrationError, match=r"no dataset '.*nothing' with a split 'train'"):

@@ -93,6 +93,11 @@ def check(recipe: CalibrationRecipe) -> None:
 def chosen_pictures(pipeline: Pipeline, recipe: CalibrationRecipe, pictures: Tensor | None) -> Tensor | None:
     """One x_0 a sample, in a shuffled order that repeats only when all were used; None if the source needs none."""
     if recipe.source not in NEEDS_PICTURES:
+        if pictures is not None:
+            raise CalibrationError(
+                f"pictures are given, and source {recipe.source!r} takes none: leave them out, or use a recipe with "
+                f"source = {' or '.join(map(repr, NEEDS_PICTURES))}"
+            )
         return None
     if pictures is None and pipeline.name in zoo.MODELS:
         pictures = zoo.pictures(pipeline.name)

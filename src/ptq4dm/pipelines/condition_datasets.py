@@ -18,12 +18,13 @@ from ptq4dm.pipelines.loading import FAULTS, http_faults, one_line, why_hub_is_s
 
 INSTALL: Final = "datasets is not installed: pip install 'ptq4dm[datasets]'"
 FORMATS: Final = {".parquet": "parquet", ".csv": "csv", ".json": "json", ".jsonl": "json", ".txt": "text"}
+DEFAULT_SPLIT: Final = "train"
 SAVED: Final = ("dataset_info.json", "dataset_dict.json")
 """What `save_to_disk` writes."""
 
 
 def dataset_conditions(
-    dataset: Any, columns: str | Mapping[str, str], split: str = "train", count: int = 1024
+    dataset: Any, columns: str | Mapping[str, str], split: str = DEFAULT_SPLIT, count: int = 1024
 ) -> Sequence[Condition]:
     """What to call a pipeline with: columns of a dataset, a row a picture, read when its condition is asked for.
 
@@ -32,7 +33,8 @@ def dataset_conditions(
             json or image files, or of `save_to_disk`), or a file of one of those kinds.
         columns: the column that holds prompts, or arguments of the pipeline with their columns, such as
             `{"prompt": "caption", "image": "photo"}`.
-        split: which part, such as "train" or "train[:1000]"; of a `datasets.Dataset` it is not asked.
+        split: which part, such as "train", "train[:1000]", "train[:10%]" or "train+test". A `datasets.Dataset` has one
+            part, called "train" or by its own `split`.
         count: at most so many rows, evenly over the dataset.
 
     Raises:
@@ -74,16 +76,40 @@ def checked(name: str, column: str, value: Any, index: int) -> Any:
 def rows_of(dataset: Any, split: str) -> Any:
     """A `datasets.Dataset` of what was given. Raises MissingDependencyError, CalibrationError."""
     datasets = imported()
-    found = opened(str(dataset), split) if isinstance(dataset, str | Path) else dataset
+    if isinstance(dataset, str | Path):
+        found = opened(str(dataset), split)
+        if not saved_whole(dataset):
+            return found
+    else:
+        found = dataset
     if isinstance(found, datasets.DatasetDict):
-        if split not in found:
-            raise CalibrationError(f"the dataset has no split {split!r}: it has {', '.join(found)}")
-        found = found[split]
+        return part_of(found, split, ", ".join(found))
     if not isinstance(found, datasets.Dataset):
         raise CalibrationError(
             f"a {type(found).__name__} is no dataset: give a datasets.Dataset, a hub id, a folder or a file"
         )
-    return found
+    own = str(found.split or DEFAULT_SPLIT)
+    return part_of({DEFAULT_SPLIT: found, own: found}, split, own)
+
+
+def part_of(parts: Mapping[str, Any], split: str, known: str) -> Any:
+    """The rows of a split, of a slice of one, or of several joined by +, as `datasets` writes them.
+
+    parts: whole splits by name; known: which to name in an error. Raises CalibrationError: there is no such part.
+    """
+    datasets = imported()
+    if split in parts:
+        return parts[split]
+    sizes = {name: len(rows) for name, rows in parts.items()}
+    try:
+        slices = datasets.ReadInstruction.from_spec(split).to_absolute(sizes)
+        chosen = [parts[item.splitname].select(range(item.from_, item.to) or range(0)) for item in slices]
+        return datasets.concatenate_datasets(chosen)
+    except ValueError as error:
+        raise CalibrationError(
+            f"the dataset has no split {split!r}: it has {known}, of which slices such as {known.split(', ')[0]}[:100] "
+            "can be taken"
+        ) from error
 
 
 def opened(place: str, split: str) -> Any:
@@ -95,7 +121,7 @@ def opened(place: str, split: str) -> Any:
                 silence = why_hub_is_silent(place, "dataset")
                 if silence and not datasets.config.HF_HUB_OFFLINE:
                     raise ConnectionError(f"{silence}; HF_HUB_OFFLINE=1 looks in the local cache only")
-            elif any((path / name).is_file() for name in SAVED):
+            elif saved_whole(path):
                 return datasets.load_from_disk(str(path))
             elif path.is_file() and path.suffix.lower() in FORMATS:
                 return datasets.load_dataset(FORMATS[path.suffix.lower()], data_files=str(path), split=split)
@@ -105,6 +131,12 @@ def opened(place: str, split: str) -> Any:
             f"no dataset {place!r} with a split {split!r} ({one_line(error)}): give a hub id, a folder of "
             f"{', '.join(FORMATS)} or image files, one that save_to_disk wrote, or a file"
         ) from error
+
+
+def saved_whole(place: str | Path) -> bool:
+    """Whether `save_to_disk` wrote what lies at a place: it is read whole, the split is taken afterwards."""
+    folder = Path(place).expanduser()
+    return any(os.path.isfile(folder / name) for name in SAVED)
 
 
 @contextmanager
