@@ -104,8 +104,6 @@ def test_prompts_of_a_file_on_the_command_line(tmp_path, capsys):
 def test_what_only_unconditional_models_take_is_refused():
     family = FAMILIES["stable-diffusion"]
     source = family.build()
-    for given in ({"pictures": torch.zeros(2, 3, 8, 8)}, {"calibration_set": object()}):
-        with pytest.raises(
-            CalibrationError, match=f"calibrated while it draws, with conditions: leave out {[*given][0]}"
-        ):
-            ptq4dm.quantize(source, conditions=[{"prompt": "a cat"}], **given)
+    for name, given in {"pictures": torch.zeros(2, 3, 8, 8), "calibration_set": object()}.items():
+        with pytest.raises(CalibrationError, match=f"calibrated while it draws, with conditions: leave out {name}"):
+            ptq4dm.quantize(source, conditions=[{"prompt": "a cat"}], **{name: given})

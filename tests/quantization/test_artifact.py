@@ -1,6 +1,7 @@
 """The artifact: what is saved comes back to the bit; what is damaged, foreign or newer is refused in one line."""
 
 import json
+from contextlib import nullcontext
 
 import diffusers
 import pytest
@@ -11,7 +12,10 @@ from tiny import tiny_pipeline
 from torch import nn
 
 import ptq4dm
+from ptq4dm.cli.main import main
 from ptq4dm.errors import ArtifactError, BackendError
+from ptq4dm.integrations.config import PTQ4DMConfig
+from ptq4dm.integrations.quantizer import told
 from ptq4dm.pipelines.denoiser import Call
 from ptq4dm.quantization.layers import QuantizedConv, QuantizedLinear
 from ptq4dm.quantization.quantized_model import tensor_bytes
@@ -144,6 +148,33 @@ def test_a_format_that_is_no_version(folder, version):
     edit(folder / "ptq4dm.json", format_version=version)
     with pytest.raises(ArtifactError, match="is no version"):
         ptq4dm.load(folder)
+
+
+def test_an_artifact_of_this_format_without_later_keys(tmp_path):
+    """As the first ptq4dm of format 2 wrote them: no layers in float16, no smoothing, none left out as sensitive."""
+    plain = QUICK.replace(float_share=0.0, smoothing={"enabled": False})
+    model = ptq4dm.quantize(tiny_pipeline(), plain)
+    folder = model.save(tmp_path / "artifact")
+    facts = json.loads((folder / "ptq4dm.json").read_text())
+    del facts["recipe"]["float_share"], facts["recipe"]["smoothing"]
+    for key in ("half", "shared"):
+        del facts["denoisers"]["unet"][key]
+    for key in ("smoothed", "folded", "time_axis"):
+        del facts["denoisers"]["unet"]["facts"][key]
+    (folder / "ptq4dm.json").write_text(json.dumps(facts))
+    header = json.loads((folder / "unet" / "config.json").read_text())["quantization_config"]
+    assert set(header) == {"quant_method", "format_version", "arithmetic", "layers"}
+    loaded = ptq4dm.load(folder)
+    assert torch.equal(call(loaded.network), call(model.network))
+    assert loaded.recipe == model.recipe == plain
+    assert main(["inspect", str(folder)]) == 0
+    config = PTQ4DMConfig(calibrated=folder)
+    with pytest.warns(ptq4dm.errors.SimulatedWarning) if "simulated" not in told else nullcontext():
+        tiny_pipeline().unet.save_pretrained(tmp_path / "float")
+        again = UNet2DModel.from_pretrained(tmp_path / "float", quantization_config=config)
+        opened = UNet2DModel.from_pretrained(folder, subfolder="unet")
+    assert torch.equal(call(opened), call(model.network))
+    assert 0 < (call(again) - call(model.network)).norm() < 0.1 * call(model.network).norm()
 
 
 def test_layers_of_another_network(folder):

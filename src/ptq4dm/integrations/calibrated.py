@@ -11,7 +11,7 @@ from ptq4dm.errors import ArtifactError, ModelError, RecipeError
 from ptq4dm.integrations.config import PTQ4DMConfig
 from ptq4dm.numerics import ACTIVATION_MAX
 from ptq4dm.pipelines.loading import FAULTS, one_line
-from ptq4dm.quantization.artifact import FACTS, FORMAT_VERSION, read_facts, read_weights
+from ptq4dm.quantization.artifact import FORMAT_VERSION, read_facts, read_weights, recipe_of
 from ptq4dm.quantization.filling import rounded_layers
 from ptq4dm.quantization.layers import QUANTIZABLE, weight_of
 from ptq4dm.quantization.layers_qdq import OutputQuantized, integer_bias
@@ -19,7 +19,7 @@ from ptq4dm.quantization.plan import layer_names
 from ptq4dm.quantization.rewrite import quantize_layer
 from ptq4dm.quantization.shared import layers_entry
 from ptq4dm.ranges.search import InputRange
-from ptq4dm.recipe import WeightRecipe, recipe_from_dict
+from ptq4dm.recipe import WeightRecipe
 from ptq4dm.registration import METHOD
 
 
@@ -111,7 +111,6 @@ def ranges_of(folder: Path, facts: dict[str, Any], component: str | None) -> Cal
             "smoothing.enabled = false"
         )
     tensors = read_weights(folder, denoiser)
-    recipe = recipe_from_dict(facts["recipe"], str(folder / FACTS))
     rounded = rounded_layers(denoiser["layers"], tensors)
     inner = {name: f"{name}.layer" if name in rounded else name for name in denoiser["layers"]}
     return CalibratedRanges(
@@ -120,7 +119,7 @@ def ranges_of(folder: Path, facts: dict[str, Any], component: str | None) -> Cal
         {name: saved_range(tensors, f"{name}.output") for name in rounded},
         {name: tuple(tensors[f"{path}.weight"].shape) for name, path in inner.items()},
         {name: tensors[f"{path}.smoothing"] for name, path in inner.items() if f"{path}.smoothing" in tensors},
-        recipe.weights,
+        recipe_of(folder, facts).weights,
         facts["arithmetic"],
     )
 

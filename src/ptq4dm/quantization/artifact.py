@@ -14,7 +14,7 @@ import inspect
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import diffusers
 from torch import Tensor, nn
@@ -32,12 +32,14 @@ from ptq4dm.quantization.layers_qdq import quantized_names
 from ptq4dm.quantization.plan import LayerPlan
 from ptq4dm.quantization.quantized_model import QuantizedDenoiser, QuantizedModel, example_call
 from ptq4dm.quantization.shared import layers_entry, saved_tensors, shared_names
-from ptq4dm.recipe import recipe_from_dict
+from ptq4dm.recipe import Recipe, recipe_from_dict
 
 FORMAT_VERSION = 2
 FACTS = "ptq4dm.json"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 BARE_WEIGHTS = "module.safetensors"
+BEFORE: Final = {"float_share": 0.0, "smoothing": {"enabled": False}}
+"""Keys of a recipe that artifacts of this format had not from the beginning, and what is true of one without them."""
 
 
 def write_artifact(model: QuantizedModel, folder: Path) -> Path:
@@ -173,7 +175,7 @@ def load(folder: str | Path, module: nn.Module | None = None, example: Call | No
 
 def read_model(folder: Path, facts: dict[str, Any], module: nn.Module | None, example: Call | None) -> QuantizedModel:
     """The model of an artifact whose facts were read. Raises ArtifactError, and FAULTS where it was tampered with."""
-    recipe = recipe_from_dict(facts["recipe"], str(folder / FACTS))
+    recipe = recipe_of(folder, facts)
     if not facts["pipeline"] and module is None:
         raise ArtifactError(f"{folder} holds a bare module: load(folder, module=...) with one of the same class")
     if module is not None:
@@ -194,6 +196,11 @@ def read_model(folder: Path, facts: dict[str, Any], module: nn.Module | None, ex
         for name, held in facts["denoisers"].items()
     }
     return QuantizedModel(denoisers, pipeline, recipe, facts["facts"])
+
+
+def recipe_of(folder: Path, facts: dict[str, Any]) -> Recipe:
+    """The recipe that an artifact was made with, by its facts; what it does not name was not done."""
+    return recipe_from_dict({**BEFORE, **facts["recipe"]}, str(folder / FACTS))
 
 
 def require_fitting(example: Call | None, module: nn.Module) -> None:
