@@ -4,6 +4,7 @@ import accelerate
 import diffusers
 import pytest
 import torch
+from conditional import tiny_conditional
 from diffusers import DiffusionPipeline
 from diffusers.models.attention_processor import AttnProcessor
 
@@ -12,23 +13,6 @@ from ptq4dm.errors import ModelError
 from ptq4dm.quantization.layers import QuantizedLinear
 
 ABSENT = dict.fromkeys(("vae", "text_encoder", "tokenizer", "safety_checker", "feature_extractor"))
-
-
-def tiny_conditional():
-    """A random UNet2DConditionModel with self- and cross-attention."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        network = diffusers.UNet2DConditionModel(
-            sample_size=8,
-            block_out_channels=(8, 16),
-            layers_per_block=1,
-            norm_num_groups=4,
-            attention_head_dim=4,
-            cross_attention_dim=12,
-            down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-            up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-        )
-    return network.eval().requires_grad_(False)
 
 
 @pytest.fixture(scope="module")

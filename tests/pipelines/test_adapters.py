@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from conditional import tiny_conditional
 from diffusers import UNet2DConditionModel
 from families import FAMILIES
 
@@ -12,22 +13,6 @@ from ptq4dm.quantization.plan import make_plan
 
 peft = pytest.importorskip("peft")
 TARGETS = ["to_q", "to_v", "conv1"]
-
-
-def tiny_conditional() -> UNet2DConditionModel:
-    """A random UNet with cross-attention."""
-    torch.manual_seed(0)
-    network = UNet2DConditionModel(
-        sample_size=8,
-        block_out_channels=(8, 16),
-        layers_per_block=1,
-        norm_num_groups=4,
-        cross_attention_dim=8,
-        attention_head_dim=4,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-    )
-    return network.eval().requires_grad_(False)
 
 
 @torch.no_grad()
@@ -41,7 +26,7 @@ def adapted(name: str = "watercolour", **options: object) -> UNet2DConditionMode
 def batch() -> tuple[tuple, dict]:
     generator = torch.Generator().manual_seed(1)
     return (torch.randn(2, 4, 8, 8, generator=generator), torch.tensor(500)), {
-        "encoder_hidden_states": torch.randn(2, 5, 8, generator=generator)
+        "encoder_hidden_states": torch.randn(2, 5, 12, generator=generator)
     }
 
 

@@ -1,5 +1,6 @@
 """Every scheduler and number of steps work on a quantized pipeline; a much different time axis is told once."""
 
+import dataclasses
 import warnings
 from contextlib import nullcontext
 
@@ -78,10 +79,27 @@ def test_the_axis_is_that_of_the_networks_own_argument(stable_diffusion, flow_ma
     assert flow_matching[1].denoiser().facts["time_axis"]["high"] == 1000.0
     stable_diffusion[1].save(tmp_path / "int8")
     pipeline = ptq4dm.load(tmp_path / "int8").to_pipeline("simulated")
-    noted = r"UNet2DConditionModel is first called at time-step 10 and was calibrated over 1 to 951"
+    noted = r"UNet2DConditionModel is called at time-step 1100 and was calibrated over 1 to 951"
     call = stable_diffusion[1].denoiser().example
     with pytest.warns(TimeAxisWarning, match=noted), torch.no_grad():
-        pipeline.unet(call.args[0], torch.tensor(10.0), **call.kwargs)
+        pipeline.unet(call.args[0], torch.tensor(1100.0), **call.kwargs)
+
+
+def test_a_run_of_little_strength_and_lone_calls_are_no_other_axis(stable_diffusion):
+    """Warnings are errors here."""
+    family, model = stable_diffusion
+    call = model.denoiser().example
+    for t in (1.0, 10.0, 0.0):
+        alone = model.to_module("simulated")
+        with torch.no_grad():
+            alone(call.args[0], torch.tensor(t), **call.kwargs)
+    little = dataclasses.replace(family, inputs=lambda batch: {**family.inputs(batch), "strength": 0.06})
+    visited = []
+    pipeline = model.to_pipeline("simulated")
+    pipeline.set_progress_bar_config(disable=True)
+    pipeline.unet.register_forward_pre_hook(lambda module, args: visited.append(float(args[1])))
+    assert torch.isfinite(run(little, pipeline, steps=100)).all()
+    assert len(visited) >= 5 and max(visited) < 96  # all in the lowest tenth
 
 
 class Net(nn.Module):
@@ -96,7 +114,11 @@ class Net(nn.Module):
         ((1090.0, -80.0), ""),  # within a tenth of the span
         ((1000.0, 1200.0), "is called at time-step 1200 and was calibrated over 0 to 1000"),
         ((1000.0, -101.0), "is called at time-step -101"),
-        ((1.0, 0.5), "is first called at time-step 1 "),
+        ((1.0,), ""),
+        ((1.0, 0.5, 1.0, 0.5, 0.25), ""),  # a few calls may be anything
+        ((3.0, 2.0, 1.0, 0.0), ""),  # the last training steps
+        ((40.0, 1.5, 1.0, 0.5, 0.25, 0.0), ""),
+        ((1.0, 0.75, 0.5, 0.25), "is called at the time-steps 1, 0.75, 0.5, 0.25 and was calibrated over 0 to 1000"),
     ],
 )
 def test_what_is_told_and_once(times, told):
@@ -123,7 +145,7 @@ def test_a_run_of_one_step_has_no_axis():
 
 
 def test_calls_that_a_backend_is_timed_with_do_not_count(monkeypatch):
-    """Else the first call of the user would not be the first."""
+    """Else the user's first time-steps would not be the first."""
 
     def timed(network, example, backend, arithmetic):
         network(torch.zeros(2, 3), torch.tensor(900.0))
@@ -131,5 +153,7 @@ def test_calls_that_a_backend_is_timed_with_do_not_count(monkeypatch):
 
     monkeypatch.setattr("ptq4dm.backends.registry.prepare", timed)
     denoiser = QuantizedDenoiser(Net(), (), facts={"time_axis": {"argument": "t", "low": 0, "high": 1000}})
-    with pytest.warns(TimeAxisWarning, match="Net is first called at time-step 0.5"):
-        denoiser.to_module("auto", "float-out")(torch.zeros(2, 3), torch.tensor(0.5))
+    module = denoiser.to_module("auto", "float-out")
+    with pytest.warns(TimeAxisWarning, match="Net is called at the time-steps 1, 0.8, 0.6, 0.4"):
+        for t in (1.0, 0.8, 0.6, 0.4):
+            module(torch.zeros(2, 3), torch.tensor(t))

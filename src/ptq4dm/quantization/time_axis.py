@@ -15,8 +15,15 @@ from ptq4dm.errors import TimeAxisWarning
 from ptq4dm.pipelines.denoiser import Call
 
 SHARE: Final = 0.1
-"""Two axes differ much if a time-step lies outside the calibrated span by more than this share of it, or if all of them
-lie in its lowest such share (noise levels up to 1, say, where 0 to 1000 were calibrated)."""
+"""Two axes differ much if a time-step lies outside the calibrated span by more than this share of it."""
+TRAINING: Final = 100.0
+"""A calibrated span longer than this is one of training steps."""
+FINER: Final = 1 / 500
+"""They differ too if time-steps are no training steps but noise levels, say from 0 to 1. One call does not tell: it may
+be that of an image-to-image run of little strength. But the first few different ones do if all of them lie in this
+share of the span, in which there are at most three of a thousand training steps."""
+FEW: Final = 4
+"""How many different time-steps tell that."""
 
 
 def time_axis_of(network: nn.Module, first: Call, last: Call) -> dict[str, Any] | None:
@@ -48,7 +55,7 @@ class TimeNote:
         self.name = type(network).__name__
         self.argument, self.low, self.high = axis["argument"], float(axis["low"]), float(axis["high"])
         self.place = list(inspect.signature(network.forward).parameters).index(self.argument)
-        self.calls = 0
+        self.first: set[float] | None = set() if self.high - self.low > TRAINING else None
         self.told = False
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -57,13 +64,20 @@ class TimeNote:
             return
         given = args[self.place] if self.place < len(args) else kwargs.get(self.argument)
         t, margin = time_of(given), SHARE * (self.high - self.low)
-        self.calls += 1
         if t is None:
             return
         if not self.low - margin <= t <= self.high + margin:
             self.tell(f"is called at time-step {t:g}")
-        elif self.calls == 1 and t < self.low + margin:
-            self.tell(f"is first called at time-step {t:g}")
+        elif self.first is not None:
+            self.follow(t, self.first)
+
+    def follow(self, t: float, first: set[float]) -> None:
+        """Look at the first few different time-steps together; as soon as one is no noise level, no more."""
+        first.add(t)
+        if t > self.low + FINER * (self.high - self.low):
+            self.first = None
+        elif len(first) == FEW:
+            self.tell(f"is called at the time-steps {', '.join(f'{each:g}' for each in sorted(first, reverse=True))}")
 
     def tell(self, what: str) -> None:
         """Warn, this once."""
