@@ -23,6 +23,7 @@ from ptq4dm.pipelines.denoiser import Call, call_on, placement, require_finite_w
 from ptq4dm.pipelines.denoisers import watch_run, with_found
 from ptq4dm.pipelines.pipeline import Pipeline, open_pipeline
 from ptq4dm.pipelines.unconditional import why_not_unconditional
+from ptq4dm.quantization.bisection import shares_within
 from ptq4dm.quantization.facts import calibration_facts, model_facts, range_facts
 from ptq4dm.quantization.folding import Folds, fold
 from ptq4dm.quantization.half_layers import half_form
@@ -37,7 +38,7 @@ from ptq4dm.quantization.quantized_model import (
     with_denoisers,
 )
 from ptq4dm.quantization.rewrite import quantize_layers, with_layers
-from ptq4dm.quantization.sensitivity import best_in_float, error_shares
+from ptq4dm.quantization.sensitivity import best_in_float
 from ptq4dm.quantization.smoothing import smoothing_of, watching_largest
 from ptq4dm.quantization.time_axis import time_axis_of
 from ptq4dm.ranges.histograms import LayerStatistics, band_edges
@@ -113,7 +114,7 @@ def quantize(
         ranges.save(work / RANGE_TABLE)
     facts = {
         "model": model_facts(pipeline.denoisers, pipeline),
-        "calibration": calibration_facts(calibration_set, pipeline.num_train_timesteps),
+        "calibration": calibration_facts(calibration_set, pipeline.num_train_timesteps) | search_cost([denoiser]),
     }
     quantized = {pipeline.component: denoiser}
     return QuantizedModel(quantized, simulated(pipeline, quantized), recipe, facts)
@@ -157,12 +158,13 @@ def quantize_at_work(
             replace(recipe, keep_float=kept[name]),
             progress,
             smoothing[name].folds,
+            facts["calls_of"][name],
         )
         axis = time_axis_of(denoiser, run.examples[name], run.latest[name])
         quantized[name] = replace(quantized[name], facts={**quantized[name].facts, "time_axis": axis})
         if work is not None:
             ranges.save(work / f"{name}.{RANGE_TABLE}")
-    facts = {"model": model_facts(pipeline.denoisers, pipeline), "calibration": facts}
+    facts = {"model": model_facts(pipeline.denoisers, pipeline), "calibration": facts | search_cost(quantized.values())}
     return QuantizedModel(quantized, simulated(pipeline, quantized), recipe, facts)
 
 
@@ -204,7 +206,7 @@ def quantize_module(
     denoiser, _ = quantize_network(module, calls, time_span(calls), recipe, progress)
     facts = {
         "model": model_facts({BARE: module}, None),
-        "calibration": {"calls": len(calls), "source": "calls given by the caller"},
+        "calibration": {"calls": len(calls), "source": "calls given by the caller", **search_cost([denoiser])},
     }
     return QuantizedModel({BARE: denoiser}, None, recipe, facts)
 
@@ -237,8 +239,9 @@ def quantize_network(
     smoothing = smoothing_of(network, largest, calls[0][0], recipe.smoothing)
     if smoothing.factors:  # their ranges are those of the smoothed inputs
         statistics |= watched(list(smoothing.factors), smoothing.factors)
+    pictures = 1 if calls[0][1] is None else len(calls[0][1])
     denoiser, ranges = round_network(
-        network, statistics, [call for call, _ in calls], recipe, progress, smoothing.folds
+        network, statistics, [call for call, _ in calls], recipe, progress, smoothing.folds, pictures=pictures
     )
     if recipe.arithmetic == "qdq":
         rounded = round_outputs(denoiser.network, calls, recipe.ranges, progress)
@@ -253,18 +256,22 @@ def round_network(
     recipe: Recipe,
     progress: bool = False,
     folds: Folds | None = None,
+    limit: int | None = None,
+    pictures: int = 1,
 ) -> tuple[QuantizedDenoiser, RangeTable]:
     """Choose ranges by the statistics of the inputs of layers, round, leave the most sensitive in float, and rewrite.
 
     calls: some that the network was calibrated on; the first becomes the example. folds: which layers take in the
-    smoothing that the statistics tell of.
+    smoothing that the statistics tell of. limit: how many calls may be made to find the sensitive layers. pictures:
+    how many each call is of, for the count of what that cost.
     """
+    made = 0
     ranges = choose_ranges(statistics, recipe.ranges, shown=progress)
     macs = count_macs(network, calls[0])
     plan = make_plan(network, recipe.keep_float, statistics, macs, recipe.min_channels)
     layers = quantize_layers(network, plan, ranges, recipe.weights, progress)
     if recipe.float_share:
-        shares = error_shares(network, layers, calls, progress)
+        shares, made = shares_within(network, layers, calls, limit, progress)
         plan = leave_out(plan, best_in_float(shares, macs, recipe.float_share))
     sensitive = {name: half_form(network.get_submodule(name)) for name in layers if name not in planned(plan)}
     layers = {name: layers[name] for name in planned(plan)}
@@ -274,13 +281,22 @@ def round_network(
     folds = {key: names for key, names in (folds or {}).items() if not {key, *names} & set(sensitive)}
     fold(quantized, folds, smoothing)
     facts = {"activation_ranges": range_facts(ranges), "float_by_method": float_by_method(network)}
-    facts |= {"smoothed": list(smoothing), "folded": {key: list(names) for key, names in folds.items()}}
+    facts |= {
+        "sensitivity_calls": made * pictures,
+        "smoothed": list(smoothing),
+        "folded": {key: list(names) for key, names in folds.items()},
+    }
     return QuantizedDenoiser(quantized, plan, calls[0], facts), ranges
 
 
 def calls_on(network: nn.Module, calls: Iterable[TimedCall]) -> list[TimedCall]:
     """The calls where the network computes; their time-steps, which tell the bands, stay on the CPU."""
     return [(call_on(network, call), timesteps) for call, timesteps in calls]
+
+
+def search_cost(denoisers: Iterable[QuantizedDenoiser]) -> dict[str, int]:
+    """How many calls were made, beside those of the calibration, to find the sensitive layers."""
+    return {"sensitivity_calls": sum(denoiser.facts["sensitivity_calls"] for denoiser in denoisers)}
 
 
 def calls_along_time(picture_shape: Sequence[int], num_train_timesteps: int) -> list[TimedCall]:

@@ -57,6 +57,7 @@ def example_results() -> dict[str, Any]:
             "visited_timesteps": (np.rint((drawn - 1) / 20) * 20 + 1).clip(1, 981).astype(int).tolist(),
             "calls_made": 3712,
             "calls_saved": 2688,
+            "sensitivity_calls": 4096,
             "seconds": 64.0,
             "peak_memory_bytes": 1.1e9,
         },

@@ -90,6 +90,7 @@ def test_measured_figures_stand_in_the_page(tmp_path: Path) -> None:
         "128 samples",
         "16 %",
         "2.21×",
+        "4,096 to find sensitive layers",
     ):
         assert figure in text, figure
     assert "kept in float by the pattern 'conv_in'" in text

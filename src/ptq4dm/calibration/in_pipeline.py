@@ -8,9 +8,10 @@ continuous and flow-matching axes, and on the part of an axis that image-to-imag
 What follows the time-step alone is counted at every time-step (`calibration.time_layers`).
 """
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -78,7 +79,7 @@ def statistics_in_pipeline(
         )
         for name, denoiser in pipeline.denoisers.items()
     }
-    made = 0
+    made: Counter[str] = Counter()
     with ExitStack() as stack:
         done = stack.enter_context(progress("calibration", int(last.sum()) + len(last), shown))
         observers = {
@@ -98,7 +99,7 @@ def statistics_in_pipeline(
                     f"the pipeline ended after {harvester.visit} steps where its first run made {len(run.visits)}: "
                     "give all calibration conditions the same schedule (strength, timesteps, sigmas)"
                 )
-            made += harvester.made
+            made.update(harvester.made)
     total = len(drawn) * sum(len(visit.called) for visit in run.visits)
     facts = {
         "model": pipeline.name,
@@ -111,8 +112,9 @@ def statistics_in_pipeline(
         "seed": recipe.seed,
         "samples": recipe.samples,
         "conditions": len(conditions),
-        "calls_made": made,
-        "calls_saved": total - made,
+        "calls_made": made.total(),
+        "calls_saved": total - made.total(),
+        "calls_of": {name: made[name] for name in pipeline.components},
         "drawn_timesteps": drawn.tolist(),
         "visited_timesteps": {name: target.times.tolist() for name, target in targets.items()},
         "layers_of_time": {name: list(found) for name, found in timed.items()},
@@ -169,7 +171,7 @@ def runs_of(
 class Harvester:
     """Counts the inputs of layers at the visits that the pictures of one run are looked at (a Watcher).
 
-    targets: (pictures,) visits by denoiser; last: the visit after which the run ends.
+    targets: (pictures,) visits by denoiser; last: the visit after which the run ends; made: calls by denoiser.
     """
 
     run: Run
@@ -178,7 +180,7 @@ class Harvester:
     last: int
     done: Advance
     visit: int = 0
-    made: int = 0
+    made: Counter[str] = field(default_factory=Counter)
     finished: bool = False
 
     def called(self, component: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -205,7 +207,7 @@ class Harvester:
                 "calibration conditions the same schedule (strength, timesteps, sigmas)"
             )
         pictures = len(next(iter(self.targets.values())))
-        self.made += pictures * len(self.run.visits[self.visit].called)
+        self.made.update(dict.fromkeys(self.run.visits[self.visit].called, pictures))
         self.done(pictures)
         if self.visit == self.last:
             self.finished = True

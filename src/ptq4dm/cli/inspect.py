@@ -36,6 +36,8 @@ def run(args: argparse.Namespace) -> None:
         by_method.update(denoiser.facts.get("float_by_method", {}))
         smoothed += len(denoiser.facts.get("smoothed", []))
         folded += sum(len(names) for names in denoiser.facts.get("folded", {}).values())
+    calibration = model.facts.get("calibration", {})
+    made, searched = calibration.get("calls_made"), calibration.get("sensitivity_calls", 0)
     data = {
         **summary(model),
         "recipe": model.recipe.to_dict(),
@@ -43,6 +45,8 @@ def run(args: argparse.Namespace) -> None:
         "float_by_method": dict(by_method),
         "smoothed": smoothed,
         "folded": folded,
+        "calls_made": made,
+        "sensitivity_calls": searched,
     }
     text = table(rows, ("layer", "kind", "runs in", "scale", "zero point", "left in float because"))
     total = (
@@ -53,4 +57,7 @@ def run(args: argparse.Namespace) -> None:
         total += "\nin float by the method: " + ", ".join(f"{count} {kind}" for kind, count in by_method.items())
     if smoothed:
         total += f"\n{smoothed} layers with smoothed inputs, {folded} of them by the layer in front"
+    if made is not None:
+        total += f"\ncalibration: {made} calls of the network for pictures"
+        total += f", {searched} to find sensitive layers" if searched else ""
     show(args, data, text + total)

@@ -35,7 +35,7 @@ def error_shares(
 
     network: the float network. calls: `CALLS` of them are taken, the first and the middle one.
     """
-    taken = calls[:: max(1, len(calls) // CALLS)][:CALLS]
+    taken = taken_of(calls)
     shares = dict.fromkeys(layers, 0.0)
     rows = 0
     with progress("sensitivity", len(taken) * len(layers), shown) as advance:
@@ -51,6 +51,11 @@ def error_shares(
                 shares[name] += float((alone[counted] / whole[counted]).sum())
                 advance(1)
     return {name: value / max(rows, 1) for name, value in shares.items()}
+
+
+def taken_of(calls: Sequence[Call]) -> Sequence[Call]:
+    """The calls that the error is measured on: the first and the middle one."""
+    return calls[:: max(1, len(calls) // CALLS)][:CALLS]
 
 
 def best_in_float(shares: Mapping[str, float], macs: Mapping[str, int], budget: float) -> dict[str, str]:

@@ -188,6 +188,8 @@ def calibration(found: Mapping[str, Any]) -> dict[str, Any] | None:
     if found.get("calls_made"):
         share = found.get("calls_saved", 0) / max(found["calls_made"] + found.get("calls_saved", 0), 1)
         cost.append(f"{words.count(found['calls_made'])} network calls ({words.percent(share, 2)} saved)")
+    if found.get("sensitivity_calls"):
+        cost.append(f"{words.count(found['sensitivity_calls'])} to find sensitive layers")
     if found.get("seconds"):
         cost.append(words.duration(found["seconds"]))
     if found.get("peak_memory_bytes"):
