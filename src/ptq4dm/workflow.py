@@ -76,7 +76,7 @@ def quantize(
             the package's own prompts, or all class labels.
         calibration_set: for an unconditional model: one collected before; else it is collected now.
         pictures: (N, C, H, W) in [-1, 1], for the sources `pictures` and `diffused`.
-        work: folder for the calibration set, the ranges and the chunks from which an interrupted run resumes.
+        work: folder for the calibration set, the ranges and what an interrupted calibration resumes from.
         progress: show progress bars on stderr.
 
     Raises:
@@ -147,7 +147,7 @@ def quantize_at_work(
     }
     factors = {name: item.factors for name, item in smoothing.items()}
     statistics, facts = statistics_in_pipeline(
-        pipeline, run, conditions, recipe.calibration, layers, recipe.ranges.bands, progress, factors
+        pipeline, run, conditions, recipe.calibration, layers, recipe.ranges.bands, progress, factors, work
     )
     quantized = {}
     for name, denoiser in pipeline.denoisers.items():

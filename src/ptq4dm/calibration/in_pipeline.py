@@ -12,12 +12,14 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ptq4dm.calibration.checkpoint import Checkpoint, checkpoint_key, read_checkpoint, write_checkpoint
 from ptq4dm.calibration.collect import LAW_STREAM, check, sample_seed, stream
 from ptq4dm.calibration.time_layers import count_everywhere, layers_of_time
 from ptq4dm.calibration.timesteps import draw_timesteps, resolve_law
@@ -30,6 +32,8 @@ from ptq4dm.progress import Advance, progress
 from ptq4dm.ranges.histograms import LayerStatistics, band_edges
 from ptq4dm.ranges.observe import Observer, observing
 from ptq4dm.recipe import CalibrationRecipe, plain
+
+CHECKPOINT: Final = "runs.safetensors"
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,14 +54,17 @@ def statistics_in_pipeline(
     bands: int,
     shown: bool = True,
     smoothing: Mapping[str, Mapping[str, Tensor]] | None = None,
+    cache: Path | None = None,
 ) -> tuple[dict[str, dict[str, LayerStatistics]], dict[str, Any]]:
     """Run the pipeline for `recipe.samples` pictures, conditions taken in turn, and watch the inputs of `layers`.
 
     run: one run of the pipeline with as many steps, which tells its time axis. layers: names by denoiser. smoothing: by
     denoiser and layer, what to divide each input channel by before it is counted. Pictures
-    that stop early share a run, which ends with the last time-step that one of them needs.
+    that stop early share a run, which ends with the last time-step that one of them needs. cache: a folder for what the
+    finished runs gave; a calibration of the same pipeline, conditions and recipe that finds it there goes on with the
+    next run, and gives the same to the last bit.
     Returns statistics by denoiser and layer, and how the calibration was done, as JSON data.
-    Raises RecipeError, CalibrationError.
+    Raises RecipeError, CalibrationError, ArtifactError (the cache cannot be written).
     """
     check(recipe)
     if recipe.source != "denoising":
@@ -79,7 +86,14 @@ def statistics_in_pipeline(
         )
         for name, denoiser in pipeline.denoisers.items()
     }
-    made: Counter[str] = Counter()
+    path = None
+    if cache is not None:
+        factors = {f"{name}/{layer}": item for name, of in (smoothing or {}).items() for layer, item in of.items()}
+        watched = {"layers": {name: list(names) for name, names in layers.items()}, "bands": bands, "timed": timed}
+        key = checkpoint_key(pipeline, run, conditions, recipe, watched, {"drawn": drawn, **factors})
+        path = cache / key / CHECKPOINT
+    before = read_checkpoint(path)
+    made: Counter[str] = Counter() if before is None else Counter(before.made)
     with ExitStack() as stack:
         done = stack.enter_context(progress("calibration", int(last.sum()) + len(last), shown))
         observers = {
@@ -89,8 +103,14 @@ def statistics_in_pipeline(
             for name, denoiser in pipeline.denoisers.items()
         }
         for name, denoiser in pipeline.denoisers.items():
-            count_everywhere(denoiser, timed[name], run, name, observers[name])
-        for batch, inputs in runs_of(pipeline, conditions, order, recipe):
+            if before is None:
+                count_everywhere(denoiser, timed[name], run, name, observers[name])
+            else:
+                observers[name].go_on(before.statistics.get(name, {}))
+        for index, (batch, inputs) in enumerate(runs_of(pipeline, conditions, order, recipe)):
+            if before is not None and index < before.runs:
+                done(len(batch) * (int(last[batch].amax()) + 1))
+                continue
             chosen = {name: target.visits[batch] for name, target in targets.items()}
             harvester = Harvester(run, observers, chosen, int(last[batch].amax()), done)
             run_watched(pipeline.source, inputs, harvester)
@@ -100,6 +120,8 @@ def statistics_in_pipeline(
                     "give all calibration conditions the same schedule (strength, timesteps, sigmas)"
                 )
             made.update(harvester.made)
+            if path is not None:
+                write_checkpoint(path, Checkpoint(index + 1, made, finished(observers)))
     total = len(drawn) * sum(len(visit.called) for visit in run.visits)
     facts = {
         "model": pipeline.name,
@@ -120,7 +142,12 @@ def statistics_in_pipeline(
         "layers_of_time": {name: list(found) for name, found in timed.items()},
         "time_axis": [visit.timestep for visit in run.visits],
     }
-    return {name: {key: item.finish() for key, item in o.histograms.items()} for name, o in observers.items()}, facts
+    return finished(observers), facts
+
+
+def finished(observers: Mapping[str, Observer]) -> dict[str, dict[str, LayerStatistics]]:
+    """The statistics so far, by denoiser and layer."""
+    return {name: {key: item.finish() for key, item in o.histograms.items()} for name, o in observers.items()}
 
 
 def draw(recipe: CalibrationRecipe, num_train_timesteps: int) -> Tensor:

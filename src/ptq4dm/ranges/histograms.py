@@ -74,6 +74,15 @@ class Histogram:
         self.smoothing = smoothing
         self.positions = torch.zeros(bands, dtype=torch.int64)
 
+    @staticmethod
+    def of(statistics: LayerStatistics) -> "Histogram":
+        """One that goes on where `finish` gave these statistics."""
+        histogram = Histogram(statistics.edges, statistics.channel_sum.shape[1], statistics.smoothing)
+        histogram.exponent = statistics.exponent
+        for name in ("counts", "low", "high", "channel_sum", "channel_square", "channel_largest", "positions"):
+            setattr(histogram, name, getattr(statistics, name).clone())
+        return histogram
+
     def add(self, x: Tensor, band: Tensor) -> None:
         """Count `x`, finite, (rows, channels, positions), each row in its band: `band` is (rows,) int64."""
         if self.smoothing is not None:

@@ -27,6 +27,10 @@ class Observer:
         self.chosen: Tensor | None = None
         self.histograms: dict[str, Histogram] = {}
 
+    def go_on(self, statistics: Mapping[str, LayerStatistics]) -> None:
+        """Count on from what was counted before, by layer."""
+        self.histograms = {name: Histogram.of(item) for name, item in statistics.items()}
+
     def watch(self, name: str, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Count one input of `layer`; raises CalibrationError if it is not finite."""
         if self.chosen is not None and not bool(self.chosen.any()):

@@ -15,17 +15,16 @@ from ptq4dm.errors import ArtifactError, CalibrationError, RecipeError
 from ptq4dm.files import fingerprint, read_tensors, write_tensors
 from ptq4dm.numerics import ACTIVATION_MAX
 from ptq4dm.progress import progress
-from ptq4dm.ranges.histograms import BINS, LayerStatistics
+from ptq4dm.ranges.histograms import LayerStatistics
 from ptq4dm.ranges.metrics import make_metric
 from ptq4dm.ranges.mixture import Mixture, mixture_of
+from ptq4dm.ranges.saved_statistics import statistics_header, statistics_tensors, to_statistics
 from ptq4dm.ranges.search import InputRange, search_range
 from ptq4dm.recipe import RangeRecipe, plain
 
 FORMAT_VERSION = 2
 LARGEST = 1e16
 """Inputs beyond it cannot be measured: sums of their squares leave the range of float32."""
-STATISTICS = ("low", "high", "channel_sum", "channel_square", "channel_largest", "positions")
-"""The tensors of a layer's statistics that are saved as they are."""
 SUMMARY_PERCENTILES = (0.1, 1.0, 50.0, 99.0, 99.9)
 
 
@@ -40,12 +39,16 @@ class RangeTable:
     @property
     def fingerprint(self) -> str:
         """Of the ranges, the statistics and the facts."""
-        return fingerprint(to_tensors(self), header(self))
+        return fingerprint(self.tensors(), header(self))
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The statistics behind the ranges, as saved."""
+        return statistics_tensors({name: self.statistics[name] for name in self.ranges})
 
     def save(self, path: Path) -> None:
         """Write one safetensors file, all histograms in it, whole or not at all."""
         metadata = {"format": "ptq4dm-ranges", "version": str(FORMAT_VERSION), "header": json.dumps(header(self))}
-        write_tensors(path, to_tensors(self), metadata)
+        write_tensors(path, self.tensors(), metadata)
 
     @staticmethod
     def load(path: Path) -> "RangeTable":
@@ -121,39 +124,11 @@ def header(table: RangeTable) -> dict[str, Any]:
     layers = {
         name: {
             "range": dataclasses.asdict(chosen),
-            "exponent": table.statistics[name].exponent,
-            "first_bin": filled_bins(table.statistics[name].counts)[0],
+            **statistics_header(table.statistics[name]),
         }
         for name, chosen in table.ranges.items()
     }
     return {"layers": layers, "facts": plain(dict(table.facts))}
-
-
-def to_tensors(table: RangeTable) -> dict[str, Tensor]:
-    """The statistics as tensors; of the counts only the bins between the first and the last that are filled."""
-    tensors = {}
-    for name in table.ranges:
-        item = table.statistics[name]
-        first, last = filled_bins(item.counts)
-        counts = item.counts[:, first:last]
-        small = not counts.numel() or int(counts.max()) < 2**32
-        tensors[f"{name}.counts"] = (counts.to(torch.uint32) if small else counts).contiguous()
-        tensors[f"{name}.edges"] = torch.tensor(item.edges, dtype=torch.float64)
-        for key in STATISTICS:
-            tensors[f"{name}.{key}"] = getattr(item, key)
-        if item.smoothing is not None:
-            tensors[f"{name}.smoothing"] = item.smoothing
-    return tensors
-
-
-def to_statistics(name: str, item: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> LayerStatistics:
-    """Undo `to_tensors` for one layer."""
-    parts = {key: tensors[f"{name}.{key}"] for key in STATISTICS}
-    edges = tuple(tensors[f"{name}.edges"].tolist())
-    compact = tensors[f"{name}.counts"].to(torch.int64)
-    counts = torch.zeros(len(edges) - 1, BINS, dtype=torch.int64)
-    counts[:, item["first_bin"] : item["first_bin"] + compact.shape[1]] = compact
-    return LayerStatistics(edges, item["exponent"], counts, **parts, smoothing=tensors.get(f"{name}.smoothing"))
 
 
 def checked_range(chosen: InputRange) -> InputRange:
@@ -161,12 +136,6 @@ def checked_range(chosen: InputRange) -> InputRange:
     if not (math.isfinite(chosen.scale) and chosen.scale > 0 and isinstance(chosen.zero_point, int)):
         raise ValueError(f"scale {chosen.scale!r}, zero point {chosen.zero_point!r}")
     return chosen
-
-
-def filled_bins(counts: Tensor) -> tuple[int, int]:
-    """First filled bin and one past the last; (0, 0) if all are empty."""
-    filled = counts.sum(0).nonzero().squeeze(1)
-    return (int(filled[0]), int(filled[-1]) + 1) if len(filled) else (0, 0)
 
 
 def summary_of(item: LayerStatistics) -> list[dict[str, Any]]:
