@@ -47,10 +47,13 @@ class RangeRecipe:
 @dataclass(frozen=True)
 class WeightRecipe:
     """How weights are rounded. portable: exact on processors that add pairs of products in int16 (no VNNI) too;
-    weighted: minimise the layer's output error under the calibration data instead of the error of the weights."""
+    weighted: minimise the layer's output error under the calibration data instead of the error of the weights.
+    error_feedback: what rounding a weight does to the output is taken back by the weights rounded after it (GPTQ, arXiv
+    2210.17323), where the calibration calls are at hand: not for conditional pipelines."""
 
     portable: bool = True
     weighted: bool = True
+    error_feedback: bool = True
     bias_correction: bool = True
 
 
@@ -73,7 +76,8 @@ class Recipe:
 
     keep_float: patterns (fnmatch) of layer names that stay in float. min_channels: layers with fewer input or output
     channels stay in float: the first and last convolutions, which carry the picture itself, cost little. float_share:
-    the share of the multiply-adds that the layers whose rounding harms most may take in float; 0 for none. arithmetic:
+    the share of the multiply-adds that the layers whose rounding harms most may take in float; 0 for none.
+    time_in_float: linear layers that follow the time-step alone have float inputs, and weights in 8 bits. arithmetic:
     `float-out` (INT8 in, int32 sums, float out) or `qdq` (outputs rounded as well, as ONNX Runtime's QLinearConv must).
     """
 
@@ -82,6 +86,7 @@ class Recipe:
     keep_float: tuple[str, ...] = ()
     min_channels: int = 8
     float_share: float = 0.1
+    time_in_float: bool = True
     calibration: CalibrationRecipe = field(default_factory=CalibrationRecipe)
     ranges: RangeRecipe = field(default_factory=RangeRecipe)
     weights: WeightRecipe = field(default_factory=WeightRecipe)

@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from ptq4dm.pipelines.denoisers import watch_run, with_found
 from ptq4dm.pipelines.pipeline import Pipeline, open_pipeline
 from ptq4dm.pipelines.unconditional import why_not_unconditional
 from ptq4dm.quantization.bisection import shares_within
+from ptq4dm.quantization.error_feedback import round_again
 from ptq4dm.quantization.facts import calibration_facts, model_facts, range_facts
 from ptq4dm.quantization.folding import Folds, fold
 from ptq4dm.quantization.half_layers import half_form
@@ -41,6 +42,7 @@ from ptq4dm.quantization.rewrite import quantize_layers, with_layers
 from ptq4dm.quantization.sensitivity import best_in_float
 from ptq4dm.quantization.smoothing import smoothing_of, watching_largest
 from ptq4dm.quantization.time_axis import time_axis_of
+from ptq4dm.quantization.weight_only import REASON, weight_only_form
 from ptq4dm.ranges.histograms import LayerStatistics, band_edges
 from ptq4dm.ranges.observe import observe
 from ptq4dm.ranges.range_table import RangeTable, choose_ranges
@@ -48,7 +50,7 @@ from ptq4dm.recipe import Recipe, load_recipe
 
 CALIBRATION_SET = "calibration_set.safetensors"
 RANGE_TABLE = "range_table.safetensors"
-OBSERVED_AT_ONCE = 16
+OBSERVED_AT_ONCE = 8
 ALONG = 256
 """At how many time-steps the layers that follow the time-step alone are watched."""
 
@@ -159,6 +161,7 @@ def quantize_at_work(
             progress,
             smoothing[name].folds,
             facts["calls_of"][name],
+            timed=facts["layers_of_time"][name],
         )
         axis = time_axis_of(denoiser, run.examples[name], run.latest[name])
         quantized[name] = replace(quantized[name], facts={**quantized[name].facts, "time_axis": axis})
@@ -241,7 +244,16 @@ def quantize_network(
         statistics |= watched(list(smoothing.factors), smoothing.factors)
     pictures = 1 if calls[0][1] is None else len(calls[0][1])
     denoiser, ranges = round_network(
-        network, statistics, [call for call, _ in calls], recipe, progress, smoothing.folds, pictures=pictures
+        network,
+        statistics,
+        [call for call, _ in calls],
+        recipe,
+        progress,
+        smoothing.folds,
+        pictures=pictures,
+        timed=timed,
+        watched=[call for call, _ in calls],
+        along=[call for call, _ in along],
     )
     if recipe.arithmetic == "qdq":
         rounded = round_outputs(denoiser.network, calls, recipe.ranges, progress)
@@ -258,27 +270,38 @@ def round_network(
     folds: Folds | None = None,
     limit: int | None = None,
     pictures: int = 1,
+    timed: Collection[str] = (),
+    watched: Sequence[Call] = (),
+    along: Sequence[Call] = (),
 ) -> tuple[QuantizedDenoiser, RangeTable]:
     """Choose ranges by the statistics of the inputs of layers, round, leave the most sensitive in float, and rewrite.
 
     calls: some that the network was calibrated on; the first becomes the example. folds: which layers take in the
     smoothing that the statistics tell of. limit: how many calls may be made to find the sensitive layers. pictures:
-    how many each call is of, for the count of what that cost.
+    how many each call is of, for the count of what that cost. timed: the layers that follow the time-step alone.
+    watched, along: calls to round weights with error feedback by, and such for the timed layers; none where none were
+    kept.
     """
     made = 0
     ranges = choose_ranges(statistics, recipe.ranges, shown=progress)
     macs = count_macs(network, calls[0])
     plan = make_plan(network, recipe.keep_float, statistics, macs, recipe.min_channels)
+    following = linear_layers(network, timed, planned(plan)) if recipe.time_in_float else {}
+    plan = leave_out(plan, dict.fromkeys(following, REASON))
     layers = quantize_layers(network, plan, ranges, recipe.weights, progress)
+    weight_only = {name: weight_only_form(layer, name) for name, layer in following.items()}
+    if recipe.weights.error_feedback:
+        round_again(network, layers, watched, recipe.weights, progress)
+        round_again(network, weight_only, along, replace(recipe.weights, portable=False), progress)
     if recipe.float_share:
         shares, made = shares_within(network, layers, calls, limit, progress)
         plan = leave_out(plan, best_in_float(shares, macs, recipe.float_share))
     sensitive = {name: half_form(network.get_submodule(name)) for name in layers if name not in planned(plan)}
     layers = {name: layers[name] for name in planned(plan)}
-    quantized = with_layers(network, {**layers, **sensitive})
+    quantized = with_layers(network, {**layers, **sensitive, **weight_only})
     smoothing = {name: item.smoothing for name, item in statistics.items() if item.smoothing is not None}
     smoothing = {name: factors for name, factors in smoothing.items() if name in layers}
-    folds = {key: names for key, names in (folds or {}).items() if not {key, *names} & set(sensitive)}
+    folds = {key: names for key, names in (folds or {}).items() if not {key, *names} & {*sensitive, *weight_only}}
     fold(quantized, folds, smoothing)
     facts = {"activation_ranges": range_facts(ranges), "float_by_method": float_by_method(network)}
     facts |= {
@@ -287,6 +310,12 @@ def round_network(
         "folded": {key: list(names) for key, names in folds.items()},
     }
     return QuantizedDenoiser(quantized, plan, calls[0], facts), ranges
+
+
+def linear_layers(network: nn.Module, names: Collection[str], planned: Sequence[str]) -> dict[str, nn.Linear]:
+    """Those of `planned` that are in `names` and linear."""
+    modules = ((name, network.get_submodule(name)) for name in planned if name in names)
+    return {name: module for name, module in modules if isinstance(module, nn.Linear)}
 
 
 def calls_on(network: nn.Module, calls: Iterable[TimedCall]) -> list[TimedCall]:

@@ -52,9 +52,10 @@ class PTQ4DMConfig(QuantizationConfigMixin):
         layers, arithmetic = config_dict.get("layers"), config_dict.get("arithmetic")
         if not isinstance(layers, list) or not all(isinstance(name, str) for name in layers):
             raise ArtifactError(f"{where}: layers = {layers!r:.60} is no list of names: quantize the model again")
-        half = config_dict.get("half", [])
-        if not isinstance(half, list) or not all(isinstance(name, str) for name in half):
-            raise ArtifactError(f"{where}: half = {half!r:.60} is no list of names: quantize the model again")
+        for key in ("half", "weight_only"):
+            names = config_dict.get(key, [])
+            if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+                raise ArtifactError(f"{where}: {key} = {names!r:.60} is no list of names: quantize the model again")
         shared = config_dict.get("shared", {})
         if not isinstance(shared, dict) or not all(isinstance(name, str) for name in shared.values()):
             raise ArtifactError(f"{where}: shared = {shared!r:.60} is no table of names: quantize the model again")
@@ -72,6 +73,11 @@ class PTQ4DMConfig(QuantizationConfigMixin):
     def half(self) -> list[str]:
         """The names of the float layers whose weights are in float16."""
         return list(self.header.get("half", []))
+
+    @property
+    def weight_only(self) -> list[str]:
+        """The names of the linear layers with 8-bit weights and float inputs."""
+        return list(self.header.get("weight_only", []))
 
     @property
     def shared(self) -> dict[str, str]:

@@ -32,13 +32,19 @@ from ptq4dm.quantization.layers_qdq import quantized_names
 from ptq4dm.quantization.plan import LayerPlan
 from ptq4dm.quantization.quantized_model import QuantizedDenoiser, QuantizedModel, example_call
 from ptq4dm.quantization.shared import layers_entry, saved_tensors, shared_names
+from ptq4dm.quantization.weight_only import weight_only_names
 from ptq4dm.recipe import Recipe, recipe_from_dict
 
 FORMAT_VERSION = 2
 FACTS = "ptq4dm.json"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 BARE_WEIGHTS = "module.safetensors"
-BEFORE: Final = {"float_share": 0.0, "smoothing": {"enabled": False}}
+BEFORE: Final = {
+    "float_share": 0.0,
+    "time_in_float": False,
+    "smoothing": {"enabled": False},
+    "weights": {"error_feedback": False},
+}
 """Keys of a recipe that artifacts of this format had not from the beginning, and what is true of one without them."""
 
 
@@ -70,6 +76,7 @@ def fill_folder(model: QuantizedModel, building: Path) -> None:
         denoisers[name] = {
             "layers": layers,
             "half": half_names(denoiser.network),
+            "weight_only": weight_only_names(denoiser.network),
             "shared": shared,
             "weights": str(weights.relative_to(building)),
             "plan": [dataclasses.asdict(layer) for layer in denoiser.plan],
@@ -200,7 +207,9 @@ def read_model(folder: Path, facts: dict[str, Any], module: nn.Module | None, ex
 
 def recipe_of(folder: Path, facts: dict[str, Any]) -> Recipe:
     """The recipe that an artifact was made with, by its facts; what it does not name was not done."""
-    return recipe_from_dict({**BEFORE, **facts["recipe"]}, str(folder / FACTS))
+    named: dict[str, Any] = facts["recipe"]
+    sections = {key: {**value, **named.get(key, {})} for key, value in BEFORE.items() if isinstance(value, dict)}
+    return recipe_from_dict({**BEFORE, **named, **sections}, str(folder / FACTS))
 
 
 def require_fitting(example: Call | None, module: nn.Module) -> None:
@@ -223,7 +232,7 @@ def read_network(folder: Path, name: str, held: dict[str, Any], arithmetic: str,
     if module is None:
         module = empty_network(folder, name, arithmetic)
         attach_adapters(module, tensors, folder)
-    return fill(module, held["layers"], held.get("half", []), held.get("shared", {}), tensors, folder)
+    return fill(module, held, tensors, folder)
 
 
 def read_weights(folder: Path, held: dict[str, Any]) -> dict[str, Tensor]:

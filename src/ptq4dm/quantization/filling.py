@@ -12,22 +12,17 @@ from ptq4dm.quantization.half_layers import HALF_FORMS, put_half_layers
 from ptq4dm.quantization.layers import QUANTIZABLE, quantized_form
 from ptq4dm.quantization.layers_qdq import OutputQuantized
 from ptq4dm.quantization.shared import all_tensors, share
+from ptq4dm.quantization.weight_only import put_weight_only_layers
 
 
-def fill(
-    network: nn.Module,
-    layers: Sequence[str],
-    half: Sequence[str],
-    shared: Mapping[str, str],
-    tensors: dict[str, Tensor],
-    folder: Path,
-) -> nn.Module:
-    """Put empty quantized layers, and `half` ones, into a float network and load the tensors.
+def fill(network: nn.Module, entry: Mapping[str, Any], tensors: dict[str, Tensor], folder: Path) -> nn.Module:
+    """Put empty layers of an artifact's kinds into a float network and load the tensors.
 
-    shared: further names of layers, each with the first. Raises ArtifactError if they do not fit.
+    entry: what the artifact says of the layers (`shared.layers_entry`). Raises ArtifactError if they do not fit.
     """
+    layers, shared = entry["layers"], entry.get("shared", {})
     put_empty_layers(network, layers, rounded_layers(layers, tensors), smoothed_layers(layers, tensors), folder)
-    put_empty_half_layers(network, half, folder)
+    put_empty_float_layers(network, entry.get("half", []), entry.get("weight_only", []), folder)
     share(network, shared, folder)
     try:
         network.load_state_dict(all_tensors(tensors, shared), strict=True)
@@ -74,9 +69,16 @@ def put_empty_layers(
         setattr(network.get_submodule(owner), attribute, OutputQuantized(empty) if name in rounded else empty)
 
 
-def put_empty_half_layers(network: nn.Module, half: Sequence[str], where: Any) -> None:
-    """Replace the named float layers by ones with weights in float16. Raises ArtifactError that names `where`."""
+def put_empty_float_layers(network: nn.Module, half: Sequence[str], weight_only: Sequence[str], where: Any) -> None:
+    """Replace the named float layers by ones with weights in float16, or in 8 bits. Raises ArtifactError that names
+    `where`."""
     modules = dict(network.named_modules())
+    for name in weight_only:
+        if not isinstance(modules.get(name), nn.Linear):
+            raise ArtifactError(
+                f"{where}: the network has no linear layer {name!r} for 8-bit weights: quantize it again"
+            )
+    put_weight_only_layers(network, weight_only)
     for name in half:
         if type(modules.get(name)) not in HALF_FORMS:
             raise ArtifactError(f"{where}: the network has no layer {name!r} for weights in float16: quantize it again")

@@ -18,6 +18,7 @@ from torch.utils import _pytree as pytree
 
 from ptq4dm.pipelines.denoiser import Call
 from ptq4dm.quantization.layers import QuantizedLinear
+from ptq4dm.quantization.weight_only import WeightOnlyLinear
 from ptq4dm.ranges.observe import evaluating
 
 TAKING: Final = (nn.LayerNorm, FP32LayerNorm, nn.GroupNorm, nn.RMSNorm, RMSNorm, nn.Linear)
@@ -159,7 +160,7 @@ def fold(quantized: nn.Module, folds: Folds, factors: Mapping[str, Tensor]) -> N
 def divide_output(layer: nn.Module, factors: Tensor) -> None:
     """Divide what a layer puts out, channel by channel, by changing its tensors."""
     bias = getattr(layer, "bias", None)
-    weight = layer.weight_scale if isinstance(layer, QuantizedLinear) else layer.weight
+    weight = layer.weight_scale if isinstance(layer, QuantizedLinear | WeightOnlyLinear) else layer.weight
     assert isinstance(weight, Tensor)
     weight /= factors.to(weight.device, weight.dtype).view(-1, *[1] * (weight.dim() - 1))
     if isinstance(bias, Tensor):

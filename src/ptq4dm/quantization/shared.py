@@ -9,11 +9,13 @@ from ptq4dm.errors import ArtifactError
 from ptq4dm.quantization.half_layers import half_names
 from ptq4dm.quantization.layers import QuantizedLayer
 from ptq4dm.quantization.layers_qdq import quantized_names
+from ptq4dm.quantization.weight_only import weight_only_names
 
 
 def shared_names(network: nn.Module) -> dict[str, str]:
-    """The further names of quantized layers, and of those with weights in float16, each with the layer's first name."""
-    first = {id(network.get_submodule(name)): name for name in (*quantized_names(network), *half_names(network))}
+    """The further names of quantized layers, and of float ones with smaller weights, each with the first name."""
+    names = (*quantized_names(network), *half_names(network), *weight_only_names(network))
+    first = {id(network.get_submodule(name)): name for name in names}
     return {
         name: first[id(module)]
         for name, module in network.named_modules(remove_duplicate=False)
@@ -23,10 +25,10 @@ def shared_names(network: nn.Module) -> dict[str, str]:
 
 def layers_entry(network: nn.Module) -> dict[str, Any]:
     """What a quantized network's config says of its layers: the names of the quantized ones, of those with weights in
-    float16, further names of either, and whether some have smoothed inputs."""
+    float16 and with 8-bit weights only, further names of any, and whether some have smoothed inputs."""
     smoothed = any(isinstance(module, QuantizedLayer) and module.smoothing is not None for module in network.modules())
     entry: dict[str, Any] = {"layers": quantized_names(network)} | ({"smoothed": True} if smoothed else {})
-    further = {"half": half_names(network), "shared": shared_names(network)}
+    further = {"half": half_names(network), "weight_only": weight_only_names(network), "shared": shared_names(network)}
     return entry | {key: value for key, value in further.items() if value}
 
 

@@ -1,0 +1,107 @@
+"""Round weights one input after the other; what each rounding does to the output is taken back by those still to come.
+
+Frantar et al., "GPTQ: Accurate Post-Training Quantization for Generative Pre-trained Transformers", ICLR 2023, arXiv
+2210.17323, Section 3.3: with H the second moments of the layer's inputs and U the upper Cholesky factor of its inverse,
+the error of input j, (w_j - q_j) / U_jj, times the row U_j is taken from the weights behind it. Here the scales stay
+those of `weights.quantize_weight`, and the integers stay within its limit on pairs: the second weight of a pair is
+bounded by the first. Inputs are taken less their mean, since the bias takes the mean of the error back.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ptq4dm.numerics import PAIR_LIMIT, WEIGHT_MAX
+from ptq4dm.pipelines.denoiser import Call
+from ptq4dm.quantization.input_moments import InputMoments, Rounded, input_moments
+from ptq4dm.quantization.layers import weight_of
+from ptq4dm.recipe import WeightRecipe
+
+DAMPING = 1e-3
+"""What is added to the diagonal of H, of its mean: inputs that never vary are rounded to the nearest."""
+BLOCK = 128
+"""Inputs after which the weights behind are brought up to date at once, as in the paper."""
+
+
+@torch.no_grad()
+def round_again(
+    network: nn.Module,
+    layers: Mapping[str, Rounded],
+    calls: Sequence[Call],
+    recipe: WeightRecipe,
+    shown: bool = False,
+) -> None:
+    """Choose the integers of `layers` again, with error feedback, where their inputs can be watched.
+
+    network: the float network; calls: of its calibration; without any, all stays as it is.
+    """
+    for name, moments in input_moments(network, layers, calls, shown) if calls else ():
+        layer = layers[name]
+        real = real_weights(network.get_submodule(name), layer)
+        bias = network.get_submodule(name).bias if recipe.bias_correction else None
+        second = moments.products / moments.count if bias is None else covariance(moments)
+        integers = with_feedback(real, second, layer.weight.shape[1], recipe.portable)
+        layer.weight.copy_(integers.view(layer.weight.shape))
+        if isinstance(bias, Tensor):
+            shift = (real @ moments.real - integers @ moments.rounded) / moments.count
+            scale = layer.output_scale(torch.float64)
+            layer.bias = (bias.detach().double() + scale * shift.to(scale.device)).float()
+
+
+def real_weights(source: nn.Module, layer: Rounded) -> Tensor:
+    """The float weights (smoothed) in steps of the integers, (out, K) float64, on the CPU."""
+    weight = weight_of(source).detach().double()
+    if layer.smoothing is not None:
+        weight = weight * layer.smoothing.double().view(-1, *[1] * (weight.dim() - 2))
+    return (weight / layer.weight_scale.double().view(-1, *[1] * (weight.dim() - 1))).flatten(1).cpu()
+
+
+def covariance(moments: InputMoments) -> Tensor:
+    """The covariance of the rounded inputs, (K, K)."""
+    mean = moments.rounded / moments.count
+    return moments.products / moments.count - torch.outer(mean, mean)
+
+
+def with_feedback(weight: Tensor, second_moment: Tensor, channels: int, portable: bool) -> Tensor:
+    """Integers (out, K) float64 for real weights (out, K) in steps, K = (channels, taps): each row's squared error of
+    the output is small for inputs of these second moments (K, K). portable: see `numerics.pairs_are_safe`."""
+    width = weight.shape[1]
+    order = torch.arange(width).view(channels, -1).T.reshape(-1)  # pairs of channels stand side by side
+    real, second = weight[:, order], second_moment[order][:, order]
+    damping = DAMPING * second.diagonal().mean().clamp(min=torch.finfo(torch.float32).tiny)
+    factor = factor_of_inverse(second + damping * torch.eye(width, dtype=second.dtype))
+    integers = torch.zeros_like(real)
+    for start in range(0, width, BLOCK):
+        end = min(start + BLOCK, width)
+        errors = torch.zeros(len(real), end - start, dtype=real.dtype)
+        for j in range(start, end):
+            place = j % channels  # of two channels side by side the first leaves room for the second
+            if not portable or (place % 2 == 0 and place + 1 == channels):
+                integers[:, j] = real[:, j].round().clamp(-WEIGHT_MAX, WEIGHT_MAX)
+            elif place % 2 == 0:
+                integers[:, j] = with_room(real[:, j], real[:, j + 1]).round().clamp(-WEIGHT_MAX, WEIGHT_MAX)
+            else:
+                first = integers[:, j - 1]
+                low, high = (-PAIR_LIMIT - first).clamp(min=-WEIGHT_MAX), (PAIR_LIMIT - first).clamp(max=WEIGHT_MAX)
+                integers[:, j] = real[:, j].round().clamp(low, high)
+            errors[:, j - start] = (real[:, j] - integers[:, j]) / factor[j, j]
+            real[:, j:end] -= torch.outer(errors[:, j - start], factor[j, j:end])
+        real[:, end:] -= errors @ factor[start:end, end:]
+    result = torch.empty_like(integers)
+    result[:, order] = integers
+    return result
+
+
+def factor_of_inverse(matrix: Tensor) -> Tensor:
+    """The upper triangular U with Uᵀ U the inverse of a positive definite matrix, without inverting it: with the matrix
+    R Rᵀ, R upper triangular (its Cholesky factor, rows and columns in reverse), U is the inverse of R."""
+    upper = torch.linalg.cholesky(matrix.flip(0, 1)).flip(0, 1)
+    return torch.linalg.solve_triangular(upper, torch.eye(len(matrix), dtype=matrix.dtype), upper=True)
+
+
+def with_room(first: Tensor, second: Tensor) -> Tensor:
+    """The first of two weights, moved by half of what they are beyond the limit together."""
+    total = first + second
+    beyond = (total.abs() - PAIR_LIMIT).clamp(min=0) * total.sign()
+    return torch.where(first * second > 0, first - beyond / 2, first)

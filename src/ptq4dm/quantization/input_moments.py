@@ -1,0 +1,144 @@
+"""What the weights of a layer are multiplied with: means and second moments of whole windows of its rounded input.
+
+Rounding weights with error feedback needs to know which inputs come together: for a convolution the (in, *kernel)
+values of a window. All windows of a calibration set would be too many; of each call some are drawn at random, so that
+memory and time are bounded whatever the number of samples.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ptq4dm.pipelines.denoiser import Call
+from ptq4dm.progress import progress
+from ptq4dm.quantization.layers import QuantizedConv, QuantizedLayer, QuantizedLinear
+from ptq4dm.quantization.weight_only import WeightOnlyLinear
+from ptq4dm.ranges.observe import evaluating
+
+WINDOWS = 16384
+"""Windows drawn of a layer's input, over all calls."""
+CALLS = 32
+"""Calls that they are drawn from, evenly spread over those given."""
+WIDEST = 4608
+"""Layers of more inputs to an output than this are left out: their matrix would take too long to invert."""
+AT_ONCE = 1 << 26
+"""Entries of all matrices collected in one pass over the calls (0.5 GiB in float64)."""
+
+Rounded = QuantizedLayer | WeightOnlyLinear
+"""Layers with integers for weights."""
+
+
+@dataclass
+class InputMoments:
+    """Sums over windows of a layer's input: u in integers less the zero point, v the same before rounding.
+
+    count: windows. rounded, real: (K,) float64 sums of u and v. products: (K, K) float64 sum of u uᵀ. K counts
+    (in, *kernel).
+    """
+
+    count: int
+    rounded: Tensor
+    real: Tensor
+    products: Tensor
+
+    def add(self, rounded: Tensor, real: Tensor) -> None:
+        """Count windows (n, K) in float32."""
+        self.count += len(rounded)
+        self.rounded += rounded.sum(0, dtype=torch.float64)
+        self.real += real.sum(0, dtype=torch.float64)
+        self.products += rounded.T @ rounded
+
+
+def no_windows(width: int) -> InputMoments:
+    """Moments of nothing yet."""
+    rounded, real = torch.zeros(2, width, dtype=torch.float64)
+    return InputMoments(0, rounded, real, torch.zeros(width, width, dtype=torch.float64))
+
+
+@torch.no_grad()
+def input_moments(
+    network: nn.Module, layers: Mapping[str, Rounded], calls: Sequence[Call], shown: bool = False
+) -> Iterator[tuple[str, InputMoments]]:
+    """Name and moments of each of `layers` that `has_windows` and is called; a few layers are held at a time.
+
+    network: the float network, whose inputs are rounded as `layers` do. The draw is seeded.
+    """
+    watched = {name: layer for name, layer in layers.items() if has_windows(layer)}
+    taken = calls[:: max(1, len(calls) // CALLS)][:CALLS]
+    groups = in_groups({name: layer.weight[0].numel() ** 2 for name, layer in watched.items()})
+    with progress("inputs of layers", len(groups) * len(taken), shown) as advance:
+        for group in groups:
+            with collecting(network, {name: watched[name] for name in group}, WINDOWS // len(taken)) as found:
+                for call in taken:
+                    network(*call.args, **call.kwargs)
+                    advance(1)
+            while found:
+                yield found.popitem()
+
+
+@contextmanager
+def collecting(network: nn.Module, layers: Mapping[str, Rounded], count: int) -> Iterator[dict[str, InputMoments]]:
+    """While open, `count` windows (all, if there are fewer) of each input of the network's layers are added up."""
+    found: dict[str, InputMoments] = {}
+    generator = torch.Generator().manual_seed(0)
+
+    def hook(name: str, layer: Rounded) -> Callable[..., None]:
+        def watch(module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Any]) -> None:
+            x = (args[0] if args else kwargs["input"]).float()
+            real, rounded = windows(x / layer.input_step(), layer), windows(layer.centred_input(x), layer)
+            places = real.shape[: real.dim() - layer.weight.dim() + 1]
+            drawn = torch.randperm(places.numel(), generator=generator)[:count]
+            where = torch.unravel_index(drawn, places)
+            moments = found.setdefault(name, no_windows(layer.weight[0].numel()))
+            moments.add(rounded[where].flatten(1).cpu(), real[where].flatten(1).cpu())
+
+        return watch
+
+    handles = [
+        network.get_submodule(name).register_forward_pre_hook(hook(name, layer), with_kwargs=True)
+        for name, layer in layers.items()
+    ]
+    try:
+        with evaluating(network):
+            yield found
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def has_windows(layer: Rounded) -> bool:
+    """Whether each output of a layer is made of one window of all its input channels, which is not too large."""
+    if isinstance(layer, QuantizedConv):
+        plain = layer.groups == 1 and not isinstance(layer.padding, str)
+    else:
+        plain = isinstance(layer, QuantizedLinear | WeightOnlyLinear)
+    return plain and layer.weight[0].numel() <= WIDEST
+
+
+def windows(x: Tensor, layer: Rounded) -> Tensor:
+    """The windows of `x` as a view: (batch, *positions, in, *kernel), or (..., in) for a linear layer."""
+    if not isinstance(layer, QuantizedConv):
+        return x
+    assert not isinstance(layer.padding, str)  # has_windows
+    x = F.pad(x, [side for width in reversed(layer.padding) for side in (width, width)])
+    for axis, (taps, stride, gap) in enumerate(zip(layer.kernel_size, layer.stride, layer.dilation, strict=True), 2):
+        x = x.unfold(axis, gap * (taps - 1) + 1, stride)[..., ::gap]
+    return x.movedim(1, len(layer.kernel_size) + 1)
+
+
+def in_groups(sizes: Mapping[str, int]) -> list[list[str]]:
+    """The names in turn, in groups whose sizes add up to `AT_ONCE` at most (a larger one stands alone)."""
+    groups: list[list[str]] = []
+    filled = AT_ONCE + 1
+    for name, size in sizes.items():
+        if filled + size > AT_ONCE:
+            groups.append([])
+            filled = 0
+        groups[-1].append(name)
+        filled += size
+    return groups
