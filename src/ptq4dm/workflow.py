@@ -296,9 +296,11 @@ def round_network(
     if recipe.float_share:
         shares, made = shares_within(network, layers, calls, limit, progress)
         plan = leave_out(plan, best_in_float(shares, macs, recipe.float_share))
-    sensitive = {name: half_form(network.get_submodule(name)) for name in layers if name not in planned(plan)}
+    floats = {name: network.get_submodule(name) for name in layers if name not in planned(plan)}
+    sensitive = {name: half_form(layer) for name, layer in floats.items()}
     layers = {name: layers[name] for name in planned(plan)}
-    quantized = with_layers(network, {**layers, **sensitive, **weight_only})
+    other = {name: form for name, form in sensitive.items() if form is not floats[name]}  # the rest is copied
+    quantized = with_layers(network, {**layers, **other, **weight_only})
     smoothing = {name: item.smoothing for name, item in statistics.items() if item.smoothing is not None}
     smoothing = {name: factors for name, factors in smoothing.items() if name in layers}
     folds = {key: names for key, names in (folds or {}).items() if not {key, *names} & {*sensitive, *weight_only}}

@@ -48,6 +48,13 @@ def test_what_has_no_half_form_stays():
         assert half_form(layer) is layer
 
 
+def test_what_has_no_half_form_is_a_copy_in_the_quantized_network():
+    module = nn.Sequential(nn.ConvTranspose2d(8, 8, 2), nn.ConvTranspose2d(8, 8, 2)).eval()
+    model = ptq4dm.quantize_module(module, [((torch.randn(2, 8, 4, 4),), {})], RECIPE.replace(float_share=1.0))
+    left = [index for index, layer in enumerate(model.network) if type(layer) is nn.ConvTranspose2d]
+    assert left and not {id(module[index]) for index in left} & {id(layer) for layer in model.network}
+
+
 @pytest.fixture(scope="module")
 def model():
     return ptq4dm.quantize(tiny_pipeline(), RECIPE)
