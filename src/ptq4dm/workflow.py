@@ -42,7 +42,7 @@ from ptq4dm.quantization.rewrite import quantize_layers, with_layers
 from ptq4dm.quantization.sensitivity import best_in_float
 from ptq4dm.quantization.smoothing import smoothing_of, watching_largest
 from ptq4dm.quantization.time_axis import time_axis_of
-from ptq4dm.quantization.weight_only import REASON, weight_only_form
+from ptq4dm.quantization.weight_only import reasons_of, weight_only_form
 from ptq4dm.ranges.histograms import LayerStatistics, band_edges
 from ptq4dm.ranges.observe import observe
 from ptq4dm.ranges.range_table import RangeTable, choose_ranges
@@ -287,9 +287,10 @@ def round_network(
     macs = count_macs(network, calls[0])
     plan = make_plan(network, recipe.keep_float, statistics, macs, recipe.min_channels)
     following = linear_layers(network, timed, planned(plan)) if recipe.time_in_float else {}
-    plan = leave_out(plan, dict.fromkeys(following, REASON))
+    plan = leave_out(plan, reasons_of(following))
     layers = quantize_layers(network, plan, ranges, recipe.weights, progress)
-    weight_only = {name: weight_only_form(layer, name) for name, layer in following.items()}
+    first, *others = following or [""]
+    weight_only = {name: weight_only_form(following[name], name) for name in others}
     if recipe.weights.error_feedback:
         round_again(network, layers, watched, recipe.weights, progress)
         round_again(network, weight_only, along, replace(recipe.weights, portable=False), progress)
@@ -297,6 +298,8 @@ def round_network(
         shares, made = shares_within(network, layers, calls, limit, progress)
         plan = leave_out(plan, best_in_float(shares, macs, recipe.float_share))
     floats = {name: network.get_submodule(name) for name in layers if name not in planned(plan)}
+    if following:
+        floats[first] = following[first]
     sensitive = {name: half_form(layer) for name, layer in floats.items()}
     layers = {name: layers[name] for name in planned(plan)}
     other = {name: form for name, form in sensitive.items() if form is not floats[name]}  # the rest is copied

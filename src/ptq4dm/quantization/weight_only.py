@@ -2,10 +2,11 @@
 
 What such a layer gets wrong is the same for every picture: it does not average out, and what reaches the network's
 answer is a gain or a shift that changes with t. They do next to no work (one row a call, not one a pixel), so their
-inputs need no integers, but they hold 7 % of the weights of `emoji-32`, so their weights do.
+inputs need no integers, but they hold 7 % of the weights of `emoji-32`, so their weights do: all but those of the first,
+from which the others have the time-step, and which are few.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 import torch
@@ -15,9 +16,7 @@ from torch import Tensor, nn
 from ptq4dm.quantization.layers import FixedTypes
 from ptq4dm.quantization.weights import quantize_weight
 
-REASON: Final = (
-    "follows the time-step alone, so its errors would be the same for every picture: weights in INT8, input in float"
-)
+REASON: Final = "follows the time-step alone, so its errors would be the same for every picture: "
 
 
 class WeightOnlyLinear(FixedTypes):
@@ -70,6 +69,12 @@ def weight_only_form(source: nn.Linear, name: str, second_moment: Tensor | None 
     new.weight_scale.copy_(scale)
     new.bias = None if source.bias is None else source.bias.detach().float().clone()
     return new.train(source.training)
+
+
+def reasons_of(names: Iterable[str]) -> dict[str, str]:
+    """Why each of the layers that follow the time-step is no INT8 layer, in the order of the network."""
+    first, *others = [*names] or [""]
+    return {first: REASON + "in float, since the others follow it"} | dict.fromkeys(others, REASON + "weights in INT8")
 
 
 def weight_only_names(network: nn.Module) -> list[str]:
