@@ -23,9 +23,10 @@ GREEDY = WeightRecipe(portable=False)
 
 
 def correlated(rows, width, seed=0, mean=0.0, rank=4):
-    """Rows of which `rank` directions tell most."""
+    """Rows of which `rank` directions, the same for every seed, tell most."""
+    directions = torch.randn(rank, width, generator=torch.Generator().manual_seed(99))
     generator = torch.Generator().manual_seed(seed)
-    mixed = torch.randn(rows, rank, generator=generator) @ torch.randn(rank, width, generator=generator)
+    mixed = torch.randn(rows, rank, generator=generator) @ directions
     return mixed / rank**0.5 + 0.1 * torch.randn(rows, width, generator=generator) + mean
 
 
@@ -152,9 +153,10 @@ def network_and_layer(kind, bias, recipe=GREEDY):
     return nn.Sequential(source).eval(), layer, inputs(source, rows)
 
 
-@pytest.mark.parametrize("portable", [True, False])
 @pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("kind", LAYERS)
+@pytest.mark.parametrize(
+    ("kind", "portable"), [(kind, safe) for kind in LAYERS for safe in (True, False) if not (safe and "only" in kind)]
+)
 def test_the_output_is_nearer_on_inputs_that_go_together(kind, bias, portable):
     recipe = WeightRecipe(portable=portable)
     network, layer, x = network_and_layer(kind, bias, recipe)
@@ -166,7 +168,7 @@ def test_the_output_is_nearer_on_inputs_that_go_together(kind, bias, portable):
     after = (layer(taken) - wanted).square().mean()
     assert float(after) < 0.6 * float(before)
     assert torch.equal(layer.weight_scale, scale) and layer.weight.dtype == torch.int8
-    assert kind == "weight-only" or not portable or bool(pairs_are_safe(layer.weight.int()).all())
+    assert not portable or bool(pairs_are_safe(layer.weight.int()).all())
 
 
 @pytest.mark.parametrize("kind", LAYERS)
