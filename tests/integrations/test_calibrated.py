@@ -1,6 +1,7 @@
 """PTQ4DMConfig(calibrated=...) on float checkpoints: against ptq4dm.quantize by the same recipe, and the files."""
 
 import copy
+import json
 
 import pytest
 import torch
@@ -12,6 +13,8 @@ from tiny import tiny_pipeline, tiny_unet
 import ptq4dm
 from ptq4dm.errors import ArtifactError, ModelError, RecipeError
 from ptq4dm.quantization.layers import QuantizedLayer
+from ptq4dm.quantization.quantized_model import tensor_bytes
+from ptq4dm.quantization.weight_only import weight_only_names
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
@@ -37,6 +40,46 @@ def test_without_statistics_it_is_what_quantize_makes_without_them(float_folder,
     wanted = model.network.state_dict()
     assert found.keys() == wanted.keys()
     assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+
+
+@pytest.fixture(scope="module", params=["float-out", "qdq"])
+def of_time(request, float_folder, tmp_path_factory):
+    """A model with weight-only layers, rounded as without statistics, and its artifact."""
+    plain = {"weighted": False, "bias_correction": False}
+    model = ptq4dm.quantize(float_folder, QUICK.replace(arithmetic=request.param, time_in_float=True, weights=plain))
+    return model, model.save(tmp_path_factory.mktemp("of_time") / "int8")
+
+
+def test_layers_with_8_bit_weights_alone_are_the_same_layers(float_folder, of_time, tmp_path):
+    model, folder = of_time
+    pipeline = opened(float_folder, ptq4dm.PTQ4DMConfig(calibrated=folder))
+    names, wanted = weight_only_names(model.network), model.network.state_dict()
+    assert len(names) > 4 and weight_only_names(pipeline.unet) == names
+    found = pipeline.unet.state_dict()
+    assert found.keys() == wanted.keys()
+    assert all(torch.equal(found[key], tensor) for key, tensor in wanted.items())
+    assert tensor_bytes(pipeline.unet) == model.int8_bytes
+    pipeline.save_pretrained(tmp_path / "saved")
+    again = DiffusionPipeline.from_pretrained(tmp_path / "saved").unet
+    assert weight_only_names(again) == names and torch.equal(call(again), call(model.network))
+    half = opened(float_folder, ptq4dm.PTQ4DMConfig(calibrated=folder), torch_dtype=torch.float16).unet.state_dict()
+    assert all(
+        torch.equal(half[f"{name}.{key}"], wanted[f"{name}.{key}"]) for name in names for key in ("weight", "bias")
+    )
+
+
+def test_layers_with_8_bit_weights_alone_are_checked(of_time, tmp_path):
+    model, folder = of_time
+    tiny_unet((8, 24)).save_pretrained(tmp_path / "wide")
+    with pytest.raises(ArtifactError, match="was calibrated on another network"):
+        UNet2DModel.from_pretrained(tmp_path / "wide", quantization_config=ptq4dm.PTQ4DMConfig(calibrated=folder))
+    other = model.save(tmp_path / "other")
+    denoisers = json.loads((other / "ptq4dm.json").read_text())["denoisers"]
+    denoisers["unet"]["weight_only"] = ["conv_in"]
+    edit(other / "ptq4dm.json", denoisers=denoisers)
+    tiny_unet().save_pretrained(tmp_path / "float")
+    with pytest.raises(ArtifactError, match="'conv_in' is no linear layer with 8-bit weights"):
+        UNet2DModel.from_pretrained(tmp_path / "float", quantization_config=ptq4dm.PTQ4DMConfig(calibrated=other))
 
 
 def test_ranges_of_the_run_and_weights_of_the_checkpoint(folder, tmp_path):

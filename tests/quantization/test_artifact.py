@@ -151,13 +151,16 @@ def test_a_format_that_is_no_version(folder, version):
 
 
 def test_an_artifact_of_this_format_without_later_keys(tmp_path):
-    """As the first ptq4dm of format 2 wrote them: no layers in float16, no smoothing, none left out as sensitive."""
-    plain = QUICK.replace(float_share=0.0, smoothing={"enabled": False})
+    """As the first ptq4dm of format 2 wrote them: no layers in float16 or with 8-bit weights only, no smoothing, none
+    left out as sensitive, weights rounded without feedback."""
+    left_out = {"smoothing": {"enabled": False}, "weights": {"error_feedback": False}}
+    plain = QUICK.replace(float_share=0.0, time_in_float=False, **left_out)
     model = ptq4dm.quantize(tiny_pipeline(), plain)
     folder = model.save(tmp_path / "artifact")
     facts = json.loads((folder / "ptq4dm.json").read_text())
-    del facts["recipe"]["float_share"], facts["recipe"]["smoothing"]
-    for key in ("half", "shared"):
+    del facts["recipe"]["float_share"], facts["recipe"]["smoothing"], facts["recipe"]["time_in_float"]
+    del facts["recipe"]["weights"]["error_feedback"]
+    for key in ("half", "weight_only", "shared"):
         del facts["denoisers"]["unet"][key]
     for key in ("smoothed", "folded", "time_axis"):
         del facts["denoisers"]["unet"]["facts"][key]

@@ -3,10 +3,14 @@
 import argparse
 from collections import Counter
 
+from torch import Tensor, nn
+
 from ptq4dm.cli.options import add_json, show, table
 from ptq4dm.quantization.artifact import load
 from ptq4dm.quantization.layers import QuantizedLayer
+from ptq4dm.quantization.quantized_model import QuantizedModel
 from ptq4dm.quantization.summary import summary
+from ptq4dm.quantization.weight_only import weight_only_names
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,18 +22,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Print the layers and the totals."""
     model = load(args.model)
-    modules = dict(model.network.named_modules())
+    modules = modules_of(model)
     rows, layers = [], []
     for layer in model.plan:
         module = modules.get(f"{layer.name}.layer", modules.get(layer.name))  # `.layer`: its output is rounded too
         held = isinstance(module, QuantizedLayer)
         scale = float(module.input_scale) if held else None
         zero_point = int(module.input_zero_point) if held else None
+        bits = weight_bits(module)
         layers.append({"name": layer.name, "kind": layer.kind, "quantized": layer.quantized, "reason": layer.reason,
-                       "input_scale": scale, "input_zero_point": zero_point})  # fmt: skip
-        rows.append((layer.name, layer.kind, "INT8" if held else "float",
+                       "weight_bits": bits, "input_scale": scale, "input_zero_point": zero_point})  # fmt: skip
+        rows.append((layer.name, layer.kind, "INT8" if held else "float", "" if bits is None else f"{bits} bit",
                      f"{scale:.3g}" if scale is not None else "", "" if zero_point is None else zero_point,
                      layer.reason))  # fmt: skip
+    weight_only = sum(len(weight_only_names(denoiser.network)) for denoiser in model.denoisers.values())
     by_method: Counter[str] = Counter()
     smoothed = folded = 0
     for denoiser in model.denoisers.values():
@@ -43,16 +49,19 @@ def run(args: argparse.Namespace) -> None:
         "recipe": model.recipe.to_dict(),
         "plan": layers,
         "float_by_method": dict(by_method),
+        "weight_only": weight_only,
         "smoothed": smoothed,
         "folded": folded,
         "calls_made": made,
         "sensitivity_calls": searched,
     }
-    text = table(rows, ("layer", "kind", "runs in", "scale", "zero point", "left in float because"))
+    text = table(rows, ("layer", "kind", "runs in", "weights", "scale", "zero point", "left in float because"))
     total = (
         f"\n{data['quantized']} of {data['layers']} layers in INT8, {100 * data['int8_share']:.1f} % of the "
         f"multiply-adds; {data['ratio']:.2f}x smaller; recipe {model.recipe.name}, arithmetic {model.recipe.arithmetic}"
     )
+    if weight_only:
+        total += f"\n{weight_only} more with weights in 8 bits and inputs in float"
     if by_method:
         total += "\nin float by the method: " + ", ".join(f"{count} {kind}" for kind, count in by_method.items())
     if smoothed:
@@ -61,3 +70,19 @@ def run(args: argparse.Namespace) -> None:
         total += f"\ncalibration: {made} calls of the network for pictures"
         total += f", {searched} to find sensitive layers" if searched else ""
     show(args, data, text + total)
+
+
+def modules_of(model: QuantizedModel) -> dict[str, nn.Module]:
+    """The modules of all denoisers by the names that `QuantizedModel.plan` gives them."""
+    several = len(model.denoisers) > 1
+    return {
+        f"{component}.{name}" if several else name: module
+        for component, denoiser in model.denoisers.items()
+        for name, module in denoiser.network.named_modules()
+    }
+
+
+def weight_bits(module: nn.Module | None) -> int | None:
+    """Bits that each weight of a layer is held in; None if it has no tensor `weight`."""
+    weight = getattr(module, "weight", None)
+    return 8 * weight.element_size() if isinstance(weight, Tensor) else None

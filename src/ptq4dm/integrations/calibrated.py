@@ -1,6 +1,6 @@
 """The ranges of an earlier run put on a float network: what `PTQ4DMConfig(calibrated=FOLDER)` does."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from ptq4dm.quantization.layers_qdq import OutputQuantized, integer_bias
 from ptq4dm.quantization.plan import layer_names
 from ptq4dm.quantization.rewrite import quantize_layer
 from ptq4dm.quantization.shared import layers_entry
+from ptq4dm.quantization.weight_only import weight_only_form
 from ptq4dm.ranges.search import InputRange
 from ptq4dm.recipe import WeightRecipe
 from ptq4dm.registration import METHOD
@@ -28,13 +29,14 @@ class CalibratedRanges:
     """What an artifact knows of a network's activations.
 
     folder: the artifact. ranges: of the layers' inputs; outputs: of the outputs that the arithmetic `qdq` rounds;
-    shapes: of the layers' weights, by which another network is told; smoothing: of the layers that are smoothed;
-    weights: how to round them.
+    weight_only: the layers with 8-bit weights and float inputs, which have no ranges; shapes: of the weights of all
+    these, by which another network is told; smoothing: of the layers that are smoothed; weights: how to round them.
     """
 
     folder: str
     ranges: Mapping[str, InputRange]
     outputs: Mapping[str, InputRange]
+    weight_only: Sequence[str]
     shapes: Mapping[str, tuple[int, ...]]
     smoothing: Mapping[str, Tensor]
     weights: WeightRecipe
@@ -55,20 +57,23 @@ class CalibratedRanges:
     def apply(self, network: nn.Module) -> PTQ4DMConfig:
         """Quantize the layers of a loaded float network in place; its config as a quantized one."""
         aliases = layer_names(network)
-        for name, chosen in self.ranges.items():
+        for name in self.shapes:
             layer = network.get_submodule(name)
             if any(tensor.is_meta for tensor in layer.parameters()):
                 raise ModelError(f"the checkpoint has no weights for {name}: load or download the float model again")
-            quantized: nn.Module = self.quantized(layer, name, chosen)
+            quantized = self.quantized(layer, name)
             for alias in aliases[name]:
                 owner, _, attribute = alias.rpartition(".")
                 setattr(network.get_submodule(owner), attribute, quantized)
         header = {"quant_method": METHOD, "format_version": FORMAT_VERSION, "arithmetic": self.arithmetic}
         return PTQ4DMConfig.of_header({**header, **layers_entry(network), "layers": list(self.ranges)})
 
-    def quantized(self, layer: nn.Module, name: str, chosen: InputRange) -> nn.Module:
+    def quantized(self, layer: nn.Module, name: str) -> nn.Module:
         """One layer, its weights rounded now."""
-        inner = quantize_layer(layer, name, chosen, None, self.weights, self.smoothing.get(name))
+        if name in self.weight_only:
+            assert isinstance(layer, nn.Linear)  # of those that `check` allows, only these have (out, in)
+            return weight_only_form(layer, name)
+        inner = quantize_layer(layer, name, self.ranges[name], None, self.weights, self.smoothing.get(name))
         if name not in self.outputs:
             return inner
         inner.bias = integer_bias(inner)
@@ -113,11 +118,17 @@ def ranges_of(folder: Path, facts: dict[str, Any], component: str | None) -> Cal
     tensors = read_weights(folder, denoiser)
     rounded = rounded_layers(denoiser["layers"], tensors)
     inner = {name: f"{name}.layer" if name in rounded else name for name in denoiser["layers"]}
+    weight_only = denoiser.get("weight_only", [])
+    weights = {**inner, **{name: name for name in weight_only}}
+    for name in weight_only:
+        if tensors[f"{name}.weight"].dim() != 2:
+            raise ArtifactError(f"{folder}: {name!r} is no linear layer with 8-bit weights: quantize the model again")
     return CalibratedRanges(
         str(folder),
         {name: saved_range(tensors, f"{path}.input") for name, path in inner.items()},
         {name: saved_range(tensors, f"{name}.output") for name in rounded},
-        {name: tuple(tensors[f"{path}.weight"].shape) for name, path in inner.items()},
+        weight_only,
+        {name: tuple(tensors[f"{path}.weight"].shape) for name, path in weights.items()},
         {name: tensors[f"{path}.smoothing"] for name, path in inner.items() if f"{path}.smoothing" in tensors},
         recipe_of(folder, facts).weights,
         facts["arithmetic"],

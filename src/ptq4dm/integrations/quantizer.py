@@ -103,7 +103,7 @@ class PTQ4DMQuantizer(DiffusersQuantizer):
         owner, _, _ = param_name.rpartition(".")
         if self.pre_quantized:
             return isinstance(model.get_submodule(owner), FixedTypes)
-        return owner in self.calibrated.ranges
+        return owner in self.calibrated.shapes
 
     def create_quantized_param(
         self,

@@ -69,7 +69,8 @@ def input_moments(
     network: the float network, whose inputs are rounded as `layers` do. The draw is seeded.
     """
     watched = {name: layer for name, layer in layers.items() if has_windows(layer)}
-    taken = calls[:: max(1, len(calls) // CALLS)][:CALLS]
+    number = min(CALLS, len(calls))
+    taken = [calls[index * len(calls) // number] for index in range(number)]
     groups = in_groups({name: layer.weight[0].numel() ** 2 for name, layer in watched.items()})
     with progress("inputs of layers", len(groups) * len(taken), shown) as advance:
         for group in groups:
