@@ -14,6 +14,9 @@ def pipe() -> DDPMPipeline:
     return tiny_pipeline()
 
 
+LONGEST = ("test_readme_commands.py", "test_quantized.py", "test_backends.py", "test_openvino_exact.py")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest file first (with --no-loadscope-reorder), so that no worker is left alone with it at the end."""
-    items.sort(key=lambda item: item.path.name != "test_readme.py")
+    """The longest files first (with --no-loadscope-reorder), so that no worker is left alone with one at the end."""
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))

@@ -20,10 +20,15 @@ def models():
     return {name: ptq4dm.quantize(pipe, recipe.replace(arithmetic=name)) for name in sorted(set(ARITHMETIC.values()))}
 
 
-@pytest.fixture(scope="module", params=sorted(BACKENDS))
-def backend(request, models):
-    model = models[ARITHMETIC[request.param]]
-    return model, model.to_module(request.param)
+@pytest.fixture(scope="module")
+def modules(models):
+    """The model on every backend, compiled once."""
+    return {name: models[arithmetic].to_module(name) for name, arithmetic in ARITHMETIC.items()}
+
+
+@pytest.fixture(params=sorted(BACKENDS))
+def backend(request, models, modules):
+    return models[ARITHMETIC[request.param]], modules[request.param]
 
 
 def inputs(batch, seed=0):
@@ -136,7 +141,10 @@ def test_auto_says_which_engine_it_passes_over(models, monkeypatch):
     assert module.ptq4dm_backend == "simulated" and module.ptq4dm_notes[0] == "openvino: it is on holiday"
 
 
-def test_auto_takes_an_engine_of_the_artifacts_own_arithmetic(models):
+def test_auto_takes_an_engine_of_the_artifacts_own_arithmetic(models, modules, monkeypatch):
+    for name, backend in BACKENDS.items():
+        if name != "simulated":
+            monkeypatch.setattr(type(backend), "prepare", lambda *_, name=name: modules[name])
     for arithmetic, model in models.items():
         module = model.to_module("auto")
         assert module.ptq4dm_backend in [n for n, a in ARITHMETIC.items() if a == arithmetic or n == "simulated"]

@@ -1,10 +1,12 @@
 """Round weights one input after the other; what each rounding does to the output is taken back by those still to come.
 
 Frantar et al., "GPTQ: Accurate Post-Training Quantization for Generative Pre-trained Transformers", ICLR 2023, arXiv
-2210.17323, Section 3.3: with H the second moments of the layer's inputs and U the upper Cholesky factor of its inverse,
-the error of input j, (w_j - q_j) / U_jj, times the row U_j is taken from the weights behind it. Here the scales stay
-those of `weights.quantize_weight`, and the integers stay within its limit on pairs: the second weight of a pair is
-bounded by the first. Inputs are taken less their mean, since the bias takes the mean of the error back.
+2210.17323, Section 3.3, in the form without an inverse that Chee et al., "QuIP: 2-Bit Quantization of Large Language
+Models With Guarantees", NeurIPS 2023, arXiv 2307.13304, prove equal to it: with H = R Rᵀ the second moments of the
+layer's inputs, R upper triangular, the weight of input k is rounded after the errors e_j = w_j - q_j of the inputs j
+before it are added to it, each times R_jk / R_kk. Here the scales stay those of `weights.quantize_weight`, and the
+integers stay within its limit on pairs: the second weight of a pair is bounded by the first. Inputs are taken less
+their mean, since the bias takes the mean of the error back.
 """
 
 from collections.abc import Mapping, Sequence
@@ -70,8 +72,8 @@ def with_feedback(weight: Tensor, second_moment: Tensor, channels: int, portable
     order = torch.arange(width).view(channels, -1).T.reshape(-1)  # pairs of channels stand side by side
     real, second = weight[:, order], second_moment[order][:, order]
     damping = DAMPING * second.diagonal().mean().clamp(min=torch.finfo(torch.float32).tiny)
-    factor = factor_of_inverse(second + damping * torch.eye(width, dtype=second.dtype))
-    integers = torch.zeros_like(real)
+    weighted = carried(second + damping * torch.eye(width, dtype=second.dtype))
+    wanted, integers = real.clone(), torch.zeros_like(real)
     for start in range(0, width, BLOCK):
         end = min(start + BLOCK, width)
         errors = torch.zeros(len(real), end - start, dtype=real.dtype)
@@ -85,19 +87,20 @@ def with_feedback(weight: Tensor, second_moment: Tensor, channels: int, portable
                 first = integers[:, j - 1]
                 low, high = (-PAIR_LIMIT - first).clamp(min=-WEIGHT_MAX), (PAIR_LIMIT - first).clamp(max=WEIGHT_MAX)
                 integers[:, j] = real[:, j].round().clamp(low, high)
-            errors[:, j - start] = (real[:, j] - integers[:, j]) / factor[j, j]
-            real[:, j:end] -= torch.outer(errors[:, j - start], factor[j, j:end])
-        real[:, end:] -= errors @ factor[start:end, end:]
+            errors[:, j - start] = wanted[:, j] - integers[:, j]
+            real[:, j + 1 : end] += torch.outer(errors[:, j - start], weighted[j, j + 1 : end])
+        real[:, end:] += errors @ weighted[start:end, end:]
     result = torch.empty_like(integers)
     result[:, order] = integers
     return result
 
 
-def factor_of_inverse(matrix: Tensor) -> Tensor:
-    """The upper triangular U with Uᵀ U the inverse of a positive definite matrix, without inverting it: with the matrix
-    R Rᵀ, R upper triangular (its Cholesky factor, rows and columns in reverse), U is the inverse of R."""
+def carried(matrix: Tensor) -> Tensor:
+    """What of the error of input j the weight of a later input k takes on, R_jk / R_kk, where the matrix is R Rᵀ with R
+    upper triangular: its Cholesky factor with rows and columns in reverse. The squared error of the output is that of
+    eᵀ R, whose entry k is R_kk times the sum of e_k and of the earlier e_j R_jk / R_kk."""
     upper = torch.linalg.cholesky(matrix.flip(0, 1)).flip(0, 1)
-    return torch.linalg.solve_triangular(upper, torch.eye(len(matrix), dtype=matrix.dtype), upper=True)
+    return upper / upper.diagonal()
 
 
 def with_room(first: Tensor, second: Tensor) -> Tensor:

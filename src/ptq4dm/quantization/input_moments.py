@@ -7,7 +7,7 @@ memory and time are bounded whatever the number of samples.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -20,14 +20,18 @@ from ptq4dm.quantization.layers import QuantizedConv, QuantizedLayer, QuantizedL
 from ptq4dm.quantization.weight_only import WeightOnlyLinear
 from ptq4dm.ranges.observe import evaluating
 
-WINDOWS = 16384
+WINDOWS = 4096
 """Windows drawn of a layer's input, over all calls."""
+PER_INPUT = 4
+"""Of a wide layer more are drawn: so many for each of its inputs to an output."""
 CALLS = 32
 """Calls that they are drawn from, evenly spread over those given."""
 WIDEST = 4608
 """Layers of more inputs to an output than this are left out: their matrix would take too long to invert."""
-AT_ONCE = 1 << 26
-"""Entries of all matrices collected in one pass over the calls (0.5 GiB in float64)."""
+AT_ONCE = 1 << 27
+"""Entries of all matrices collected in one pass over the calls (0.5 GiB in float32)."""
+STRIP = 256
+"""Rows of a matrix that are added to at once, from its diagonal on: the rest mirrors them."""
 
 Rounded = QuantizedLayer | WeightOnlyLinear
 """Layers with integers for weights."""
@@ -38,7 +42,8 @@ class InputMoments:
     """Sums over windows of a layer's input: u in integers less the zero point, v the same before rounding.
 
     count: windows. rounded, real: (K,) float64 sums of u and v. products: (K, K) float64 sum of u uᵀ. K counts
-    (in, *kernel).
+    (in, *kernel). While windows are still added, products is float32 and holds the rows of each strip from its diagonal
+    on: integers add up exactly as far as they matter, in half the memory and half the time.
     """
 
     count: int
@@ -51,13 +56,20 @@ class InputMoments:
         self.count += len(rounded)
         self.rounded += rounded.sum(0, dtype=torch.float64)
         self.real += real.sum(0, dtype=torch.float64)
-        self.products += rounded.T @ rounded
+        for start in range(0, len(self.products), STRIP):
+            strip = self.products[start : start + STRIP, start:]
+            strip.addmm_(rounded[:, start : start + STRIP].T, rounded[:, start:])
+
+    def complete(self) -> "InputMoments":
+        """The same with the whole of products, in float64."""
+        upper = self.products.double().triu()
+        return replace(self, products=upper + upper.triu(1).T)
 
 
 def no_windows(width: int) -> InputMoments:
     """Moments of nothing yet."""
     rounded, real = torch.zeros(2, width, dtype=torch.float64)
-    return InputMoments(0, rounded, real, torch.zeros(width, width, dtype=torch.float64))
+    return InputMoments(0, rounded, real, torch.zeros(width, width))
 
 
 @torch.no_grad()
@@ -74,17 +86,19 @@ def input_moments(
     groups = in_groups({name: layer.weight[0].numel() ** 2 for name, layer in watched.items()})
     with progress("inputs of layers", len(groups) * len(taken), shown) as advance:
         for group in groups:
-            with collecting(network, {name: watched[name] for name in group}, WINDOWS // len(taken)) as found:
+            with collecting(network, {name: watched[name] for name in group}, len(taken)) as found:
                 for call in taken:
                     network(*call.args, **call.kwargs)
                     advance(1)
             while found:
-                yield found.popitem()
+                name, moments = found.popitem()
+                yield name, moments.complete()
 
 
 @contextmanager
-def collecting(network: nn.Module, layers: Mapping[str, Rounded], count: int) -> Iterator[dict[str, InputMoments]]:
-    """While open, `count` windows (all, if there are fewer) of each input of the network's layers are added up."""
+def collecting(network: nn.Module, layers: Mapping[str, Rounded], calls: int) -> Iterator[dict[str, InputMoments]]:
+    """While open, for `calls` calls, windows of each input of the network's layers are added up, as many of each call
+    (all, if there are fewer)."""
     found: dict[str, InputMoments] = {}
     generator = torch.Generator().manual_seed(0)
 
@@ -93,9 +107,10 @@ def collecting(network: nn.Module, layers: Mapping[str, Rounded], count: int) ->
             x = (args[0] if args else kwargs["input"]).float()
             real, rounded = windows(x / layer.input_step(), layer), windows(layer.centred_input(x), layer)
             places = real.shape[: real.dim() - layer.weight.dim() + 1]
-            drawn = torch.randperm(places.numel(), generator=generator)[:count]
+            width = layer.weight[0].numel()
+            drawn = torch.randperm(places.numel(), generator=generator)[: windows_wanted(width) // calls]
             where = torch.unravel_index(drawn, places)
-            moments = found.setdefault(name, no_windows(layer.weight[0].numel()))
+            moments = found.setdefault(name, no_windows(width))
             moments.add(rounded[where].flatten(1).cpu(), real[where].flatten(1).cpu())
 
         return watch
@@ -112,6 +127,11 @@ def collecting(network: nn.Module, layers: Mapping[str, Rounded], count: int) ->
             handle.remove()
 
 
+def windows_wanted(width: int) -> int:
+    """How many windows to draw of the input of a layer with so many inputs to an output."""
+    return max(WINDOWS, PER_INPUT * width)
+
+
 def has_windows(layer: Rounded) -> bool:
     """Whether each output of a layer is made of one window of all its input channels, which is not too large."""
     if isinstance(layer, QuantizedConv):
@@ -122,14 +142,16 @@ def has_windows(layer: Rounded) -> bool:
 
 
 def windows(x: Tensor, layer: Rounded) -> Tensor:
-    """The windows of `x` as a view: (batch, *positions, in, *kernel), or (..., in) for a linear layer."""
+    """The windows of `x` as a view: (batch, *positions, in, *kernel), or (..., in) for a linear layer. Channels lie
+    side by side in memory, which makes single windows fast to take."""
     if not isinstance(layer, QuantizedConv):
         return x
     assert not isinstance(layer.padding, str)  # has_windows
     x = F.pad(x, [side for width in reversed(layer.padding) for side in (width, width)])
-    for axis, (taps, stride, gap) in enumerate(zip(layer.kernel_size, layer.stride, layer.dilation, strict=True), 2):
+    x = x.movedim(1, -1).contiguous()
+    for axis, (taps, stride, gap) in enumerate(zip(layer.kernel_size, layer.stride, layer.dilation, strict=True), 1):
         x = x.unfold(axis, gap * (taps - 1) + 1, stride)[..., ::gap]
-    return x.movedim(1, len(layer.kernel_size) + 1)
+    return x
 
 
 def in_groups(sizes: Mapping[str, int]) -> list[list[str]]:
