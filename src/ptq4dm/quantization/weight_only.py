@@ -2,8 +2,8 @@
 
 What such a layer gets wrong is the same for every picture: it does not average out, and what reaches the network's
 answer is a gain or a shift that changes with t. They do next to no work (one row a call, not one a pixel), so their
-inputs need no integers, but they hold 7 % of the weights of `emoji-32`, so their weights do: all but those of the first,
-from which the others have the time-step, and which are few.
+inputs need no integers, but they hold 7 % of the weights of `emoji-32`, so their weights do: all but those of the
+first, from which the others have the time-step, and which are few.
 """
 
 from collections.abc import Iterable, Sequence
