@@ -11,7 +11,7 @@ from torch import nn
 from ptq4dm.numerics import WEIGHT_MAX, pairs_are_safe
 from ptq4dm.pipelines.denoiser import Call
 from ptq4dm.quantization import input_moments
-from ptq4dm.quantization.error_feedback import DAMPING, factor_of_inverse, round_again, with_feedback
+from ptq4dm.quantization.error_feedback import DAMPING, carried, round_again, with_feedback
 from ptq4dm.quantization.input_moments import InputMoments
 from ptq4dm.quantization.rewrite import quantize_layer
 from ptq4dm.quantization.weight_only import weight_only_form
@@ -69,12 +69,15 @@ def least_squares(weight, second, channels):
     return found
 
 
-def test_the_factor_is_that_of_the_inverse():
+def test_what_is_carried_takes_the_moments_apart():
+    """matrix = U D Uᵀ with U unit upper triangular and D diagonal, of which there is one."""
     matrix = damped(second_moment(40))
-    factor = factor_of_inverse(matrix)
-    assert torch.equal(factor, factor.triu()) and bool((factor.diagonal() > 0).all())
-    torch.testing.assert_close(factor.T @ factor, torch.linalg.inv(matrix))
-    torch.testing.assert_close(factor, torch.linalg.cholesky(torch.linalg.inv(matrix), upper=True))
+    unit = carried(matrix)
+    assert torch.equal(unit, unit.triu()) and torch.equal(unit.diagonal(), torch.ones_like(unit.diagonal()))
+    inverse = torch.linalg.inv(unit)
+    middle = inverse @ matrix @ inverse.T
+    assert bool((middle.diagonal() > 0).all())
+    torch.testing.assert_close(middle, torch.diag(middle.diagonal()), rtol=0, atol=1e-9 * float(matrix.abs().max()))
 
 
 @pytest.mark.parametrize(("channels", "taps"), [(8, 1), (7, 1), (5, 4), (50, 3), (1, 9)])

@@ -16,8 +16,9 @@ from torch import nn
 import ptq4dm
 from ptq4dm.cli.main import main
 from ptq4dm.errors import ArtifactError, ModelError
+from ptq4dm.quantization.half_layers import half_names
 from ptq4dm.quantization.layers import QuantizedLayer, QuantizedLinear
-from ptq4dm.quantization.weight_only import REASON, WeightOnlyLinear, weight_only_form, weight_only_names
+from ptq4dm.quantization.weight_only import FIRST_REASON, REASON, WeightOnlyLinear, weight_only_form, weight_only_names
 from ptq4dm.quantization.weights import quantize_weight
 from ptq4dm.report.tables import float_rows
 
@@ -98,11 +99,13 @@ def folder(model, tmp_path_factory):
 
 
 def test_they_are_the_layers_of_time(model):
-    names = of_time(tiny_unet())
+    first, *names = of_time(tiny_unet())
     assert len(names) > 4 and weight_only_names(model.network) == names
+    assert half_names(model.network) == [first] == ["time_embedding.linear_1"]
     reasons = {layer.name: layer.reason for layer in model.plan}
     assert [name for name, reason in reasons.items() if reason == REASON] == names
-    assert not any(layer.quantized for layer in model.plan if layer.name in names)
+    assert reasons[first] == FIRST_REASON
+    assert not any(layer.quantized for layer in model.plan if layer.name in (first, *names))
     assert isinstance(model.network.mid_block.attentions[0].to_q, QuantizedLinear)
 
 
@@ -159,7 +162,8 @@ def test_inspect_and_the_report_name_them(model, folder, capsys):
     for name in names:
         assert (shown[name]["weight_bits"], shown[name]["reason"], shown[name]["input_scale"]) == (8, REASON, None)
     for name, layer in shown.items():
-        assert layer["weight_bits"] == (8 if layer["quantized"] or name in names else 32)
+        bits = 16 if name == "time_embedding.linear_1" else 8 if layer["quantized"] or name in names else 32
+        assert layer["weight_bits"] == bits
     assert data["quantized"] == sum(layer["quantized"] for layer in data["plan"])
     assert data["int8_bytes"] == model.int8_bytes
     assert main(["inspect", str(folder)]) == 0
@@ -254,7 +258,8 @@ def test_patterns_come_first():
     recipe = RECIPE.replace(keep_float=["time_embedding"])
     model = ptq4dm.quantize(tiny_pipeline(), recipe)
     assert type(model.network.time_embedding.linear_1) is nn.Linear
-    assert weight_only_names(model.network) == [name for name in of_time(tiny_unet()) if name.endswith("proj")]
+    first, *others = [name for name in of_time(tiny_unet()) if name.endswith("proj")]
+    assert weight_only_names(model.network) == others and half_names(model.network) == [first]
 
 
 @pytest.fixture(scope="module")
@@ -269,7 +274,7 @@ def test_pipelines_at_work_have_them_too(conditional, tmp_path):
     """Without feedback: their calls are not kept."""
     model = ptq4dm.quantize(conditional, RECIPE, conditions=[{}])
     names, source = weight_only_names(model.network), tiny_unet()
-    assert names == of_time(source)
+    assert names == of_time(source)[1:]
     for name in names:
         layer = model.network.get_submodule(name)
         assert torch.equal(layer.weight, quantize_weight(source.get_submodule(name).weight, False)[0])
@@ -284,12 +289,13 @@ class Tied(nn.Module):
 
     def __init__(self):
         super().__init__()
+        self.embedding = nn.Linear(16, 16)
         self.first, self.picture, self.norm = nn.Linear(16, 16), nn.Linear(16, 16), nn.LayerNorm(16)
         self.again = self.first
 
     def forward(self, x, t):
         angles = t.float()[:, None] * torch.logspace(-3, 0, 16)
-        h = self.norm(angles.sin())
+        h = self.norm(self.embedding(angles.sin()))
         return self.picture(x) + self.first(h) + self.again(h)
 
 

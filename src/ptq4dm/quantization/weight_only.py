@@ -16,7 +16,9 @@ from torch import Tensor, nn
 from ptq4dm.quantization.layers import FixedTypes
 from ptq4dm.quantization.weights import quantize_weight
 
-REASON: Final = "follows the time-step alone, so its errors would be the same for every picture: "
+BECAUSE: Final = "follows the time-step alone, so its errors would be the same for every picture: "
+REASON: Final = BECAUSE + "weights in INT8, input in float"
+FIRST_REASON: Final = BECAUSE + "in float, as the first of them"
 
 
 class WeightOnlyLinear(FixedTypes):
@@ -74,7 +76,7 @@ def weight_only_form(source: nn.Linear, name: str, second_moment: Tensor | None 
 def reasons_of(names: Iterable[str]) -> dict[str, str]:
     """Why each of the layers that follow the time-step is no INT8 layer, in the order of the network."""
     first, *others = [*names] or [""]
-    return {first: REASON + "in float, since the others follow it"} | dict.fromkeys(others, REASON + "weights in INT8")
+    return {first: FIRST_REASON} | dict.fromkeys(others, REASON)
 
 
 def weight_only_names(network: nn.Module) -> list[str]:
