@@ -158,7 +158,11 @@ def test_with_bias_correction_the_mean_of_the_output_is_kept():
     network = nn.Sequential(nn.Linear(64, 32))
     x = torch.randn(4000, 64) * 0.1 + torch.linspace(-3, 3, 64)
     means = {
-        correction: (quantized(network, x, weights=WeightRecipe(True, False, correction))(x) - network(x)).mean(0).abs()
+        correction: (
+            quantized(network, x, weights=WeightRecipe(weighted=False, bias_correction=correction))(x) - network(x)
+        )
+        .mean(0)
+        .abs()
         for correction in (True, False)
     }
     assert means[True].mean() < 0.7 * means[False].mean()

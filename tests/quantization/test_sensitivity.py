@@ -86,6 +86,7 @@ def test_layers_of_time_are_watched_at_every_time_step():
     """Drawn at t = 0 alone, their input's cosines are 1 and sines 0; over all time-steps both reach -1."""
     recipe = ptq4dm.load_recipe("w8a8").replace(
         min_channels=1,
+        time_in_float=False,
         smoothing={"enabled": False},
         calibration={"samples": 2, "steps": 2, "timesteps": "single", "law_options": {"t": 0}},
     )
