@@ -165,6 +165,7 @@ def test_moments_of_all_windows_are_sums_over_them():
 @torch.no_grad()
 def test_of_many_windows_some_are_drawn_the_same_every_time(monkeypatch):
     monkeypatch.setattr(of_inputs, "WINDOWS", 20)
+    monkeypatch.setattr(of_inputs, "PER_INPUT", 0)
     network = Net().eval()
     layers, made = layers_of(network), calls(4)
     whole = by_hand(network, layers, made)
