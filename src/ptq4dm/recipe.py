@@ -53,8 +53,8 @@ class WeightRecipe:
 
     portable: bool = True
     weighted: bool = True
-    error_feedback: bool = True
     bias_correction: bool = True
+    error_feedback: bool = True
 
 
 @dataclass(frozen=True)
