@@ -12,6 +12,7 @@ import ptq4dm
 from ptq4dm.errors import ArtifactError
 from ptq4dm.files import read_json, read_tensors, write_json
 from ptq4dm.quantization.half_layers import half_form, half_names
+from ptq4dm.quantization.weight_only import FIRST_REASON
 
 pytestmark = pytest.mark.filterwarnings("ignore::ptq4dm.errors.SimulatedWarning")
 RECIPE = ptq4dm.load_recipe("w8a8").replace(float_share=0.4, calibration={"samples": 4, "steps": 4, "batch_size": 4})
@@ -68,7 +69,8 @@ def folder(model, tmp_path_factory):
 @torch.no_grad()
 def test_an_artifact_keeps_them(model, folder, tmp_path):
     names = half_names(model.network)
-    assert names and {layer.name for layer in model.plan if layer.reason.startswith("sensitive")} == set(names)
+    left = {layer.name for layer in model.plan if layer.reason.startswith("sensitive") or layer.reason == FIRST_REASON}
+    assert names and left == set(names)
     tensors, _ = read_tensors(folder / "unet" / "diffusion_pytorch_model.safetensors")
     assert all(tensors[f"{name}.weight"].dtype == torch.float16 for name in names)
     x, t = torch.randn(2, *model.pipeline.picture_shape), torch.tensor(400)

@@ -13,6 +13,7 @@ from ptq4dm.numerics import ACTIVATION_MAX
 from ptq4dm.pipelines.loading import FAULTS, one_line
 from ptq4dm.quantization.artifact import FORMAT_VERSION, read_facts, read_weights, recipe_of
 from ptq4dm.quantization.filling import rounded_layers
+from ptq4dm.quantization.half_layers import half_form
 from ptq4dm.quantization.layers import QUANTIZABLE, weight_of
 from ptq4dm.quantization.layers_qdq import OutputQuantized, integer_bias
 from ptq4dm.quantization.plan import layer_names
@@ -29,14 +30,16 @@ class CalibratedRanges:
     """What an artifact knows of a network's activations.
 
     folder: the artifact. ranges: of the layers' inputs; outputs: of the outputs that the arithmetic `qdq` rounds;
-    weight_only: the layers with 8-bit weights and float inputs, which have no ranges; shapes: of the weights of all
-    these, by which another network is told; smoothing: of the layers that are smoothed; weights: how to round them.
+    weight_only, half: the layers with float inputs and weights in 8 bits, in float16; they have no ranges; shapes: of
+    the weights of all these, by which another network is told; smoothing: of the layers that are smoothed; weights: how
+    to round them.
     """
 
     folder: str
     ranges: Mapping[str, InputRange]
     outputs: Mapping[str, InputRange]
     weight_only: Sequence[str]
+    half: Sequence[str]
     shapes: Mapping[str, tuple[int, ...]]
     smoothing: Mapping[str, Tensor]
     weights: WeightRecipe
@@ -73,6 +76,8 @@ class CalibratedRanges:
         if name in self.weight_only:
             assert isinstance(layer, nn.Linear)  # of those that `check` allows, only these have (out, in)
             return weight_only_form(layer, name)
+        if name in self.half:
+            return half_form(layer)
         inner = quantize_layer(layer, name, self.ranges[name], None, self.weights, self.smoothing.get(name))
         if name not in self.outputs:
             return inner
@@ -119,7 +124,8 @@ def ranges_of(folder: Path, facts: dict[str, Any], component: str | None) -> Cal
     rounded = rounded_layers(denoiser["layers"], tensors)
     inner = {name: f"{name}.layer" if name in rounded else name for name in denoiser["layers"]}
     weight_only = denoiser.get("weight_only", [])
-    weights = {**inner, **{name: name for name in weight_only}}
+    half = denoiser.get("half", [])
+    weights = {**inner, **{name: name for name in (*weight_only, *half)}}
     for name in weight_only:
         if tensors[f"{name}.weight"].dim() != 2:
             raise ArtifactError(f"{folder}: {name!r} is no linear layer with 8-bit weights: quantize the model again")
@@ -128,6 +134,7 @@ def ranges_of(folder: Path, facts: dict[str, Any], component: str | None) -> Cal
         {name: saved_range(tensors, f"{path}.input") for name, path in inner.items()},
         {name: saved_range(tensors, f"{name}.output") for name in rounded},
         weight_only,
+        half,
         {name: tuple(tensors[f"{path}.weight"].shape) for name, path in weights.items()},
         {name: tensors[f"{path}.smoothing"] for name, path in inner.items() if f"{path}.smoothing" in tensors},
         recipe_of(folder, facts).weights,

@@ -21,9 +21,10 @@ class PTQ4DMConfig(QuantizationConfigMixin):
 
     For `PipelineQuantizationConfig(quant_mapping={"unet": PTQ4DMConfig(calibrated=FOLDER)})`, or a network's
     `from_pretrained(..., quantization_config=PTQ4DMConfig(calibrated=FOLDER))`. The input scales and zero points
-    come from the artifact in FOLDER; the weights are rounded now, those of its weight-only layers too. An artifact
-    holds no statistics of the calibration data, so the weights are rounded to their own least error, not to that of
-    the layer's output, and no bias is corrected: `ptq4dm.quantize` gives the better network.
+    come from the artifact in FOLDER; the weights are rounded now, those of its weight-only layers too, and put to
+    float16 where the run did. An artifact holds no statistics of the calibration data, so the weights are rounded to
+    their own least error, not to that of the layer's output, and no bias is corrected: `ptq4dm.quantize` gives the
+    better network.
 
     calibrated: a folder that `ptq4dm quantize --out` or `QuantizedModel.save` wrote. component: which denoiser of it,
     where it holds several.
