@@ -27,7 +27,7 @@ from ptq4dm.quantization.bisection import shares_within
 from ptq4dm.quantization.error_feedback import round_again
 from ptq4dm.quantization.facts import calibration_facts, model_facts, range_facts
 from ptq4dm.quantization.folding import Folds, fold
-from ptq4dm.quantization.half_layers import half_form
+from ptq4dm.quantization.half_layers import half_forms
 from ptq4dm.quantization.layers_qdq import round_outputs
 from ptq4dm.quantization.macs import count_macs
 from ptq4dm.quantization.plan import float_by_method, leave_out, make_plan, patterns_of, planned
@@ -157,7 +157,7 @@ def quantize_at_work(
             denoiser,
             statistics[name],
             [run.examples[name], run.latest[name]],
-            replace(recipe, keep_float=kept[name]),
+            replace(recipe, keep_float=kept[name], weights=replace(recipe.weights, error_feedback=False)),
             progress,
             smoothing[name].folds,
             facts["calls_of"][name],
@@ -252,7 +252,6 @@ def quantize_network(
         smoothing.folds,
         pictures=pictures,
         timed=timed,
-        watched=[call for call, _ in calls],
         along=[call for call, _ in along],
     )
     if recipe.arithmetic == "qdq":
@@ -271,7 +270,6 @@ def round_network(
     limit: int | None = None,
     pictures: int = 1,
     timed: Collection[str] = (),
-    watched: Sequence[Call] = (),
     along: Sequence[Call] = (),
 ) -> tuple[QuantizedDenoiser, RangeTable]:
     """Choose ranges by the statistics of the inputs of layers, round, leave the most sensitive in float, and rewrite.
@@ -279,8 +277,7 @@ def round_network(
     calls: some that the network was calibrated on; the first becomes the example. folds: which layers take in the
     smoothing that the statistics tell of. limit: how many calls may be made to find the sensitive layers. pictures:
     how many each call is of, for the count of what that cost. timed: the layers that follow the time-step alone.
-    watched, along: calls to round weights with error feedback by, and such for the timed layers; none where none were
-    kept.
+    along: calls to round those with error feedback by.
     """
     made = 0
     ranges = choose_ranges(statistics, recipe.ranges, shown=progress)
@@ -289,24 +286,19 @@ def round_network(
     following = linear_layers(network, timed, planned(plan)) if recipe.time_in_float else {}
     plan = leave_out(plan, reasons_of(following))
     layers = quantize_layers(network, plan, ranges, recipe.weights, progress)
-    first, *others = following or [""]
-    weight_only = {name: weight_only_form(following[name], name) for name in others}
+    weight_only = {name: weight_only_form(following[name], name) for name in list(following)[1:]}
     if recipe.weights.error_feedback:
-        round_again(network, layers, watched, recipe.weights, progress)
+        round_again(network, layers, calls, recipe.weights, progress)
         round_again(network, weight_only, along, replace(recipe.weights, portable=False), progress)
     if recipe.float_share:
         shares, made = shares_within(network, layers, calls, limit, progress)
         plan = leave_out(plan, best_in_float(shares, macs, recipe.float_share))
-    floats = {name: network.get_submodule(name) for name in layers if name not in planned(plan)}
-    if following:
-        floats[first] = following[first]
-    sensitive = {name: half_form(layer) for name, layer in floats.items()}
+    left = [name for name in (*layers, *following) if name not in {*planned(plan), *weight_only}]
     layers = {name: layers[name] for name in planned(plan)}
-    other = {name: form for name, form in sensitive.items() if form is not floats[name]}  # the rest is copied
-    quantized = with_layers(network, {**layers, **other, **weight_only})
+    quantized = with_layers(network, {**layers, **half_forms(network, left), **weight_only})
     smoothing = {name: item.smoothing for name, item in statistics.items() if item.smoothing is not None}
     smoothing = {name: factors for name, factors in smoothing.items() if name in layers}
-    folds = {key: names for key, names in (folds or {}).items() if not {key, *names} & {*sensitive, *weight_only}}
+    folds = {key: names for key, names in (folds or {}).items() if not {key, *names} & {*left, *weight_only}}
     fold(quantized, folds, smoothing)
     facts = {"activation_ranges": range_facts(ranges), "float_by_method": float_by_method(network)}
     facts |= {

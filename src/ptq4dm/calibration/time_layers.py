@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from ptq4dm.pipelines.denoiser import Call
+from ptq4dm.pipelines.denoiser import Call, layer_input
 from ptq4dm.pipelines.denoisers import Run
 from ptq4dm.ranges.observe import Observer, evaluating
 
@@ -66,7 +66,7 @@ def inputs_of(network: nn.Module, call: Call, layers: Sequence[str]) -> dict[str
     found: dict[str, list[Tensor]] = {name: [] for name in layers}
 
     def keep(rows: list[Tensor]) -> Callable[..., None]:
-        return lambda module, args, kwargs: rows.append((args[0] if args else kwargs["input"]).detach().clone())
+        return lambda module, args, kwargs: rows.append(layer_input(args, kwargs).detach().clone())
 
     handles = [
         network.get_submodule(name).register_forward_pre_hook(keep(found[name]), with_kwargs=True) for name in layers

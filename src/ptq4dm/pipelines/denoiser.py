@@ -1,6 +1,7 @@
 """The noise-estimation network as the rest of the code sees it: a module and the calls made to it."""
 
 import copy
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -61,6 +62,11 @@ def placement(network: nn.Module) -> tuple[torch.device, torch.dtype]:
         if tensor.is_floating_point():
             return tensor.device, tensor.dtype
     return torch.device("cpu"), torch.float32
+
+
+def layer_input(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor:
+    """What enters a convolution or linear layer, by the arguments of its call: the first, or `input`."""
+    return args[0] if args else kwargs["input"]
 
 
 def call_on(network: nn.Module, call: Call) -> Call:

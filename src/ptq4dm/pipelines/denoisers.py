@@ -18,7 +18,7 @@ from torch.utils import _pytree as pytree
 from ptq4dm.errors import ModelError
 from ptq4dm.pipelines.adapters import require_no_adapters
 from ptq4dm.pipelines.at_work import run_watched
-from ptq4dm.pipelines.denoiser import Call, require_finite_weights
+from ptq4dm.pipelines.denoiser import Call, layer_input, require_finite_weights
 from ptq4dm.pipelines.pipeline import Pipeline
 
 
@@ -112,7 +112,7 @@ def linear_inputs(source: DiffusionPipeline, notes: Notes) -> Iterator[None]:
     """While open, `notes` is told of the inputs of all linear layers of a pipeline's parts."""
 
     def hook(component: str, layer: str) -> Callable[..., None]:
-        return lambda module, args, kwargs: notes.entered(component, layer, args[0] if args else kwargs["input"])
+        return lambda module, args, kwargs: notes.entered(component, layer, layer_input(args, kwargs))
 
     with ExitStack() as stack:
         for component, part in source.components.items():

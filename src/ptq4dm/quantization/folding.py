@@ -16,9 +16,8 @@ from diffusers.models.normalization import FP32LayerNorm, RMSNorm
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from ptq4dm.pipelines.denoiser import Call
+from ptq4dm.pipelines.denoiser import Call, layer_input
 from ptq4dm.quantization.layers import QuantizedLinear
-from ptq4dm.quantization.weight_only import WeightOnlyLinear
 from ptq4dm.ranges.observe import evaluating
 
 TAKING: Final = (nn.LayerNorm, FP32LayerNorm, nn.GroupNorm, nn.RMSNorm, RMSNorm, nn.Linear)
@@ -48,7 +47,7 @@ def producers_of(network: nn.Module, consumers: Collection[str], call: Call) -> 
 
     def take_in(name: str) -> Callable[..., None]:
         def note(layer: nn.Module, args: Sequence[Tensor], kwargs: dict[str, Tensor]) -> None:
-            x = args[0] if args else kwargs["input"]
+            x = layer_input(args, kwargs)
             found, producer = born.get(id(x), (None, None))
             seen[name].add(producer if found is not None and found() is x else None)
 
@@ -160,7 +159,7 @@ def fold(quantized: nn.Module, folds: Folds, factors: Mapping[str, Tensor]) -> N
 def divide_output(layer: nn.Module, factors: Tensor) -> None:
     """Divide what a layer puts out, channel by channel, by changing its tensors."""
     bias = getattr(layer, "bias", None)
-    weight = layer.weight_scale if isinstance(layer, QuantizedLinear | WeightOnlyLinear) else layer.weight
+    weight = layer.weight_scale if isinstance(layer, QuantizedLinear) else layer.weight
     assert isinstance(weight, Tensor)
     weight /= factors.to(weight.device, weight.dtype).view(-1, *[1] * (weight.dim() - 1))
     if isinstance(bias, Tensor):

@@ -5,6 +5,7 @@ The layers that are too sensitive for INT8 would otherwise take four times its r
 input.
 """
 
+from collections.abc import Iterable
 from typing import Any, Final
 
 import torch
@@ -58,6 +59,12 @@ def half_form(layer: nn.Module) -> nn.Module:
     if type(layer) not in HALF_FORMS or not bool(torch.isfinite(weight.detach().half()).all()):
         return layer
     return empty_half_form(layer, weight.detach().half(), layer.bias)
+
+
+def half_forms(network: nn.Module, names: Iterable[str]) -> dict[str, nn.Module]:
+    """The float16 form of each named layer of a network that has one."""
+    layers = {name: network.get_submodule(name) for name in names}
+    return {name: form for name, layer in layers.items() if (form := half_form(layer)) is not layer}
 
 
 def empty_half_form(layer: nn.Module, weight: Tensor, bias: Any) -> nn.Module:

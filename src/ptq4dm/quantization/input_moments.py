@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ptq4dm.pipelines.denoiser import Call
+from ptq4dm.pipelines.denoiser import Call, layer_input
 from ptq4dm.progress import progress
 from ptq4dm.quantization.layers import QuantizedConv, QuantizedLayer, QuantizedLinear
 from ptq4dm.quantization.weight_only import WeightOnlyLinear
@@ -27,7 +27,7 @@ PER_INPUT = 4
 CALLS = 32
 """Calls that they are drawn from, evenly spread over those given."""
 WIDEST = 4608
-"""Layers of more inputs to an output than this are left out: their matrix would take too long to invert."""
+"""Layers of more inputs to an output than this are left out: their matrix would take too long to factorise."""
 AT_ONCE = 1 << 27
 """Entries of all matrices collected in one pass over the calls (0.5 GiB in float32)."""
 STRIP = 256
@@ -104,7 +104,7 @@ def collecting(network: nn.Module, layers: Mapping[str, Rounded], calls: int) ->
 
     def hook(name: str, layer: Rounded) -> Callable[..., None]:
         def watch(module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Any]) -> None:
-            x = (args[0] if args else kwargs["input"]).float()
+            x = layer_input(args, kwargs).float()
             real, rounded = windows(x / layer.input_step(), layer), windows(layer.centred_input(x), layer)
             places = real.shape[: real.dim() - layer.weight.dim() + 1]
             width = layer.weight[0].numel()

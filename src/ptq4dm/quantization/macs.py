@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from ptq4dm.pipelines.denoiser import Call
+from ptq4dm.pipelines.denoiser import Call, layer_input
 from ptq4dm.quantization.layers import QUANTIZABLE
 from ptq4dm.ranges.observe import evaluating
 
@@ -24,7 +24,7 @@ def count_macs(network: nn.Module, call: Call) -> dict[str, int]:
 
     def hook(name: str) -> Any:
         def add(layer: nn.Module, args: Any, kwargs: Any, output: Tensor) -> None:
-            macs[name] = macs.get(name, 0) + macs_of(layer, args[0] if args else kwargs["input"], output)
+            macs[name] = macs.get(name, 0) + macs_of(layer, layer_input(args, kwargs), output)
 
         return add
 

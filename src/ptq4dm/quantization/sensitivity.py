@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from ptq4dm.errors import ModelError
-from ptq4dm.pipelines.denoiser import Call
+from ptq4dm.pipelines.denoiser import Call, layer_input
 from ptq4dm.progress import progress
 from ptq4dm.quantization.layers import QuantizedLayer
 from ptq4dm.ranges.observe import evaluating
@@ -83,7 +83,7 @@ def instead(network: nn.Module, layers: Mapping[str, nn.Module]) -> Any:
     """While open, each of `layers` answers in place of the network's layer of that name."""
 
     def hook(layer: nn.Module) -> Any:
-        return lambda module, args, kwargs, output: layer(args[0] if args else kwargs["input"])
+        return lambda module, args, kwargs, output: layer(layer_input(args, kwargs))
 
     with ExitStack() as stack:
         for name, layer in layers.items():

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from ptq4dm.pipelines.denoiser import Call
+from ptq4dm.pipelines.denoiser import Call, layer_input
 from ptq4dm.quantization.folding import Folds, producers_of, proven
 from ptq4dm.quantization.layers import weight_of
 from ptq4dm.ranges.observe import as_rows
@@ -110,7 +110,7 @@ def watching_largest(networks: Mapping[str, nn.Module]) -> Iterator[dict[str, di
 
     def hook(seen: dict[str, Tensor], name: str) -> Any:
         def note(layer: nn.Module, args: Sequence[Tensor], kwargs: dict[str, Tensor]) -> None:
-            x = (args[0] if args else kwargs["input"]).detach().float()
+            x = layer_input(args, kwargs).detach().float()
             rows = as_rows(x, channels_last=isinstance(layer, nn.Linear))
             if rows.numel():
                 now = rows.abs().amax(dim=(0, 2)).double().cpu()

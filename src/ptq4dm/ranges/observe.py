@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ptq4dm.errors import CalibrationError
-from ptq4dm.pipelines.denoiser import Call
+from ptq4dm.pipelines.denoiser import Call, layer_input
 from ptq4dm.progress import progress
 from ptq4dm.ranges.histograms import ONE_BAND, Histogram, LayerStatistics, band_of
 
@@ -35,7 +35,7 @@ class Observer:
         """Count one input of `layer`; raises CalibrationError if it is not finite."""
         if self.chosen is not None and not bool(self.chosen.any()):
             return
-        x = (args[0] if args else kwargs["input"]).detach().float()
+        x = layer_input(args, kwargs).detach().float()
         rows = as_rows(x, channels_last=isinstance(layer, nn.Linear))
         timesteps, band = self.rows_of(name, len(rows))
         counted = self.counted(len(rows))
