@@ -45,6 +45,9 @@ def main() -> None:
         for key, (value, better) in got.items():
             met = (value <= FLOORS[key] if better == "lower" else value >= FLOORS[key]) if value is not None else True
             print(f"  {key:20s} {shown(value)}   aim {AIMS[key]}, floor {FLOORS[key]}: {'met' if met else 'MISSED'}")
+    curve = fidelity["call"]["curve"]
+    gain, t = max(zip(curve["gain"], curve["t"], strict=True), key=lambda pair: abs(pair[0]))
+    print(f"largest gain of an answer over the float one, mean of the pictures: {gain:+.5f} at t = {t:g}")
     if args.quick:
         print(f"a quick try: 5 steps and few pictures; the aims and floors are for {sampler} in {steps} steps")
     kept = {key: results[key] for key in ("model", "recipe", "fidelity", "layers", "executed", "size", "notes")}

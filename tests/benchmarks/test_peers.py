@@ -114,7 +114,7 @@ def test_ratios_are_taken_round_by_round() -> None:
 
 def test_errors_are_compared_picture_by_picture() -> None:
     hard = torch.tensor([[0.1], [0.5], [0.9]], dtype=torch.float64)
-    ours, other = (CallErrors(torch.tensor([1.0]), hard + more, hard) for more in (0.0, 0.02))
+    ours, other = (CallErrors(torch.tensor([1.0]), hard + more, hard, hard) for more in (0.0, 0.02))
     row = fidelity_row(other, ours)["more_than_ours"]
     assert (row["value"], row["low"], row["high"]) == pytest.approx((0.02, 0.02, 0.02))
 

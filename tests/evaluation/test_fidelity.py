@@ -35,8 +35,10 @@ def test_the_curve_over_t_is_the_error_made_at_each_t(pipe: DDPMPipeline) -> Non
     assert errors.relative_l2.shape == errors.psnr.shape == (3, 5)
     wanted = torch.tensor([0.8, 0.6, 0.4, 0.2, 0.0], dtype=torch.float64).expand(3, 5)
     torch.testing.assert_close(errors.relative_l2, wanted, rtol=1e-5, atol=1e-9)
+    torch.testing.assert_close(errors.gain, wanted, rtol=1e-5, atol=1e-9)
     figures = errors.to_dict()
     assert figures["n"] == 3
+    assert figures["curve"]["gain"] == pytest.approx([0.8, 0.6, 0.4, 0.2, 0.0], rel=1e-5)
     assert figures["relative_l2_mean"] == pytest.approx(0.4, rel=1e-5)
     assert figures["curve"]["psnr"][-1] is None
     assert figures["identical"] == 3
@@ -60,12 +62,14 @@ def test_both_networks_get_the_float_trajectory(pipe: DDPMPipeline) -> None:
 def test_call_errors_are_per_picture_with_the_float_range_as_peak() -> None:
     rng = np.random.default_rng(0)
     wanted, got = rng.standard_normal((3, 2, 4, 4)) * 5, rng.standard_normal((3, 2, 4, 4))
-    relative, decibels = call_error(torch.tensor(wanted), torch.tensor(got))
+    relative, decibels, gains = call_error(torch.tensor(wanted), torch.tensor(got))
     for index in range(3):
         difference = got[index] - wanted[index]
         assert float(relative[index]) == pytest.approx(np.linalg.norm(difference) / np.linalg.norm(wanted[index]))
         peak, mse = np.ptp(wanted[index]), np.mean(difference**2)
         assert float(decibels[index]) == pytest.approx(10 * np.log10(peak**2 / mse))
+        (slope,), *_ = np.linalg.lstsq(wanted[index].reshape(-1, 1), difference.reshape(-1))
+        assert float(gains[index]) == pytest.approx(slope)
 
 
 def test_pictures_are_clipped_and_agree_with_torchmetrics() -> None:
@@ -90,7 +94,8 @@ def test_identical_pictures_are_infinite_and_left_out_of_the_mean() -> None:
 
 
 def test_a_network_that_answers_nothing_where_nothing_is_wanted_has_no_error() -> None:
-    relative, _ = call_error(torch.zeros(2, 5), torch.zeros(2, 5))
+    relative, _, gains = call_error(torch.zeros(2, 5), torch.zeros(2, 5))
+    assert gains.tolist() == [0, 0]
     assert relative.tolist() == [0.0, 0.0]
 
 

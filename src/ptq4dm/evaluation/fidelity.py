@@ -3,7 +3,10 @@
 Call level: both networks get the x_t of the *float* trajectory, so that errors do not add up along the way. With
 y the float output and Δ the difference, per picture and step::
 
-    relative L2 = |Δ| / |y|            PSNR = 20 log10( (max y - min y) / rms Δ )
+    relative L2 = |Δ| / |y|      PSNR = 20 log10( (max y - min y) / rms Δ )      gain = Δ·y / |y|²
+
+The gain is the part of the error that all pictures can share (the correlated noise of PTQD, He et al., NeurIPS 2023,
+arXiv 2305.10657): answers are (1 + gain) times the float ones, and what is left is orthogonal to them.
 
 Picture level: each network walks its own trajectory from the same noise; pictures are clipped to [0, 1] and
 PSNR = -20 log10(rms Δ), one a picture; means are means of dB. Identical pictures have an infinite PSNR: they are
@@ -29,12 +32,13 @@ KEPT_CALLS = 8
 
 @dataclass(frozen=True, eq=False)
 class CallErrors:
-    """Errors of single calls. timesteps: (steps,) as visited. relative_l2, psnr: float64 (pictures, steps); psnr is
-    infinite where the outputs are identical."""
+    """Errors of single calls. timesteps: (steps,) as visited. relative_l2, psnr, gain: float64 (pictures, steps); psnr
+    is infinite where the outputs are identical."""
 
     timesteps: Tensor
     relative_l2: Tensor
     psnr: Tensor
+    gain: Tensor
 
     def to_dict(self) -> dict[str, Any]:
         """Means over pictures and steps, and the curve over t, as plain JSON data (null: identical everywhere)."""
@@ -48,6 +52,7 @@ class CallErrors:
                 "t": self.timesteps.tolist(),
                 "relative_l2": self.relative_l2.mean(0).tolist(),
                 "psnr": [mean_db(column) for column in columns],
+                "gain": self.gain.mean(0).tolist(),
             },
         }
 
@@ -80,7 +85,7 @@ def compare_calls(
     calls: list[tuple[Tensor, Tensor]] = []
     pictures: list[Tensor] = []
     timesteps: dict[int, float] = {}
-    errors: dict[str, list[list[tuple[Tensor, Tensor]]]] = {name: [] for name in networks}
+    errors: dict[str, list[list[tuple[Tensor, ...]]]] = {name: [] for name in networks}
     with progress("comparing calls", len(seeds) * count, shown) as advance:
         for first in range(0, len(seeds), batch_size):
             batch = seeds[first : first + batch_size]
@@ -111,25 +116,34 @@ def float_steps(
     pictures.append(to_picture((yield from walk)))
 
 
-def call_errors(timesteps: Tensor, batches: Sequence[Sequence[tuple[Tensor, Tensor]]]) -> CallErrors:
+def call_errors(timesteps: Tensor, batches: Sequence[Sequence[tuple[Tensor, ...]]]) -> CallErrors:
     """Errors of batches of steps of (batch,) each, as (pictures, steps)."""
-    relative = torch.cat([torch.stack([step[0] for step in batch], dim=1) for batch in batches])
-    decibels = torch.cat([torch.stack([step[1] for step in batch], dim=1) for batch in batches])
-    return CallErrors(timesteps, relative, decibels)
+
+    def measured(kind: int) -> Tensor:
+        return torch.cat([torch.stack([step[kind] for step in batch], dim=1) for batch in batches])
+
+    return CallErrors(timesteps, *map(measured, range(3)))
 
 
-def call_error(wanted: Tensor, got: Tensor) -> tuple[Tensor, Tensor]:
-    """Relative L2 and PSNR of each sample of a batch (n, ...) -> two of (n,), float64 on the CPU."""
+def call_error(wanted: Tensor, got: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Relative L2, PSNR and gain of each sample of a batch (n, ...) -> three of (n,), float64 on the CPU."""
     if wanted.shape != got.shape:
         raise EvaluationError(f"the networks return different shapes: {tuple(wanted.shape)} and {tuple(got.shape)}")
     wanted, got = wanted.detach().cpu().double().flatten(1), got.detach().cpu().double().flatten(1)
-    return relative_l2(wanted, got), psnr(wanted, got, wanted.amax(1) - wanted.amin(1))
+    return relative_l2(wanted, got), psnr(wanted, got, wanted.amax(1) - wanted.amin(1)), gain(wanted, got)
 
 
 def relative_l2(wanted: Tensor, got: Tensor) -> Tensor:
     """|got - wanted| / |wanted| of each row (n, values) -> (n,). 0 / 0 is 0: nothing was to be had, nothing came."""
     difference, size = (got - wanted).norm(dim=1), wanted.norm(dim=1)
     return torch.where(difference == 0, torch.zeros_like(size), difference / size)
+
+
+def gain(wanted: Tensor, got: Tensor) -> Tensor:
+    """(got - wanted)·wanted / |wanted|² of each row (n, values) -> (n,): how much larger the answer is, 0 for an empty
+    one."""
+    power = wanted.square().sum(1)
+    return torch.where(power == 0, torch.zeros_like(power), ((got - wanted) * wanted).sum(1) / power)
 
 
 def psnr(wanted: Tensor, got: Tensor, peak: Tensor | float = 1.0) -> Tensor:
