@@ -1,5 +1,8 @@
 """Does the distribution change? Distances of 2,048 pictures from the training pictures, float and INT8, same seeds.
 
+Beside it, what else would change it: the float pictures rounded as a PNG rounds them, and moved by half or minus the
+difference d = INT8 - float: a direction that all pictures share changes sign with d, noise does not.
+
     python benchmarks/bench_distribution.py [--quick] [--count 2048] [--work DIR] [--inception WEIGHTS]
 
 Pictures and features are kept in --work, chunk by chunk: run it again after an interruption and it goes on. The float
@@ -44,6 +47,7 @@ def main() -> None:
     args.steps = args.steps or (5 if args.quick else 50)
     drawn = draw(args)
     reference = (zoo.pictures(args.data) / 2 + 0.5).clamp(0, 1)
+    beside: dict[str, list] = {name: [] for name in changed(**drawn)}
     rows = []
     for extractor in [make_extractor()] + ([make_extractor(args.inception)] if args.inception else []):
         found = {
@@ -51,11 +55,17 @@ def main() -> None:
             for name, value in {**drawn, "reference": reference}.items()
         }
         rows += feature_rows(extractor, found["float"], found["int8"], found["reference"], shown=sys.stderr.isatty())
+        for name, pictures in changed(**drawn).items():
+            own = extract(extractor, pictures, shown=sys.stderr.isatty())
+            beside[name] += feature_rows(extractor, found["float"], own, found["reference"], shown=sys.stderr.isatty())
     for row in rows:
-        inside = "inside its interval" if row["low"] <= 0 <= row["high"] else "OUTSIDE its interval"
-        print(f"{row['measure']}: float {row['float']:.5g}, INT8 {row['int8']:.5g}")
-        print(f"  difference {row['difference']:+.4g} [{row['low']:+.4g}, {row['high']:+.4g}]: zero is {inside}")
-        print(f"  smallest detectable difference {row['detectable']:.3g} (n = {row['n']})")
+        print(f"{row['measure']}: float {row['float']:.5g}, INT8 {row['int8']:.5g} (n = {row['n']})")
+        print(f"  difference {row['difference']:+.4g}{interval(row)}")
+        if row["low"] is not None:
+            print(f"  zero is {'inside' if row['low'] <= 0 <= row['high'] else 'OUTSIDE'} its interval; ", end="")
+            print(f"smallest detectable difference {row['detectable']:.3g}")
+    for name, found in beside.items():
+        print(f"{name}: " + "; ".join(f"{row['measure']} {row['difference']:+.4g}{interval(row)}" for row in found))
     psnr = mean_db(picture_psnr(drawn["float"], drawn["int8"]))
     print(f"PSNR of the pictures: {psnr:.2f} dB" if psnr is not None else "the pictures are identical")
     shift = (drawn["int8"] - drawn["float"]).mean((0, 2, 3)).tolist()
@@ -69,6 +79,7 @@ def main() -> None:
         "float_engine": args.float_engine,
         "interval": "95 % paired bootstrap",
         "rows": rows,
+        "beside": beside,
         "pictures_psnr_mean": psnr,
         "mean_shift_rgb": shift,
     }
@@ -94,6 +105,20 @@ def draw(args) -> dict[str, torch.Tensor]:
             network, pipeline, args.scheduler, args.steps, seeds, args.batch_size, folder, identity, shown
         )
     return drawn
+
+
+def changed(float: torch.Tensor, int8: torch.Tensor) -> dict[str, torch.Tensor]:
+    """The float pictures (n, c, h, w) in [0, 1] changed in other ways than by INT8."""
+    difference = int8 - float
+    return {
+        "float rounded to 8 bits a channel": (float * 255).round() / 255,
+        "float + d / 2": float + difference / 2,
+        "float - d": (float - difference).clamp(0, 1),
+    }
+
+
+def interval(row: dict) -> str:
+    return "" if row["low"] is None else f" [{row['low']:+.4g}, {row['high']:+.4g}]"
 
 
 def cached_features(extractor: Extractor, pictures: torch.Tensor, work: Path) -> Features:
