@@ -3,7 +3,6 @@ import torch
 from papers.improved import Network, Settings, random_weights
 from safetensors.torch import save_file
 
-from ptq4dm.errors import ModelError
 from ptq4dm.pipelines.fixed_heads import FixedHeadsUNet2DModel
 from ptq4dm.pipelines.originals.convert import convert_checkpoint
 

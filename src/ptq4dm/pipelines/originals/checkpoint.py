@@ -1,6 +1,7 @@
 """Read a foreign checkpoint file: tensors only, nothing in it is executed, every fault said in one line."""
 
 import pickle
+import warnings
 from pathlib import Path
 from typing import Any, Final
 
@@ -34,11 +35,13 @@ def read(path: Path) -> Any:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # an old pickle protocol is no news to the user
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ModelError(
-            f"{path} is no checkpoint of plain tensors (truncated, another kind of file, or pickled code, which is never "
-            "run): get it again, or save the network's state_dict() alone"
+            f"{path} is no checkpoint of plain tensors (truncated, another kind of file, or pickled code, which is "
+            "never run): get it again, or save the network's state_dict() alone"
         ) from error
     except (*FAULTS, SafetensorError, EOFError) as error:
         raise ModelError(

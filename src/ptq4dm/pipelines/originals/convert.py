@@ -59,8 +59,8 @@ def read_layout(tensors: Mapping[str, Tensor], values: Mapping[str, Any] | None,
     if not all(name in tensors for name in openai.SIGNS):
         some = ", ".join(sorted(tensors)[:3])
         raise ModelError(
-            f"{path} has tensors of no layout that is known ({some}, ...): accepted are networks of improved-diffusion, "
-            "guided-diffusion (no classifiers) and the original DDIM code; others as diffusers folders"
+            f"{path} has tensors of no layout that is known ({some}, ...): accepted are networks of improved-diffusion "
+            "and guided-diffusion (no classifiers), and of the original DDIM code; others as diffusers folders"
         )
     if values is None:
         raise ModelError(

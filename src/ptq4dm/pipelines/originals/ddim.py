@@ -1,6 +1,6 @@
 """The layout of the original DDIM code (Song et al., arXiv 2010.02502), which is that of DDPM's in PyTorch.
 
-The weights of DDPM (Ho et al., arXiv 2006.11239) were published in it too (`ema_diffusion_cifar10_model`, LSUN, CelebA).
+The weights of DDPM (Ho et al., arXiv 2006.11239) were published in it too (`ema_diffusion_cifar10_model`, LSUN).
 """
 
 from collections.abc import Mapping
@@ -39,8 +39,8 @@ def read_ddim(tensors: Mapping[str, Tensor], settings: Mapping[str, Any], where:
     size = settings.get("image_size", SIZES.get(tuple(each // width for each in widths)))
     if size is None:
         raise ModelError(
-            f"{where}: the weights do not tell the size of the pictures: say image_size in a config (a TOML or JSON file "
-            "of the checkpoint's name beside it, or --config)"
+            f"{where}: the weights do not tell the size of the pictures: say image_size in a config (a TOML or JSON "
+            "file of the checkpoint's name beside it, or --config)"
         )
     network: dict[str, Any] = {
         "sample_size": size,
