@@ -18,6 +18,7 @@ from ptq4dm.pipelines.originals.checkpoint import read_checkpoint
 from ptq4dm.pipelines.originals.flags import REPOSITORIES, read_flags
 from ptq4dm.pipelines.originals.original import Original
 from ptq4dm.pipelines.originals.published import PUBLISHED
+from ptq4dm.pipelines.unconditional import config_of
 
 SUFFIXES: Final = (".toml", ".json")
 """Of a config beside a checkpoint."""
@@ -104,6 +105,7 @@ def built(original: Original) -> DDPMPipeline:
     with torch.device("meta"):
         network = kind(**original.network)
     network.load_state_dict(original.tensors, strict=True, assign=True)
-    pipeline = DDPMPipeline(network.eval().requires_grad_(False), DDPMScheduler(**original.scheduler))
+    every = config_of(DDPMScheduler(**original.scheduler))  # all said, so that its config is the same at each opening
+    pipeline = DDPMPipeline(network.eval().requires_grad_(False), DDPMScheduler(**every))
     pipeline.set_progress_bar_config(disable=True)
     return pipeline

@@ -56,7 +56,7 @@ def read_flags(values: Mapping[str, Any], where: str) -> Flags:
         raise ModelError(
             f"{where}: repository = {repository!r} should be one of {', '.join(REPOSITORIES)}: whose defaults count"
         )
-    known = {item.name: (get_args(item.type) or (item.type,))[0] for item in fields(Flags)}
+    known: dict[str, Any] = {item.name: (get_args(item.type) or (item.type,))[0] for item in fields(Flags)}
     for key, value in values.items():
         if key not in known:
             raise ModelError(f"{where}: unknown flag {key!r}: accepted are {', '.join(known)}")
