@@ -79,7 +79,7 @@ def test_without_inception_only_a_quick_try_is_made(command, monkeypatch, capsys
 
 
 def test_statistics_of_a_file_are_those_of_its_pictures(tmp_path, monkeypatch):
-    """A file as guided-diffusion's evaluator writes it, the spatial map with channels last; here of a smaller network."""
+    """A file as guided-diffusion's evaluator writes it, the spatial map with channels last; of a smaller network."""
     monkeypatch.setattr(data_statistics, "SIDE", 3)
     monkeypatch.setattr(data_statistics, "POOLED", 20)
     rng = np.random.default_rng(0)
