@@ -26,6 +26,7 @@ from ptq4dm.pipelines.denoiser import Call
 from ptq4dm.pipelines.loading import FAULTS, one_line, quiet, saved_by_diffusers
 from ptq4dm.pipelines.pipeline import Pipeline
 from ptq4dm.pipelines.unconditional import why_not_unconditional
+from ptq4dm.quantization.attention_products import product_names
 from ptq4dm.quantization.filling import fill
 from ptq4dm.quantization.half_layers import half_names
 from ptq4dm.quantization.ip_adapters import attach_adapters
@@ -78,6 +79,7 @@ def fill_folder(model: QuantizedModel, building: Path) -> None:
             "layers": layers,
             "half": half_names(denoiser.network),
             "weight_only": weight_only_names(denoiser.network),
+            "attention_products": product_names(denoiser.network),
             "shared": shared,
             "weights": str(weights.relative_to(building)),
             "plan": [dataclasses.asdict(layer) for layer in denoiser.plan],
