@@ -2,9 +2,9 @@
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from ptq4dm.cli.options import add_json, show
-from ptq4dm.errors import ArtifactError
 from ptq4dm.files import new_folder
 from ptq4dm.pipelines.originals.convert import convert_checkpoint
 
@@ -23,9 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Convert and save."""
-    if args.out.exists() and any(args.out.iterdir()):
-        raise ArtifactError(f"will not replace {args.out}: not empty; name a new folder")
-    pipeline = convert_checkpoint(args.checkpoint, args.config)
+    pipeline: Any = convert_checkpoint(args.checkpoint, args.config)
     with new_folder(args.out) as building:
         pipeline.save_pretrained(building)
     unet, scheduler = pipeline.unet.config, pipeline.scheduler.config

@@ -5,11 +5,12 @@ from typing import Any, Final
 import diffusers
 
 from ptq4dm.errors import ModelError
+from ptq4dm.pipelines.class_conditional import ClassConditionalDDPMPipeline
 from ptq4dm.pipelines.fixed_heads import FixedHeadsUNet2DModel
 
-OWN: Final[dict[str, type]] = {kind.__name__: kind for kind in (FixedHeadsUNet2DModel,)}
+OWN: Final[dict[str, type]] = {kind.__name__: kind for kind in (FixedHeadsUNet2DModel, ClassConditionalDDPMPipeline)}
 """ptq4dm's own, which diffusers imports from the module that a folder names beside them."""
-LIBRARIES: Final = ("diffusers", "transformers", *(kind.__module__ for kind in OWN.values()))
+LIBRARIES: Final = ("diffusers", "transformers", FixedHeadsUNet2DModel.__module__)
 """Where the classes of a folder may come from; nothing else is imported for it."""
 
 

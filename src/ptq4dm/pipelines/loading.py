@@ -40,7 +40,8 @@ def load_float_pipeline(folder: Path) -> DiffusionPipeline:
                 for name, part in index.items()
                 if part[0] != "transformers" and issubclass(find_class(part[1]), diffusers.ModelMixin)
             }
-            return DiffusionPipeline.from_pretrained(str(folder), use_safetensors=True, **models)
+            kind = find_class(read_config(folder / INDEX)["_class_name"])
+            return kind.from_pretrained(str(folder), use_safetensors=True, **models)
     except FAULTS as error:
         raise ModelError(
             f"{folder} cannot be loaded: {one_line(error)}; save or download the pipeline again"
@@ -53,7 +54,8 @@ def read_index(folder: Path) -> dict[str, list[str]]:
         raise ModelError(f"{folder} is no diffusers pipeline (it has no {INDEX}): give the folder of save_pretrained()")
     refuse_quantized(folder)
     index = read_config(folder / INDEX)
-    if not isinstance(index.get("_class_name"), str) or not hasattr(diffusers, index["_class_name"]):
+    kind = find_class(index.get("_class_name"))
+    if kind is None or not issubclass(kind, DiffusionPipeline):
         raise ModelError(f"{folder}: {index.get('_class_name')!r} is no pipeline of diffusers {diffusers.__version__}")
     parts = {name: part for name, part in index.items() if isinstance(part, list) and part != [None, None]}
     for name, part in parts.items():

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+from diffusers import DDPMPipeline, DDPMScheduler, DiffusionPipeline, UNet2DModel
 from torch import Tensor
 
 from ptq4dm.errors import ModelError
+from ptq4dm.pipelines.class_conditional import ClassConditionalDDPMPipeline
 from ptq4dm.pipelines.fixed_heads import FixedHeadsUNet2DModel
 from ptq4dm.pipelines.loading import FAULTS, one_line
 from ptq4dm.pipelines.originals import ddim, openai
@@ -24,7 +25,7 @@ SUFFIXES: Final = (".toml", ".json")
 """Of a config beside a checkpoint."""
 
 
-def convert_checkpoint(path: str | Path, config: str | Path | None = None) -> DDPMPipeline:
+def convert_checkpoint(path: str | Path, config: str | Path | None = None) -> DiffusionPipeline:
     """Open a checkpoint of improved-diffusion, guided-diffusion or the original DDIM code as a diffusers pipeline.
 
     The layout and all that names and shapes tell are read off the weights. The rest is said by a config.
@@ -36,7 +37,8 @@ def convert_checkpoint(path: str | Path, config: str | Path | None = None) -> DD
             (`model.toml` for `model.pt`), else the published checkpoint of that name.
 
     Returns:
-        A `DDPMPipeline`, in float32, with the betas and variances of the original in its scheduler.
+        A `DDPMPipeline`, or a `ClassConditionalDDPMPipeline` (`pipe(class_labels=[...])`), in float32, with the betas
+        and variances of the original in its scheduler.
 
     Raises:
         ModelError: not such a checkpoint, damaged, nothing says what its weights do not tell, or a setting that
@@ -99,13 +101,14 @@ def read_config(path: Path) -> dict[str, Any]:
     return values
 
 
-def built(original: Original) -> DDPMPipeline:
+def built(original: Original) -> DiffusionPipeline:
     """The pipeline of a checkpoint that was read. Raises FAULTS if the weights do not fit."""
     kind = UNet2DModel if original.heads is None else FixedHeadsUNet2DModel
     with torch.device("meta"):
         network = kind(**original.network)
     network.load_state_dict(original.tensors, strict=True, assign=True)
     every = config_of(DDPMScheduler(**original.scheduler))  # all said, so that its config is the same at each opening
-    pipeline = DDPMPipeline(network.eval().requires_grad_(False), DDPMScheduler(**every))
+    whole = DDPMPipeline if original.network.get("num_class_embeds") is None else ClassConditionalDDPMPipeline
+    pipeline = whole(network.eval().requires_grad_(False), DDPMScheduler(**every))
     pipeline.set_progress_bar_config(disable=True)
     return pipeline

@@ -26,6 +26,8 @@ RESNET: Final = {
     "out_layers.0": "norm2",
     "out_layers.3": "conv2",
 }
+PICTURES: Final = (1, 3)
+"""Channels of a picture; an upsampler takes the small picture as more."""
 TRAINED_STEPS: Final = 1000
 """Rescaled time-steps run from 0 to this."""
 
@@ -93,13 +95,14 @@ def shape_of(tensors: Mapping[str, Tensor]) -> Shape:
         )
     first = [1 + level * (blocks + 1) for level in range(levels)]
     width = tensors["input_blocks.0.0.weight"].shape[0]
-    found = [f"input_blocks.{index}.0.out_layers.3.weight" for index in first]
-    widths = tuple(len(tensors[name]) for name in found if name in tensors)
-    if len(widths) != levels:
-        raise ModelError(f"the checkpoint lacks {next(name for name in found if name not in tensors)!r}: truncated")
+    ends_of_blocks = [f"input_blocks.{index}.0.out_layers.3.weight" for index in first]
+    lacking = [name for name in (*ends_of_blocks, "out.2.weight") if name not in tensors]
+    if lacking:
+        raise ModelError(f"the checkpoint has no tensor {lacking[0]!r}: it is truncated, or of another architecture")
+    widths = tuple(len(tensors[name]) for name in ends_of_blocks)
     return Shape(
         inputs=tensors["input_blocks.0.0.weight"].shape[1],
-        outputs=len(tensors["out.2.weight"]) if "out.2.weight" in tensors else 0,
+        outputs=len(tensors["out.2.weight"]),
         widths=widths,
         attention=tuple(f"input_blocks.{index}.1.qkv.weight" in tensors for index in first),
         blocks=blocks,
@@ -135,10 +138,10 @@ def require_expressible(shape: Shape, tensors: Mapping[str, Tensor], flags: Flag
     if flags.num_heads_upsample not in (-1, flags.num_heads) and flags.num_head_channels == -1:
         raise ModelError(f"{where}: num_heads_upsample = {flags.num_heads_upsample}: UNet2DModel has the same heads up "
                          f"and down (num_heads = {flags.num_heads})")  # fmt: skip
-    if shape.outputs not in (shape.inputs, 2 * shape.inputs):
+    if shape.inputs not in PICTURES or shape.outputs not in (shape.inputs, 2 * shape.inputs):
         raise ModelError(
-            f"{where}: {shape.inputs} channels in and {shape.outputs} out: networks that enlarge pictures or classify "
-            "them are not read"
+            f"{where}: {shape.inputs} channels in and {shape.outputs} out: networks that enlarge pictures are not read, "
+            "those that draw grey or coloured ones are"
         )
     sides = [flags.image_size >> level for level in range(len(shape.widths))]
     if flags.image_size % (1 << (len(sides) - 1)):
@@ -186,7 +189,7 @@ def block_type(way: str, attention: bool, resampling: str) -> str:
 
 def rename(tensors: Mapping[str, Tensor], shape: Shape, flags: Flags) -> dict[str, Tensor]:
     """Every tensor under the name that it has in diffusers. Raises ModelError: missing ones, others."""
-    names = Renaming({key: value for key, value in tensors.items()})
+    names = Renaming(tensors)
     for old, new in (("time_embed.0", "time_embedding.linear_1"), ("time_embed.2", "time_embedding.linear_2"),
                      ("input_blocks.0.0", "conv_in"), ("out.0", "conv_norm_out"), ("out.2", "conv_out")):  # fmt: skip
         names.layer(old, new)
