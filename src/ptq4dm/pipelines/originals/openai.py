@@ -140,8 +140,8 @@ def require_expressible(shape: Shape, tensors: Mapping[str, Tensor], flags: Flag
                          f"and down (num_heads = {flags.num_heads})")  # fmt: skip
     if shape.inputs not in PICTURES or shape.outputs not in (shape.inputs, 2 * shape.inputs):
         raise ModelError(
-            f"{where}: {shape.inputs} channels in and {shape.outputs} out: networks that enlarge pictures are not read, "
-            "those that draw grey or coloured ones are"
+            f"{where}: {shape.inputs} channels in and {shape.outputs} out: networks that draw grey or coloured pictures "
+            "are read, those that enlarge pictures are not"
         )
     sides = [flags.image_size >> level for level in range(len(shape.widths))]
     if flags.image_size % (1 << (len(sides) - 1)):
