@@ -6,7 +6,6 @@ told by the names and shapes of the tensors; heads, picture size and noise sched
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
@@ -14,37 +13,16 @@ from torch import Tensor
 
 from ptq4dm.errors import ModelError
 from ptq4dm.pipelines.originals.flags import Flags, require_agreement
-from ptq4dm.pipelines.originals.names import Renaming
+from ptq4dm.pipelines.originals.openai_names import rename
+from ptq4dm.pipelines.originals.openai_shape import Shape, shape_of
 from ptq4dm.pipelines.originals.original import Original
 
 SIGNS: Final = ("time_embed.0.weight", "input_blocks.0.0.weight", "output_blocks.0.0.in_layers.0.weight")
 """Tensors that every network of this layout has, and no other."""
-RESNET: Final = {
-    "in_layers.0": "norm1",
-    "in_layers.2": "conv1",
-    "emb_layers.1": "time_emb_proj",
-    "out_layers.0": "norm2",
-    "out_layers.3": "conv2",
-}
 PICTURES: Final = (1, 3)
 """Channels of a picture; an upsampler takes the small picture as more."""
 TRAINED_STEPS: Final = 1000
 """Rescaled time-steps run from 0 to this."""
-
-
-@dataclass(frozen=True)
-class Shape:
-    """What the tensors tell. widths: channels of each level; attention: whether each level has it; blocks: residual
-    blocks a level; resampling: `conv` or `resnet`."""
-
-    inputs: int
-    outputs: int
-    widths: tuple[int, ...]
-    attention: tuple[bool, ...]
-    blocks: int
-    resampling: str
-    scale_shift: bool
-    classes: int | None
 
 
 def read_openai(tensors: Mapping[str, Tensor], flags: Flags, where: str) -> Original:
@@ -81,51 +59,6 @@ def read_openai(tensors: Mapping[str, Tensor], flags: Flags, where: str) -> Orig
     return Original(network, heads, renamed, schedule(flags, shape))
 
 
-def shape_of(tensors: Mapping[str, Tensor]) -> Shape:
-    """Read the architecture off the tensors. Raises ModelError."""
-    ends = len(indices(tensors, "output_blocks"))
-    tails = {index: tail for index in range(ends) if (tail := upsampler_of(tensors, index))}
-    blocks = min(tails, default=ends - 1)
-    levels, rest = divmod(ends, blocks + 1)
-    starts = indices(tensors, "input_blocks")
-    if rest or starts != list(range(ends)):
-        raise ModelError(
-            f"the checkpoint has {len(starts)} input_blocks and {ends} output_blocks, which make no whole levels: "
-            "networks with conv_resample = False and truncated ones are not read"
-        )
-    first = [1 + level * (blocks + 1) for level in range(levels)]
-    width = tensors["input_blocks.0.0.weight"].shape[0]
-    ends_of_blocks = [f"input_blocks.{index}.0.out_layers.3.weight" for index in first]
-    lacking = [name for name in (*ends_of_blocks, "out.2.weight") if name not in tensors]
-    if lacking:
-        raise ModelError(f"the checkpoint has no tensor {lacking[0]!r}: it is truncated, or of another architecture")
-    widths = tuple(len(tensors[name]) for name in ends_of_blocks)
-    return Shape(
-        inputs=tensors["input_blocks.0.0.weight"].shape[1],
-        outputs=len(tensors["out.2.weight"]),
-        widths=widths,
-        attention=tuple(f"input_blocks.{index}.1.qkv.weight" in tensors for index in first),
-        blocks=blocks,
-        resampling="resnet" if any(tail.endswith("in_layers.2") for tail in tails.values()) else "conv",
-        scale_shift=len(tensors["input_blocks.1.0.emb_layers.1.weight"]) == 2 * width,
-        classes=len(tensors["label_emb.weight"]) if "label_emb.weight" in tensors else None,
-    )
-
-
-def indices(tensors: Mapping[str, Tensor], group: str) -> list[int]:
-    """The numbers of the blocks in a group, in order."""
-    return sorted({int(name.split(".")[1]) for name in tensors if name.startswith(f"{group}.")})
-
-
-def upsampler_of(tensors: Mapping[str, Tensor], index: int) -> str:
-    """The convolution at the end of an output block that enlarges the picture; "" if it has none."""
-    for place in (1, 2):
-        for tail in ("conv", "in_layers.2"):
-            if f"output_blocks.{index}.{place}.{tail}.weight" in tensors:
-                return f"output_blocks.{index}.{place}.{tail}"
-    return ""
-
-
 def require_expressible(shape: Shape, tensors: Mapping[str, Tensor], flags: Flags, where: str) -> None:
     """Raise ModelError at a setting that diffusers' UNet2DModel does not have, or flags of another network."""
     width = tensors["time_embed.0.weight"].shape[1]
@@ -140,8 +73,8 @@ def require_expressible(shape: Shape, tensors: Mapping[str, Tensor], flags: Flag
                          f"and down (num_heads = {flags.num_heads})")  # fmt: skip
     if shape.inputs not in PICTURES or shape.outputs not in (shape.inputs, 2 * shape.inputs):
         raise ModelError(
-            f"{where}: {shape.inputs} channels in and {shape.outputs} out: networks that draw grey or coloured pictures "
-            "are read, those that enlarge pictures are not"
+            f"{where}: {shape.inputs} channels in and {shape.outputs} out: networks that draw grey or coloured "
+            "pictures are read, those that enlarge pictures are not"
         )
     sides = [flags.image_size >> level for level in range(len(shape.widths))]
     if flags.image_size % (1 << (len(sides) - 1)):
@@ -185,79 +118,6 @@ def block_type(way: str, attention: bool, resampling: str) -> str:
     if attention:
         return f"Attn{way}Block2D"
     return f"{way}Block2D" if resampling == "conv" else f"Resnet{way}sampleBlock2D"
-
-
-def rename(tensors: Mapping[str, Tensor], shape: Shape, flags: Flags) -> dict[str, Tensor]:
-    """Every tensor under the name that it has in diffusers. Raises ModelError: missing ones, others."""
-    names = Renaming(tensors)
-    for old, new in (("time_embed.0", "time_embedding.linear_1"), ("time_embed.2", "time_embedding.linear_2"),
-                     ("input_blocks.0.0", "conv_in"), ("out.0", "conv_norm_out"), ("out.2", "conv_out")):  # fmt: skip
-        names.layer(old, new)
-    if shape.classes is not None:
-        names.renamed["class_embedding.weight"] = names.take("label_emb.weight")
-    place, levels = 1, len(shape.widths)
-    for level in range(levels):
-        for block in range(shape.blocks):
-            unit(names, f"input_blocks.{place}", f"down_blocks.{level}", block, shape.attention[level], flags)
-            place += 1
-        if level < levels - 1:
-            resampler(names, f"input_blocks.{place}.0", f"down_blocks.{level}.downsamplers.0", shape.resampling, "op")
-            place += 1
-    resnet(names, "middle_block.0", "mid_block.resnets.0")
-    attention(names, "middle_block.1", "mid_block.attentions.0", flags)
-    resnet(names, "middle_block.2", "mid_block.resnets.1")
-    for step, level in enumerate(reversed(range(levels))):
-        for block in range(shape.blocks + 1):
-            old = f"output_blocks.{step * (shape.blocks + 1) + block}"
-            unit(names, old, f"up_blocks.{step}", block, shape.attention[level], flags)
-        if level:
-            tail = f"{old}.{2 if shape.attention[level] else 1}"
-            resampler(names, tail, f"up_blocks.{step}.upsamplers.0", shape.resampling, "conv")
-    return names.finish()
-
-
-def unit(names: Renaming, old: str, new: str, index: int, attended: bool, flags: Flags) -> None:
-    """A residual block, and the attention behind it."""
-    resnet(names, f"{old}.0", f"{new}.resnets.{index}")
-    if attended:
-        attention(names, f"{old}.1", f"{new}.attentions.{index}", flags)
-
-
-def resnet(names: Renaming, old: str, new: str) -> None:
-    """A residual block."""
-    for before, after in RESNET.items():
-        names.layer(f"{old}.{before}", f"{new}.{after}")
-    if names.has(f"{old}.skip_connection"):
-        names.layer(f"{old}.skip_connection", f"{new}.conv_shortcut")
-
-
-def resampler(names: Renaming, old: str, new: str, kind: str, layer: str) -> None:
-    """What halves or doubles the picture: a residual block, or one convolution."""
-    if kind == "resnet":
-        resnet(names, old, new)
-    else:
-        names.layer(f"{old}.{layer}", f"{new}.conv")
-
-
-def attention(names: Renaming, old: str, new: str, flags: Flags) -> None:
-    """An attention: one projection to queries, keys and values becomes three.
-
-    Its rows stand head by head, (heads, 3, channels of a head), or in the new order (3, heads, channels of a head).
-    """
-    names.layer(f"{old}.norm", f"{new}.group_norm")
-    names.matrix(f"{old}.proj_out", f"{new}.to_out.0")
-    for part in ("weight", "bias"):
-        rows = names.take(f"{old}.qkv.{part}")
-        width = len(rows) // 3
-        heads = flags.num_heads if flags.num_head_channels == -1 else width // flags.num_head_channels
-        rows = rows.reshape(width * 3, -1) if part == "weight" else rows
-        if flags.use_new_attention_order:
-            split = rows.chunk(3)
-        else:
-            split = rows.reshape(heads, 3, -1, *rows.shape[1:]).transpose(0, 1).flatten(1, 2).unbind(0)
-        names.renamed |= {
-            f"{new}.{name}.{part}": each.contiguous() for name, each in zip(("to_q", "to_k", "to_v"), split)
-        }
 
 
 def rescaled_embeddings(steps: int, width: int) -> Tensor:
