@@ -4,6 +4,7 @@ The class-conditional checkpoints of improved-diffusion and guided-diffusion dra
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline, ImagePipelineOutput, SchedulerMixin, UNet2DModel
@@ -47,7 +48,8 @@ class ClassConditionalDDPMPipeline(DiffusionPipeline):
         self.scheduler.set_timesteps(num_inference_steps)
         require_known_times(self.unet, self.scheduler.timesteps)
         x = x * float(self.scheduler.init_noise_sigma)
-        for timestep in self.progress_bar(self.scheduler.timesteps):
+        shown: Any = self.progress_bar
+        for timestep in shown(self.scheduler.timesteps):
             x_t = self.scheduler.scale_model_input(x, timestep)
             output = self.unet(x_t, timestep, class_labels=labels.to(x.device)).sample
             x = advance(self.scheduler, output, timestep, x, generators)

@@ -10,7 +10,7 @@ simulated backend computes this: engines multiply here in float, which cost less
 
 import copy
 from collections.abc import Iterable, Sequence
-from typing import Final
+from typing import Any, Final
 
 import torch
 from diffusers.models.attention_processor import Attention, AttnProcessor, AttnProcessor2_0
@@ -71,7 +71,7 @@ class AttentionProducts(nn.Module):
 
     def forward(
         self,
-        attn: Attention,
+        attn: Any,
         hidden_states: Tensor,
         encoder_hidden_states: Tensor | None,
         attention_mask: Tensor | None,
