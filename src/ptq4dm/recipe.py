@@ -77,7 +77,8 @@ class Recipe:
     keep_float: patterns (fnmatch) of layer names that stay in float. min_channels: layers with fewer input or output
     channels stay in float: the first and last convolutions, which carry the picture itself, cost little. float_share:
     the share of the multiply-adds that the layers whose rounding harms most may take in float; 0 for none.
-    time_in_float: linear layers that follow the time-step alone have float inputs, and weights in 8 bits. arithmetic:
+    time_in_float: linear layers that follow the time-step alone have float inputs, and weights in 8 bits.
+    attention_products: attention's two matrix products in 8 bits too, on the simulated backend only. arithmetic:
     `float-out` (INT8 in, int32 sums, float out) or `qdq` (outputs rounded as well, as ONNX Runtime's QLinearConv must).
     """
 
@@ -87,6 +88,7 @@ class Recipe:
     min_channels: int = 8
     float_share: float = 0.1
     time_in_float: bool = True
+    attention_products: bool = False
     calibration: CalibrationRecipe = field(default_factory=CalibrationRecipe)
     ranges: RangeRecipe = field(default_factory=RangeRecipe)
     weights: WeightRecipe = field(default_factory=WeightRecipe)
@@ -199,6 +201,8 @@ def validated(recipe: Recipe, where: str) -> Recipe:
     recipe = dataclasses.replace(recipe, keep_float=tuple(recipe.keep_float))
     if recipe.arithmetic not in ("float-out", "qdq"):
         raise RecipeError(f"{where}: arithmetic = {recipe.arithmetic!r}; accepted are 'float-out' and 'qdq'")
+    if recipe.attention_products and recipe.arithmetic != "float-out":
+        raise RecipeError(f"{where}: attention_products = true goes with arithmetic = 'float-out' only")
     for name, value in (
         ("samples", recipe.calibration.samples),
         ("steps", recipe.calibration.steps),

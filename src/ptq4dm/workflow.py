@@ -23,9 +23,10 @@ from ptq4dm.pipelines.denoiser import Call, call_on, placement, require_finite_w
 from ptq4dm.pipelines.denoisers import watch_run, with_found
 from ptq4dm.pipelines.pipeline import Pipeline, open_pipeline
 from ptq4dm.pipelines.unconditional import why_not_unconditional
+from ptq4dm.quantization.attention_products import quantize_products
 from ptq4dm.quantization.bisection import shares_within
 from ptq4dm.quantization.error_feedback import round_again
-from ptq4dm.quantization.facts import calibration_facts, model_facts, range_facts
+from ptq4dm.quantization.facts import calibration_facts, model_facts, product_facts, range_facts
 from ptq4dm.quantization.folding import Folds, fold
 from ptq4dm.quantization.half_layers import half_forms
 from ptq4dm.quantization.layers_qdq import round_outputs
@@ -129,6 +130,8 @@ def quantize_at_work(
     check_conditions(pipeline.source, conditions)
     if recipe.arithmetic != "float-out":
         raise RecipeError(f"arithmetic = {recipe.arithmetic!r}: a conditional pipeline is quantized to 'float-out'")
+    if recipe.attention_products:
+        raise RecipeError("attention_products = true: only unconditional models and bare modules can be calibrated so")
     parts = {name: part for name, part in pipeline.source.components.items() if isinstance(part, nn.Module)}
     with watching_largest(parts) as largest:
         run = watch_run(pipeline, run_inputs(pipeline.source, [conditions[0]], [0], recipe.calibration.steps) or {})
@@ -257,6 +260,9 @@ def quantize_network(
     if recipe.arithmetic == "qdq":
         rounded = round_outputs(denoiser.network, calls, recipe.ranges, progress)
         denoiser = replace(denoiser, network=rounded)
+    if recipe.attention_products:
+        rounded = quantize_products(denoiser.network, calls, recipe.ranges, progress)
+        denoiser = replace(denoiser, network=rounded, facts={**denoiser.facts, **product_facts(network, rounded)})
     return denoiser, ranges
 
 

@@ -14,6 +14,7 @@ from ptq4dm.backends.simulated import SimulatedBackend
 from ptq4dm.backends.stand_in import labelled, labels_of, stand_in
 from ptq4dm.errors import BackendError, BackendWarning, PTQ4DMError
 from ptq4dm.pipelines.denoiser import Call, call_on, placement
+from ptq4dm.quantization.attention_products import refuse_products
 
 BACKENDS: Final[dict[str, Backend]] = {
     backend.name: backend for backend in (SimulatedBackend(), OpenVINOBackend(), OnnxRuntimeBackend())
@@ -66,13 +67,16 @@ def prepare(network: nn.Module, example: Call | None, backend: str, arithmetic: 
 
 
 def prepared(backend: Backend, network: nn.Module, example: Call | None) -> nn.Module:
-    """The network on one backend. Raises BackendError where an engine is asked for a network on another device."""
+    """The network on one backend. Raises BackendError where an engine is asked for a network on another device, or one
+    that multiplies attention's matrices in 8 bits."""
     device = placement(network)[0]
     if backend.name != "simulated" and device.type != "cpu":
         raise BackendError(
             f"the network is on {device}, and {backend.name} computes on the CPU: move it there with .to('cpu'), "
             "or use backend='simulated'"
         )
+    if backend.name != "simulated":
+        refuse_products(network, backend.name)
     return backend.prepare(network, example)
 
 

@@ -19,7 +19,9 @@ from ptq4dm.recipe import load_recipe, preset_names
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of this verb."""
-    parser.add_argument("model", help="emoji-32, a diffusers pipeline folder, or a hub id")
+    parser.add_argument(
+        "model", help="emoji-32, a diffusers pipeline folder, a hub id, or a checkpoint file (see ptq4dm convert)"
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder for the artifact")
     parser.add_argument("--recipe", default="w8a8", help=f"{', '.join(preset_names())}, or a file (default w8a8)")
     parser.add_argument("--samples", type=positive, help="calibration samples, instead of the recipe's")

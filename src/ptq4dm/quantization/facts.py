@@ -8,6 +8,8 @@ from torch import nn
 from ptq4dm.calibration.calibration_set import CalibrationSet
 from ptq4dm.pipelines.pipeline import Pipeline
 from ptq4dm.pipelines.unconditional import why_not_unconditional
+from ptq4dm.quantization.attention_products import attention_plan, product_names
+from ptq4dm.quantization.plan import ATTENTION, float_by_method
 from ptq4dm.quantization.quantized_model import tensor_bytes
 from ptq4dm.ranges.range_table import RangeTable
 
@@ -39,6 +41,18 @@ def calibration_facts(calibration_set: CalibrationSet, num_train_timesteps: int)
         "drawn_timesteps": calibration_set.drawn.tolist(),
         "visited_timesteps": calibration_set.timesteps.tolist(),
     }
+
+
+def product_facts(network: nn.Module, rounded: nn.Module) -> dict[str, Any]:
+    """Which attentions of a network multiply in 8 bits (reason ""), why the others do not, and what stays in float."""
+    done, plan = product_names(rounded), attention_plan(network)
+    reasons = {
+        name: "" if name in done else reason or "never called during calibration" for name, reason in plan.items()
+    }
+    by_method = {name: count for name, count in float_by_method(network).items() if name != ATTENTION}
+    left = len(plan) - len(done)
+    by_method |= ({ATTENTION: left} if left else {}) | ({"softmax": len(done)} if done else {})
+    return {"attention_products": reasons, "float_by_method": by_method}
 
 
 def range_facts(ranges: RangeTable) -> list[dict[str, Any]]:
