@@ -289,7 +289,7 @@ def round_network(
     weight_only = {name: weight_only_form(following[name], name) for name in list(following)[1:]}
     if recipe.weights.error_feedback:
         round_again(network, layers, calls, recipe.weights, progress)
-        round_again(network, weight_only, along, replace(recipe.weights, portable=False), progress)
+        round_again(network, weight_only, along, replace(recipe.weights, portable=False, bits=8), progress)
     if recipe.float_share:
         shares, made = shares_within(network, layers, calls, limit, progress)
         plan = leave_out(plan, best_in_float(shares, macs, recipe.float_share))
