@@ -13,7 +13,7 @@ from ptq4dm.quantization.layers import QuantizedLayer
 from ptq4dm.ranges.histograms import LayerStatistics
 from ptq4dm.ranges.range_table import choose_ranges
 from ptq4dm.recipe import RangeRecipe
-from ptq4dm.studies.cases import Case, measured_case, recipe_case
+from ptq4dm.studies.cases import SWEEP, Case, measured_case, recipe_case
 from ptq4dm.studies.study import Study
 
 SIMULATED: Final = "simulated only: no engine here clips activations at fewer than 8 bits"
@@ -39,7 +39,7 @@ def one_width(study: Study, weights: int, inputs: int) -> Case:
 
     if inputs == 8:
         return recipe_case(study, "bits", f"W{weights}A8", {"weights": {"bits": weights}})
-    identity = {"recipe": recipe.to_dict(), "calibration": "sweep", "input_bits": inputs}
+    identity = {"recipe": recipe.to_dict(), "calibration": SWEEP, "input_bits": inputs}
     return measured_case(study, "bits", f"W{weights}A{inputs}", identity, build, note=SIMULATED)
 
 

@@ -7,7 +7,7 @@ An experiment is a function `(study) -> cases`. To add one, write it in a file o
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Final
 
 from torch import nn
 
@@ -19,8 +19,10 @@ from ptq4dm.studies.rows import compared, measured
 from ptq4dm.studies.store import FORMAT_VERSION, Row, Store, row_key
 from ptq4dm.studies.study import Study
 
-DEFAULT = "default"
+DEFAULT: Final = "default"
 """The question, and the variant, of the default recipe's row."""
+SWEEP: Final = "sweep"
+"""In identities: calibrated on the study's own trajectories, under the recipe's law."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +78,7 @@ def measure(study: Study, network: nn.Module, asked: Trajectories) -> dict[str, 
 def recipe_case(study: Study, question: str, variant: str, changes: Mapping[str, Any], note: str = "") -> Case:
     """A case that changes the default recipe only, on the sweep under the recipe's law."""
     recipe = study.recipe.replace(**changes)
-    identity = {"recipe": recipe.to_dict(), "calibration": "sweep"}
+    identity = {"recipe": recipe.to_dict(), "calibration": SWEEP}
     return measured_case(study, question, variant, identity, lambda: study.under_law(recipe), note=note)
 
 
@@ -96,7 +98,7 @@ def set_case(
 
 def default_case(study: Study) -> Case:
     """The default recipe, on the sweep under its law: what all rows are compared with."""
-    identity = {"recipe": study.recipe.to_dict(), "calibration": "sweep"}
+    identity = {"recipe": study.recipe.to_dict(), "calibration": SWEEP}
     return measured_case(study, DEFAULT, DEFAULT, identity, lambda: study.default_network)
 
 

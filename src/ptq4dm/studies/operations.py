@@ -23,7 +23,7 @@ from ptq4dm.quantization.layers import QuantizedLayer, QuantizedLinear, SpatialL
 from ptq4dm.quantization.plan import make_plan
 from ptq4dm.quantization.rewrite import quantize_layers, with_layers
 from ptq4dm.ranges.range_table import choose_ranges
-from ptq4dm.studies.cases import Case, measured_case
+from ptq4dm.studies.cases import SWEEP, Case, default_case, measured_case
 from ptq4dm.studies.float_walk import Trajectories
 from ptq4dm.studies.rounded_steps import range_of, round_steps
 from ptq4dm.studies.rounding import SITES, site_ranges, with_rounding
@@ -77,7 +77,7 @@ def default_calls(study: Study) -> list[TimedCall]:
 
 def identity_of(study: Study, operation: str) -> dict[str, Any]:
     """What a case of one operation depends on."""
-    return {"recipe": study.recipe.to_dict(), "calibration": "sweep", "operation": operation}
+    return {"recipe": study.recipe.to_dict(), "calibration": SWEEP, "operation": operation}
 
 
 def layer_case(study: Study, name: str, kind: type, layers: Callable[[], dict[str, QuantizedLayer]]) -> Case:
@@ -119,14 +119,13 @@ def paper_case(study: Study, layers: Callable[[], dict[str, QuantizedLayer]]) ->
 def step_case(study: Study) -> Case:
     """x_{t-1} rounded after each step of the study's sampler."""
     name = "x_{t-1}"
-    case = measured_case(study, QUESTION, name, identity_of(study, name), lambda: study.pipeline.denoiser)
     return Case(
         QUESTION,
         name,
-        case.identity,
+        identity_of(study, name),
         lambda: measure_steps(study, study.trajectories, False),
         study.trajectories,
-        case.baseline,
+        default_case(study),
         "no network call changes: only pictures are compared",
     )
 
@@ -140,8 +139,15 @@ def mean_case(study: Study) -> Case:
         study, QUESTION, f"default recipe, {asked.name}", identity, lambda: study.default_network, trajectories=asked
     )
     note = f"under {asked.name}, where it is not x_{{t-1}}; no network call changes"
-    run = lambda: measure_steps(study, asked, True)  # noqa: E731
-    return Case(QUESTION, name, identity_of(study, name), run, asked, default, note)
+    return Case(
+        QUESTION,
+        name,
+        identity_of(study, name),
+        lambda: measure_steps(study, asked, True),
+        asked,
+        default,
+        note,
+    )
 
 
 def measure_steps(study: Study, asked: Trajectories, mean_only: bool) -> dict[str, Any]:

@@ -4,13 +4,15 @@ Under each sampler three networks draw: calibrated on the study's own trajectori
 own, and at one time-step alone, as for a classifier. The first is what the others are compared with.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from torch import nn
 
-from ptq4dm.studies.cases import Case, measured_case
+from ptq4dm.recipe import Recipe
+from ptq4dm.studies.cases import SWEEP, Case, measured_case
 from ptq4dm.studies.float_walk import Trajectories
+from ptq4dm.studies.settings import Settings
 from ptq4dm.studies.study import FEEDBACK_SAMPLES, Study
 
 FULL: Final = (("ddpm", 1000), ("ddim", 100), ("ddim", 50), ("ddim", 20), ("dpmsolver++", 20), ("unipc", 10))
@@ -40,21 +42,22 @@ def of_sampler(study: Study, name: str, steps: int) -> list[Case]:
     seeds = tuple(own.test_seeds)[: FEW if steps > LONG else own.pictures]
     asked = Trajectories(name, steps, seeds, own.kept_calls, own.batch_size)
 
-    def case(variant: str, how: dict[str, Any], build: Any, baseline: Case | None) -> Case:
-        identity = {"recipe": study.recipe.to_dict(), "calibration": how}
+    def case(variant: str, recipe: Recipe, how: Any, build: Callable[[], nn.Module], baseline: Case | None) -> Case:
+        identity = {"recipe": recipe.to_dict(), "calibration": how}
         title = f"{name}-{steps}: {variant}"
         return measured_case(
             study, "samplers", title, identity, build, trajectories=asked, baseline=baseline, note=few_note(seeds, own)
         )
 
-    default = case(DEFAULT, {"sweep": "default"}, lambda: study.default_network, None)
-    naive_recipe = study.recipe.replace(calibration=ONE_STEP)
-    naive = case(NAIVE, {"sweep": ONE_STEP}, lambda: study.under_law(naive_recipe), default)
-    others = [] if steps > LONG else [case(OTHER, {"own": OWN}, lambda: on_own(study, name, steps), default)]
-    return [default, *others, naive]
+    recipe, naive = study.recipe, study.recipe.replace(calibration=ONE_STEP)
+    default = case(DEFAULT, recipe, SWEEP, lambda: study.default_network, None)
+    cases = [default, case(NAIVE, naive, SWEEP, lambda: study.under_law(naive), default)]
+    if steps <= LONG:
+        cases.insert(1, case(OTHER, recipe, {"own": OWN}, lambda: on_own(study, name, steps), default))
+    return cases
 
 
-def few_note(seeds: Sequence[int], own: Any) -> str:
+def few_note(seeds: Sequence[int], own: Settings) -> str:
     """Why there are few pictures."""
     return f"{len(seeds)} pictures: paired measures only" if len(seeds) < own.pictures else ""
 

@@ -20,23 +20,21 @@ REPEATS: Final = 2
 
 def samples(study: Study) -> Sequence[Case]:
     """A case for each n, and a few of other seeds."""
-    most = study.settings.samples
-    numbers = [n for n in (FEWEST << (2 * index) for index in range(16)) if n < most]
-    if not study.settings.quick:
-        numbers = [n for n in (FEWEST << index for index in range(16)) if n < most]
-    seed = study.settings.seed
-    cases = [first_of(study, n, most, seed, f"{n}") for n in (*numbers, most)]
-    repeats = 0 if study.settings.quick else REPEATS
-    few = min(REPEATED, most)
-    return cases + [first_of(study, few, few, seed + 1 + index, f"{few}, draw {index + 2}") for index in range(repeats)]
+    own = study.settings
+    most, few, stride = own.samples, min(REPEATED, own.samples), 2 if own.quick else 1
+    numbers = [n for n in (FEWEST << index for index in range(0, 16, stride)) if n < most]
+    cases = [first_of(study, "samples", n, most, own.seed, f"{n}") for n in (*numbers, most)]
+    for index in range(0 if own.quick else REPEATS):
+        cases.append(first_of(study, "samples", few, few, own.seed + 1 + index, f"{few}, draw {index + 2}"))
+    return cases
 
 
-def first_of(study: Study, n: int, collected: int, seed: int, variant: str) -> Case:
+def first_of(study: Study, question: str, n: int, collected: int, seed: int, variant: str) -> Case:
     """The first n samples of a set of `collected` of a seed."""
     how = {"samples": n, "of": collected, "seed": seed}
     return set_case(
         study,
-        "samples",
+        question,
         variant,
         how,
         lambda: shortened(study.collected(samples=collected, seed=seed), n),
