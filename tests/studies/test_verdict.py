@@ -2,9 +2,10 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 
-from ptq4dm.studies.rows import compared, verdict_of
+from ptq4dm.studies.rows import compared, difference, verdict_of
 from ptq4dm.studies.verdict import CLAIMS, CONTRADICTED, MISSING, SUPPORTED, UNDECIDED, verdicts
 
 NOISE = [0.0, 1e-4, -1e-4, 5e-5, -5e-5, 2e-5]
@@ -105,3 +106,15 @@ def test_identical_pictures_are_left_out_of_a_difference() -> None:
         each["call"], each["picture"] = {}, {"psnr": {"mean": 30.0}}
     found = compared(rows[1], rows[0])["picture"]["psnr"]["difference"]
     assert found["n"] == 2 and found["value"] == pytest.approx(3.0)
+
+
+def test_the_interval_of_few_pictures_covers_as_it_says() -> None:
+    rng, covered, trials = np.random.default_rng(3), 0, 200
+    for _ in range(trials):
+        base = rng.normal(size=8)
+        values = base + 0.5 + rng.normal(size=8)
+        rows = [{"per_picture": {"relative_l2": each.tolist()}} for each in (values, base)]
+        found = difference(rows[0], rows[1], "relative_l2")
+        assert found is not None
+        covered += found["low"] <= 0.5 <= found["high"]
+    assert 0.9 <= covered / trials <= 0.99

@@ -66,7 +66,7 @@ def span_of(row: Mapping[str, Any]) -> tuple[float, float] | None:
 def value_of(row: Mapping[str, Any]) -> str:
     """A row's value as words."""
     if "not_applicable" in row:
-        return f"not applicable: {row['not_applicable']}"
+        return "not applicable"
     call = row["call"].get("relative_l2")
     if call:
         return percent(call["mean"])

@@ -85,8 +85,10 @@ def question_context(
     """One question: its sentence, charts, table and pictures."""
     measured = [row for row in rows if "per_picture" in row]
     found: dict[str, Any] = {"key": name, "title": title, "sentence": sentence(name, [dict(row) for row in rows])}
-    found |= {"table": [table_row(row) for row in rows if name != "drift"], "charts": [], "curves": None, "strips": []}
+    found |= {"table": [table_row(row) for row in measured_rows(rows)], "charts": [], "curves": None, "strips": []}
     found["notes"] = sorted({f"{row['variant']}: {row['note']}" for row in rows if row["note"]})
+    if name == "distribution":
+        return found | {"table": [], "distances": [item for row in rows for item in distance_rows(row)]}
     if name == "drift":
         found["charts"] = [study_charts.drift_map(rows[0]["facts"], width) for width in (FULL, NARROW)]
         return found
@@ -103,6 +105,28 @@ def question_context(
     found["strips"] += [strip(strip_words(row), row.get("sheet"), folder) for row in shown]
     found["strips"] = [item for item in found["strips"] if item]
     return found
+
+
+def measured_rows(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The rows with calls or pictures, and those that are not applicable."""
+    return [row for row in rows if "facts" not in row]
+
+
+def distance_rows(row: Mapping[str, Any]) -> list[list[str]]:
+    """The distances of one network as rows: network, measure, float, INT8, difference."""
+    if "facts" not in row:
+        return [[row["variant"], row.get("not_applicable", ""), "", "", ""]]
+    return [
+        [
+            row["variant"],
+            item["measure"],
+            f"{item['float']:.4g}",
+            f"{item['int8']:.4g}",
+            words.signed(item["difference"])
+            + (f" [{words.signed(item['low'])}, {words.signed(item['high'])}]" if item["low"] is not None else ""),
+        ]
+        for item in row["facts"]["rows"]
+    ]
 
 
 def extremes(rows: Sequence[Mapping[str, Any]], default: Mapping[str, Any]) -> list[Mapping[str, Any]]:

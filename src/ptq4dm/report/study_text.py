@@ -15,7 +15,7 @@ def study_text(results: Mapping[str, Any]) -> str:
         if not rows:
             continue
         lines += ["", title]
-        lines += [f"  {row_line(row)}" for row in rows if question != "drift"]
+        lines += [f"  {row_line(row)}" for row in rows if "facts" not in row]
         if question != "default":
             lines.append(f"  {sentence(question, rows)}")
     lines += ["", "The paper's claims on this model"]

@@ -31,7 +31,7 @@ class Case:
 
     identity: JSON data, all that the row depends on beside the model and the settings. run: does the work; returns the
     row's measures or facts. trajectories: how the pictures are drawn, None for a case without pictures. baseline: the
-    case that this one is compared with. note: what a reader must know.
+    case that this one is compared with. note: what a reader must know. build: makes the case's network again.
     """
 
     question: str
@@ -41,6 +41,7 @@ class Case:
     trajectories: Trajectories | None = None
     baseline: "Case | None" = None
     note: str = ""
+    build: Callable[[], nn.Module] | None = None
 
 
 Experiment = Callable[[Study], Sequence[Case]]
@@ -62,7 +63,7 @@ def measured_case(
     against = baseline
     if baseline is None and asked == study.trajectories and question != DEFAULT:
         against = default_case(study)
-    return Case(question, variant, identity, lambda: measure(study, build(), asked), asked, against, note)
+    return Case(question, variant, identity, lambda: measure(study, build(), asked), asked, against, note, build)
 
 
 def measure(study: Study, network: nn.Module, asked: Trajectories) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from ptq4dm.files import exclusive, make_folder, write_json
 from ptq4dm.pipelines.pipeline import Pipeline, open_pipeline, require_unconditional
 from ptq4dm.progress import progress
 from ptq4dm.studies.cases import Case, default_case, row_of
+from ptq4dm.studies.distributions import distribution_cases
 from ptq4dm.studies.experiments import EXPERIMENTS
 from ptq4dm.studies.settings import FULL, QUICK, Settings
 from ptq4dm.studies.store import FORMAT_VERSION, Row, Store
@@ -64,14 +65,15 @@ def run_study(
         study = Study(in_float32(pipeline), sizes, folder, shown, pictures)
         started = time.perf_counter()
         rows = all_rows(study, [name for name in EXPERIMENTS if name in only or not only])
+        measured = any("per_picture" in row for row in rows)
         results = {
             "format_version": FORMAT_VERSION,
             "model": {"name": pipeline.name, "fingerprint": study.model, "picture_shape": list(pipeline.picture_shape)},
             "num_train_timesteps": pipeline.num_train_timesteps,
             "settings": asdict(sizes),
             "recipe": study.recipe.to_dict(),
-            "left_in_float": study.left_in_float,
-            "float_sheet": study.sheet(study.walk(study.trajectories).pictures),
+            "left_in_float": study.left_in_float if measured else {},
+            "float_sheet": study.sheet(study.walk(study.trajectories).pictures) if measured else "",
             "rows": rows,
             "verdicts": verdicts(rows),
             "seconds": {"all rows": sum(row["seconds"] for row in rows), "this run": time.perf_counter() - started},
@@ -93,7 +95,9 @@ def all_rows(study: Study, names: Sequence[str]) -> list[Row]:
             for each in with_baselines(case):
                 found[each.question, each.variant] = row_of(study, store, each)
             advance(1)
-    return list(found.values())
+    rows = list(found.values())
+    known = [each for case in cases for each in with_baselines(case)]
+    return [*rows, *(row_of(study, store, case) for case in distribution_cases(study, known, rows))]
 
 
 def with_baselines(case: Case) -> list[Case]:

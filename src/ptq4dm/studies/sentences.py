@@ -15,6 +15,7 @@ QUESTIONS: Final = {
     "bits": "How few bits are enough?",
     "samples": "How few calibration samples are enough?",
     "samplers": "Does one calibration serve every sampler?",
+    "distribution": "How far are the pictures from the data?",
 }
 """Each question in words."""
 
@@ -23,6 +24,8 @@ def sentence(question: str, rows: Sequence[Row]) -> str:
     """The answer to one question, from its rows."""
     if question == "drift":
         return drift_sentence(rows[0]["facts"])
+    if question == "distribution":
+        return distribution_sentence([row for row in rows if "facts" in row])
     known = [row for row in rows if "per_picture" in row]
     judged = [row for row in known if estimate_of(row)]
     if not judged:
@@ -48,6 +51,20 @@ def drift_sentence(facts: Mapping[str, Any]) -> str:
         f"bit, so that a range that holds them at every time-step wastes half of its levels at some; "
         f"{layers[0]['layer']} drifts most, by {facts['most']:.2f} bits."
     )
+
+
+def distribution_sentence(rows: Sequence[Row]) -> str:
+    """Which networks are measurably nearer to the data, or farther from it, than the float model."""
+    if not rows:
+        return "No distances from the data were measured."
+    found = [(row["variant"], item) for row in rows for item in row["facts"]["rows"][:1]]
+    farther = [name for name, item in found if item["low"] is not None and item["low"] > 0]
+    nearer = [name for name, item in found if item["high"] is not None and item["high"] < 0]
+    same = len(found) - len(farther) - len(nearer)
+    parts = [f"{same} of {len(found)} networks do not differ from the float model"]
+    parts += [f"{', '.join(names)} {'is' if len(names) == 1 else 'are'} {word}" for names, word in
+              ((farther, "farther from the data"), (nearer, "nearer to it")) if names]  # fmt: skip
+    return f"By the {found[0][1]['measure']} over {found[0][1]['n']} pictures each, {'; '.join(parts)}."
 
 
 def named(rows: Sequence[Row], worst: bool) -> str:

@@ -14,7 +14,8 @@ class Settings:
     seed: of everything drawn. pictures: test pictures of a row. sampler, steps: of the test and of the calibration
     trajectories. kept_calls: of the steps of a test trajectory, how many calls are compared, evenly spaced.
     trajectories: calibration trajectories that are swept. samples: of calibration sets that are collected one by one.
-    batch_size: pictures in a call. bands: bands of time-steps of the sweep. quick: fewer variants of each question,
+    batch_size: pictures in a call. bands: bands of time-steps of the sweep. distribution: pictures
+    that distances from the data are measured on, 0 for none. quick: fewer variants of each question,
     weights rounded without error feedback.
     """
 
@@ -27,6 +28,7 @@ class Settings:
     samples: int = 1024
     batch_size: int = 16
     bands: int = 64
+    distribution: int = 128
     quick: bool = False
 
     def __post_init__(self):
@@ -35,6 +37,8 @@ class Settings:
         for name in ("steps", "kept_calls", "trajectories", "samples", "batch_size"):
             if getattr(self, name) < 1:
                 raise EvaluationError(f"{name} = {getattr(self, name)}: a study needs at least 1")
+        if self.distribution == 1 or self.distribution < 0:
+            raise EvaluationError(f"distribution = {self.distribution}: 0 for none, else at least 2 pictures")
         if self.bands < 3:
             raise EvaluationError(f"bands = {self.bands}: both ends and the middle need 3")
 
@@ -45,4 +49,6 @@ class Settings:
 
 
 FULL: Final = Settings()
-QUICK: Final = replace(FULL, pictures=8, steps=20, kept_calls=10, trajectories=12, samples=48, batch_size=8, quick=True)
+QUICK: Final = replace(
+    FULL, pictures=8, steps=20, kept_calls=10, trajectories=12, samples=48, batch_size=8, distribution=0, quick=True
+)

@@ -79,8 +79,9 @@ class Study:
 
     def prepare(self, asked: Trajectories | None) -> None:
         """Make what all rows share, so that its time counts for none of them."""
-        _ = self.left_in_float
+        _ = self.sweep
         if asked:
+            _ = self.left_in_float
             self.walk(asked)
 
     def sheet(self, pictures: Tensor) -> str:
