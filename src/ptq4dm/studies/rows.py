@@ -17,8 +17,9 @@ A row is JSON data:
     not_applicable              in place of all measures: why the model has no such row
 
 The means are over pictures (of a call's measures, over its time-steps first). Differences are "this row less the
-baseline", with the paired bootstrap of `evaluation.bootstrap`: the same pictures are resampled in both. They tell
-what other test pictures could change, not what another draw of the calibration could.
+baseline", with the paired bootstrap of `evaluation.bootstrap`: the same pictures are resampled in both; intervals are
+widened for few pictures (`for_few`). They tell what other test pictures could change, not what another draw of the
+calibration could.
 """
 
 import math
