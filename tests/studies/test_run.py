@@ -77,15 +77,15 @@ def test_a_finished_study_calls_no_network(
 def test_an_interrupted_study_keeps_its_rows_and_ends_the_same(
     pipe: DDPMPipeline, sizes: Settings, results: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rounded, count = Study.rounded, [0]
+    network, count = Study.network, [0]
 
     def interrupted(self: Study, *args: Any, **kwargs: Any) -> Any:
         count[0] += 1
         if count[0] == 4:
             raise KeyboardInterrupt
-        return rounded(self, *args, **kwargs)
+        return network(self, *args, **kwargs)
 
-    monkeypatch.setattr(Study, "rounded", interrupted)
+    monkeypatch.setattr(Study, "network", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run_study(pipe, tmp_path, settings=sizes, only=["metrics"])
     before = sorted(tmp_path.glob("rows/*/*.json"))

@@ -13,6 +13,7 @@ from ptq4dm.errors import MissingDependencyError
 from ptq4dm.evaluation.distribution import distribution
 from ptq4dm.evaluation.drawing import draw_resumable
 from ptq4dm.evaluation.features import make_extractor
+from ptq4dm.files import fingerprint
 from ptq4dm.studies.cases import DEFAULT, Case
 from ptq4dm.studies.sentences import extreme_of
 from ptq4dm.studies.store import Row, row_key
@@ -61,7 +62,9 @@ def extremes_of(rows: Sequence[Row], cases: Mapping[tuple[str, str], Case]) -> l
 def distribution_case(study: Study, case: Case) -> Case:
     """The distances of one case's network."""
     name = DEFAULT if case.question == DEFAULT else f"{case.question}: {case.variant}"
-    identity = {**case.identity, "pictures": study.settings.distribution}
+    own = study.pictures
+    data = None if own is None else fingerprint({"pictures": own})
+    identity = {**case.identity, "pictures": study.settings.distribution, "data": data}
 
     def run() -> dict[str, Any]:
         assert case.build  # only such cases are chosen

@@ -18,11 +18,9 @@ from torch import nn
 
 from ptq4dm.pipelines.sampling import sample_with
 from ptq4dm.pipelines.schedulers import make_scheduler
-from ptq4dm.quantization.error_feedback import round_again
 from ptq4dm.quantization.layers import QuantizedLayer, QuantizedLinear, SpatialLayer
 from ptq4dm.quantization.plan import make_plan
-from ptq4dm.quantization.rewrite import quantize_layers, with_layers
-from ptq4dm.ranges.range_table import choose_ranges
+from ptq4dm.quantization.rewrite import with_layers
 from ptq4dm.studies.cases import SWEEP, Case, default_case, measured_case
 from ptq4dm.studies.float_walk import Trajectories
 from ptq4dm.studies.rounded_steps import range_of, round_steps
@@ -61,13 +59,8 @@ def once(make: Callable[[], Any]) -> Callable[[], Any]:
 
 def every_layer(study: Study) -> dict[str, QuantizedLayer]:
     """Each convolution and linear layer of the network in INT8, the narrow ones and those of time included."""
-    network, recipe, statistics = study.pipeline.denoiser, study.recipe, study.default_statistics
-    ranges = choose_ranges(statistics, recipe.ranges, shown=study.shown)
-    plan = make_plan(network, recipe.keep_float, statistics)
-    layers = quantize_layers(network, plan, ranges, recipe.weights, study.shown)
-    if recipe.weights.error_feedback:
-        round_again(network, layers, [call for call, _ in default_calls(study)], recipe.weights, study.shown)
-    return layers
+    plan = make_plan(study.pipeline.denoiser, study.recipe.keep_float, study.default_statistics)
+    return study.int8_layers(plan, [call for call, _ in default_calls(study)])
 
 
 def default_calls(study: Study) -> list[TimedCall]:

@@ -76,7 +76,10 @@ def run_study(
             "float_sheet": study.sheet(study.walk(study.trajectories).pictures) if measured else "",
             "rows": rows,
             "verdicts": verdicts(rows),
-            "seconds": {"all rows": sum(row["seconds"] for row in rows), "this run": time.perf_counter() - started},
+            "seconds": {
+                "all rows": sum({row["key"]: row["seconds"] for row in rows}.values()),
+                "this run": time.perf_counter() - started,
+            },
             "environment": environment(),
         }
         write_json(folder / RESULTS, results)

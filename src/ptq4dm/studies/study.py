@@ -14,10 +14,18 @@ from ptq4dm.calibration.time_shares import time_shares, visit_shares
 from ptq4dm.errors import ArtifactError
 from ptq4dm.evaluation.sheet import write_sheet
 from ptq4dm.files import fingerprint, read_json, write_json
+from ptq4dm.pipelines.denoiser import Call
 from ptq4dm.pipelines.pipeline import Pipeline
-from ptq4dm.quantization.plan import make_plan, planned
-from ptq4dm.quantization.quantized_model import QuantizedDenoiser
+from ptq4dm.quantization.bisection import shares_within
+from ptq4dm.quantization.error_feedback import round_again
+from ptq4dm.quantization.layers import QuantizedLayer
+from ptq4dm.quantization.macs import count_macs
+from ptq4dm.quantization.plan import LayerPlan, leave_out, make_plan
+from ptq4dm.quantization.quantized_model import example_call
+from ptq4dm.quantization.rewrite import quantize_layers
+from ptq4dm.quantization.sensitivity import best_in_float
 from ptq4dm.ranges.histograms import LayerStatistics
+from ptq4dm.ranges.range_table import choose_ranges
 from ptq4dm.recipe import CalibrationRecipe, Recipe, load_recipe, plain
 from ptq4dm.studies.float_walk import FloatWalk, Trajectories, float_walk
 from ptq4dm.studies.pool import Pool, collect_pool
@@ -81,7 +89,7 @@ class Study:
         """Make what all rows share, so that its time counts for none of them."""
         _ = self.sweep
         if asked:
-            _ = self.left_in_float
+            _ = self.shares
             self.walk(asked)
 
     def sheet(self, pictures: Tensor) -> str:
@@ -110,13 +118,13 @@ class Study:
         """The statistics of the pool by band of time-steps."""
         return make_sweep(self.pipeline, self.pool, self.recipe, self.settings.bands, self.folder, self.shown)
 
-    def shares(self, law: str | Callable[..., Any], options: Mapping[str, Any], visited: Tensor) -> Tensor:
+    def shares_of(self, law: str | Callable[..., Any], options: Mapping[str, Any], visited: Tensor) -> Tensor:
         """The share of each visited time-step under a law."""
         return visit_shares(time_shares(law, options, self.pipeline.num_train_timesteps), visited)
 
     def statistics(self, law: str | Callable[..., Any], options: Mapping[str, Any]) -> dict[str, LayerStatistics]:
         """The statistics under a law, from the sweep."""
-        return self.sweep.under(self.shares(law, options, self.pool.timesteps))
+        return self.sweep.under(self.shares_of(law, options, self.pool.timesteps))
 
     def law_set(self, law: str | Callable[..., Any], options: Mapping[str, Any], **changes: Any) -> CalibrationSet:
         """Samples of the pool under a law: those that weights are rounded by."""
@@ -145,31 +153,50 @@ class Study:
         return self.under_law(self.recipe)
 
     @cached_property
-    def left_in_float(self) -> dict[str, str]:
-        """The layers that are too sensitive, with the reason: found for the default recipe, the same in all rows."""
-        path = self.folder / "left_in_float.json"
+    def shares(self) -> dict[str, float]:
+        """Each layer's share of the output's squared error: measured for the default recipe, the same in all rows, so
+        that the same layers are kept out of INT8."""
+        path = self.folder / "shares.json"
         key = fingerprint({}, self.model, plain(asdict(self.settings)))
         try:
             saved = read_json(path)
             if saved["key"] == key:
-                return saved["layers"]
-        except (ArtifactError, KeyError, TypeError):  # not found yet
+                return saved["shares"]
+        except (ArtifactError, KeyError, TypeError):  # not measured yet
             pass
-        recipe = self.recipe.replace(weights={"error_feedback": False})
+        plan = leave_out(self.plan, dict.fromkeys(self.sweep.of_time, "follows the time-step"))
+        calls = [call for call, _ in calls_on(self.pipeline.denoiser, self.default_set.calls(OBSERVED_AT_ONCE))]
+        layers = self.int8_layers(plan, calls)
         limit = SEARCH_CALLS if self.settings.quick else None
-        found = self.rounded(recipe, self.default_statistics, self.default_set, limit=limit)
-        layers = {item.name: item.reason for item in found.plan if item.reason.startswith("sensitive")}
-        write_json(path, {"key": key, "layers": layers})
+        shares, _ = shares_within(self.pipeline.denoiser, layers, calls, limit, self.shown)
+        write_json(path, {"key": key, "shares": shares})
+        return shares
+
+    @property
+    def plan(self) -> tuple[LayerPlan, ...]:
+        """What the default recipe plans for each layer, before any is found to be sensitive."""
+        own = self.recipe
+        return make_plan(self.pipeline.denoiser, own.keep_float, self.default_statistics, None, own.min_channels)
+
+    @property
+    def left_in_float(self) -> dict[str, str]:
+        """The layers that are kept out of INT8 because they are sensitive, with the reason."""
+        macs = count_macs(self.pipeline.denoiser, example_call(self.pipeline))
+        return best_in_float(self.shares, macs, self.recipe.float_share)
+
+    def int8_layers(self, plan: Sequence[LayerPlan], calls: Sequence[Call]) -> dict[str, QuantizedLayer]:
+        """The layers of a plan in INT8, by the default statistics and recipe."""
+        network, recipe = self.pipeline.denoiser, self.recipe
+        ranges = choose_ranges(self.default_statistics, recipe.ranges, shown=self.shown)
+        layers = quantize_layers(network, plan, ranges, recipe.weights, self.shown)
+        if recipe.weights.error_feedback:
+            round_again(network, layers, calls, recipe.weights, self.shown)
         return layers
 
-    def rounded(
-        self,
-        recipe: Recipe,
-        statistics: Mapping[str, LayerStatistics],
-        calibration_set: CalibrationSet,
-        limit: int | None = None,
-    ) -> QuantizedDenoiser:
-        """The network quantized by a recipe, with statistics and the calls that weights are rounded by."""
+    def network(
+        self, recipe: Recipe, statistics: Mapping[str, LayerStatistics], calibration_set: CalibrationSet
+    ) -> nn.Module:
+        """The simulated network of a recipe, with statistics and the calls that weights are rounded by."""
         network = self.pipeline.denoiser
         calls = [call for call, _ in calls_on(network, calibration_set.calls(OBSERVED_AT_ONCE))]
         denoiser, _ = round_network(
@@ -179,19 +206,12 @@ class Study:
             recipe,
             self.shown,
             self.sweep.smoothing.folds,
-            limit=limit,
             pictures=OBSERVED_AT_ONCE,
             timed=list(self.sweep.of_time),
             along=[call for call, _ in along_time(self.pipeline)],
+            shares=self.shares,
         )
-        return denoiser
-
-    def network(
-        self, recipe: Recipe, statistics: Mapping[str, LayerStatistics], calibration_set: CalibrationSet
-    ) -> nn.Module:
-        """The simulated network of a recipe in which the same layers are left in float as in all rows."""
-        held = recipe.replace(keep_float=(*recipe.keep_float, *self.left_in_float), float_share=0.0)
-        return self.rounded(held, statistics, calibration_set).network
+        return denoiser.network
 
     def under_law(self, recipe: Recipe) -> nn.Module:
         """The simulated network of a recipe, calibrated on the sweep under the recipe's law."""
@@ -203,8 +223,3 @@ class Study:
         calls = calls_on(self.pipeline.denoiser, calibration_set.calls(OBSERVED_AT_ONCE))
         statistics = self.sweep.of_calls(self.pipeline.denoiser, calls, self.shown)
         return self.network(recipe, statistics, calibration_set)
-
-    @property
-    def layers(self) -> Sequence[str]:
-        """The layers that the default recipe may quantize."""
-        return planned(make_plan(self.pipeline.denoiser, min_channels=self.recipe.min_channels))
