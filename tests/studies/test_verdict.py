@@ -5,8 +5,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ptq4dm.studies.comparisons import CONTRADICTED, MISSING, SUPPORTED, UNDECIDED
 from ptq4dm.studies.rows import compared, difference, verdict_of
-from ptq4dm.studies.verdict import CLAIMS, CONTRADICTED, MISSING, SUPPORTED, UNDECIDED, verdicts
+from ptq4dm.studies.verdict import CLAIMS, verdicts
 
 NOISE = [0.0, 1e-4, -1e-4, 5e-5, -5e-5, 2e-5]
 

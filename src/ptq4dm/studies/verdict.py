@@ -9,26 +9,22 @@ the sampler), the PSNR of the pictures does.
 The paper's figures are beside it as its words say them, FID most of them: another measure on another model.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from ptq4dm.studies.rows import difference, verdict_of
+from ptq4dm.studies.comparisons import (
+    CONTRADICTED,
+    MISSING,
+    SUPPORTED,
+    UNDECIDED,
+    Comparison,
+    Rows,
+    better_than_each,
+    compare,
+    found_in,
+)
 from ptq4dm.studies.store import Row
-
-SUPPORTED, CONTRADICTED, UNDECIDED, MISSING = "supported", "contradicted", "not decided", "not measured"
-Rows = Mapping[tuple[str, str], Row]
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Two rows and which is better: `first` is `better`, `worse`, or there is `no difference` (or `unknown`)."""
-
-    first: str
-    second: str
-    outcome: str
-    measure: str
-    estimate: dict[str, Any] | None
 
 
 @dataclass(frozen=True)
@@ -59,47 +55,6 @@ def verdicts(rows: Sequence[Row]) -> list[dict[str, Any]]:
     return results
 
 
-def compare(rows: Rows, first: tuple[str, str], second: tuple[str, str]) -> Comparison | None:
-    """The first row against the second; None where one is missing, not applicable, or of other pictures."""
-    one, other = rows.get(first), rows.get(second)
-    if one is None or other is None or "per_picture" not in one or "per_picture" not in other:
-        return None
-    if (one["sampler"], one["steps"], one["n"]) != (other["sampler"], other["steps"], other["n"]):
-        return None
-    both = one["per_picture"].keys() & other["per_picture"].keys()
-    measure = "relative_l2" if "relative_l2" in both else "picture_psnr"
-    estimate = difference(one, other, measure)
-    return Comparison(first[1], second[1], verdict_of(estimate, measure != "relative_l2"), measure, estimate)
-
-
-def found_in(rows: Rows, question: str, start: str) -> list[tuple[str, str]]:
-    """The rows of a question whose variant starts so."""
-    return [key for key in rows if key[0] == question and key[1].startswith(start)]
-
-
-def better_than_each(
-    rows: Rows, first: tuple[str, str], others: Sequence[tuple[str, str]]
-) -> tuple[str, list[Comparison]]:
-    """Whether the first row is better than every other."""
-    made = [item for item in (compare(rows, first, other) for other in others) if item]
-    outcomes = [item.outcome for item in made]
-    if len(made) < len(others) or not made:
-        return (CONTRADICTED if "worse" in outcomes else MISSING), made
-    if "worse" in outcomes:
-        return CONTRADICTED, made
-    return (SUPPORTED if all(outcome == "better" for outcome in outcomes) else UNDECIDED), made
-
-
-def does_no_harm(
-    rows: Rows, firsts: Sequence[tuple[str, str]], second: tuple[str, str]
-) -> tuple[str, list[Comparison]]:
-    """Whether none of the first rows is worse than the second."""
-    made = [item for item in (compare(rows, first, second) for first in firsts) if item]
-    if not made or any(item.outcome == "unknown" for item in made):
-        return MISSING if not made else UNDECIDED, made
-    return (CONTRADICTED if any(item.outcome == "worse" for item in made) else SUPPORTED), made
-
-
 def one_step_fails(rows: Rows) -> tuple[str, list[Comparison]]:
     """Whether the default is better than every calibration at one time-step."""
     ones = [key for start in ("start", "middle", "end") for key in found_in(rows, "timesteps", start)]
@@ -125,9 +80,8 @@ def ndtc_beats_uniform(rows: Rows) -> tuple[str, list[Comparison]]:
 
 def small_t_is_better(rows: Rows) -> tuple[str, list[Comparison]]:
     """Whether normal laws at small t are better than those at large t, as far from the middle."""
-    pairs = [(("0.1", "0.9")), (("0.3", "0.7"))]
     made = []
-    for small, large in pairs:
+    for small, large in (("0.1", "0.9"), ("0.3", "0.7")):
         firsts, seconds = (found_in(rows, "timesteps", f"normal, μ = {where} T") for where in (small, large))
         made += [compare(rows, one, other) for one in firsts for other in seconds]
     known = [item for item in made if item]
