@@ -13,7 +13,7 @@ from ptq4dm.pipelines.sampling import sample_with, seeded_start, trajectory
 from ptq4dm.ranges.search import InputRange
 from ptq4dm.recipe import RangeRecipe
 from ptq4dm.studies.rounded_steps import round_steps
-from ptq4dm.studies.rounding import SITES, Rounding, site_ranges, with_rounding, with_sites
+from ptq4dm.studies.rounding import SITES, Rounding, has_sites, site_ranges, with_rounding, with_sites
 
 CALLS = [(Call((torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0)), torch.tensor([10, 900]))), None)]
 COARSE = InputRange(0.25, 128, -32.0, 31.75, 0.0)
@@ -66,7 +66,10 @@ def test_sites_are_all_operations_of_the_kind(network: nn.Module) -> None:
 
 
 def test_a_network_without_attention_has_no_such_sites() -> None:
-    assert site_ranges(tiny_unet(attention=False), "softmax", CALLS, RangeRecipe()) == {}
+    plain = tiny_unet(attention=False, add_attention=False)
+    assert not has_sites(plain, "softmax") and not has_sites(plain, "attention products")
+    assert site_ranges(plain, "softmax", CALLS, RangeRecipe()) == {}
+    assert has_sites(plain, "SiLU")
 
 
 def test_a_predicted_variance_is_rounded_apart_from_the_noise() -> None:

@@ -108,7 +108,7 @@ def row_of(study: Study, store: Store, case: Case) -> Row:
     baseline = row_of(study, store, case.baseline) if case.baseline else None
     identity = {
         "model": study.model,
-        "settings": asdict(study.settings),
+        "settings": {**asdict(study.settings), "distribution": None},
         "case": dict(case.identity),
         "trajectories": asdict(case.trajectories) if case.trajectories else None,
     }

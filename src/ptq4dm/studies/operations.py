@@ -24,7 +24,7 @@ from ptq4dm.quantization.rewrite import with_layers
 from ptq4dm.studies.cases import SWEEP, Case, default_case, measured_case
 from ptq4dm.studies.float_walk import Trajectories
 from ptq4dm.studies.rounded_steps import range_of, round_steps
-from ptq4dm.studies.rounding import SITES, site_ranges, with_rounding
+from ptq4dm.studies.rounding import SITES, has_sites, site_ranges, with_rounding
 from ptq4dm.studies.rows import measured
 from ptq4dm.studies.study import Study
 from ptq4dm.workflow import OBSERVED_AT_ONCE, TimedCall, calls_on
@@ -86,8 +86,8 @@ def layer_case(study: Study, name: str, kind: type, layers: Callable[[], dict[st
 def site_case(study: Study, kind: str) -> Case:
     """What one kind of operation gives, rounded; not applicable where the network has none of it."""
     network = study.pipeline.denoiser
-    if kind == "variance Σ" and not SITES[kind](network):
-        reason = "the network predicts no variance"
+    if not has_sites(network, kind):
+        reason = "the network predicts no variance" if kind == "variance Σ" else f"the network has no {kind}"
         return Case(QUESTION, kind, identity_of(study, kind), lambda: {"not_applicable": reason})
 
     def build() -> nn.Module:

@@ -127,6 +127,11 @@ ON_PROBABILITIES: Final = ("attention products", "softmax")
 """The kinds for which attention probabilities are rounded."""
 
 
+def has_sites(network: nn.Module, kind: str) -> bool:
+    """Whether a network has operations of a kind."""
+    return bool(SITES[kind](network)) or (kind in ON_PROBABILITIES and bool(attentions(network)))
+
+
 def with_sites(network: nn.Module, kind: str) -> tuple[nn.Module, list[str]]:
     """A copy of a network with a Rounding at every site of a kind, and their names: none without such an operation."""
     copied = replaced(network, SITES[kind](network))

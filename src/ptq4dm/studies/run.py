@@ -72,7 +72,7 @@ def run_study(
             "num_train_timesteps": pipeline.num_train_timesteps,
             "settings": asdict(sizes),
             "recipe": study.recipe.to_dict(),
-            "left_in_float": study.left_in_float if measured else {},
+            "left_in_float": study.sensitive["left_in_float"] if measured else {},
             "float_sheet": study.sheet(study.walk(study.trajectories).pictures) if measured else "",
             "rows": rows,
             "verdicts": verdicts(rows),

@@ -21,12 +21,11 @@ from ptq4dm.quantization.error_feedback import round_again
 from ptq4dm.quantization.layers import QuantizedLayer
 from ptq4dm.quantization.macs import count_macs
 from ptq4dm.quantization.plan import LayerPlan, leave_out, make_plan
-from ptq4dm.quantization.quantized_model import example_call
 from ptq4dm.quantization.rewrite import quantize_layers
 from ptq4dm.quantization.sensitivity import best_in_float
 from ptq4dm.ranges.histograms import LayerStatistics
 from ptq4dm.ranges.range_table import choose_ranges
-from ptq4dm.recipe import CalibrationRecipe, Recipe, load_recipe, plain
+from ptq4dm.recipe import CalibrationRecipe, Recipe, load_recipe
 from ptq4dm.studies.float_walk import FloatWalk, Trajectories, float_walk
 from ptq4dm.studies.pool import Pool, collect_pool
 from ptq4dm.studies.settings import Settings
@@ -89,7 +88,7 @@ class Study:
         """Make what all rows share, so that its time counts for none of them."""
         _ = self.sweep
         if asked:
-            _ = self.shares
+            _ = self.sensitive
             self.walk(asked)
 
     def sheet(self, pictures: Tensor) -> str:
@@ -153,36 +152,32 @@ class Study:
         return self.under_law(self.recipe)
 
     @cached_property
-    def shares(self) -> dict[str, float]:
-        """Each layer's share of the output's squared error: measured for the default recipe, the same in all rows, so
-        that the same layers are kept out of INT8."""
-        path = self.folder / "shares.json"
-        key = fingerprint({}, self.model, plain(asdict(self.settings)))
+    def sensitive(self) -> dict[str, Any]:
+        """Found once, for the default recipe, and the same in all rows. `shares`: each layer's share of the output's
+        squared error. `left_in_float`: the layers that are kept out of INT8 for theirs, with the reason."""
+        path = self.folder / "sensitive.json"
+        key = fingerprint({}, self.model, {**asdict(self.settings), "distribution": None})
         try:
             saved = read_json(path)
             if saved["key"] == key:
-                return saved["shares"]
+                return saved["found"]
         except (ArtifactError, KeyError, TypeError):  # not measured yet
             pass
+        network = self.pipeline.denoiser
         plan = leave_out(self.plan, dict.fromkeys(self.sweep.of_time, "follows the time-step"))
-        calls = [call for call, _ in calls_on(self.pipeline.denoiser, self.default_set.calls(OBSERVED_AT_ONCE))]
-        layers = self.int8_layers(plan, calls)
+        calls = [call for call, _ in calls_on(network, self.default_set.calls(OBSERVED_AT_ONCE))]
         limit = SEARCH_CALLS if self.settings.quick else None
-        shares, _ = shares_within(self.pipeline.denoiser, layers, calls, limit, self.shown)
-        write_json(path, {"key": key, "shares": shares})
-        return shares
+        shares, _ = shares_within(network, self.int8_layers(plan, calls), calls, limit, self.shown)
+        left = best_in_float(shares, count_macs(network, calls[0]), self.recipe.float_share)
+        found = {"shares": shares, "left_in_float": left}
+        write_json(path, {"key": key, "found": found})
+        return found
 
     @property
     def plan(self) -> tuple[LayerPlan, ...]:
         """What the default recipe plans for each layer, before any is found to be sensitive."""
         own = self.recipe
         return make_plan(self.pipeline.denoiser, own.keep_float, self.default_statistics, None, own.min_channels)
-
-    @property
-    def left_in_float(self) -> dict[str, str]:
-        """The layers that are kept out of INT8 because they are sensitive, with the reason."""
-        macs = count_macs(self.pipeline.denoiser, example_call(self.pipeline))
-        return best_in_float(self.shares, macs, self.recipe.float_share)
 
     def int8_layers(self, plan: Sequence[LayerPlan], calls: Sequence[Call]) -> dict[str, QuantizedLayer]:
         """The layers of a plan in INT8, by the default statistics and recipe."""
@@ -209,7 +204,7 @@ class Study:
             pictures=OBSERVED_AT_ONCE,
             timed=list(self.sweep.of_time),
             along=[call for call, _ in along_time(self.pipeline)],
-            shares=self.shares,
+            shares=self.sensitive["shares"],
         )
         return denoiser.network
 
