@@ -8,10 +8,11 @@ from ptq4dm.errors import CalibrationError
 from ptq4dm.numerics import fake_quantize
 from ptq4dm.pipelines.denoiser import Call
 from ptq4dm.ranges.histograms import LayerStatistics, band_of
-from ptq4dm.ranges.laws import band_shares, law_distance, sweep_edges, under_law
+from ptq4dm.ranges.laws import band_shares, joined, law_distance, sweep_edges, under_law
 from ptq4dm.ranges.mixture import mixture_of
 from ptq4dm.ranges.observe import observe
 from ptq4dm.ranges.range_table import choose_ranges
+from ptq4dm.ranges.saved_statistics import AS_THEY_ARE
 from ptq4dm.recipe import RangeRecipe
 
 VISITED = torch.tensor([990, 800, 600, 400, 200, 0])
@@ -99,6 +100,17 @@ def test_other_laws_are_within_the_bound(network: nn.Module, times: list[int]) -
         assert abs(means[0] - means[1]) <= distance * largest
         apart = max(apart, abs(means[0] - means[1]))
     assert apart > 0  # the bound is about something
+
+
+def test_bands_that_are_collected_apart_are_joined_to_the_bit(network: nn.Module) -> None:
+    edges = sweep_edges(VISITED, 6)
+    whole = collected(network, [1] * 6, edges)
+    apart = [collected(network, [int(5 - band == visit) for visit in range(6)]) for band in range(6)]
+    assert len({part.exponent for part in apart}) > 1
+    together = joined(apart, edges)
+    assert together.exponent == whole.exponent and together.edges == whole.edges
+    for name in ("counts", *AS_THEY_ARE):
+        assert torch.equal(getattr(together, name), getattr(whole, name))
 
 
 def test_the_ends_have_bands_of_their_own() -> None:

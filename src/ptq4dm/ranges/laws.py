@@ -20,8 +20,9 @@ import torch
 from torch import Tensor
 
 from ptq4dm.errors import CalibrationError
-from ptq4dm.ranges.histograms import ONE_BAND, LayerStatistics, band_of
+from ptq4dm.ranges.histograms import ONE_BAND, LayerStatistics, band_of, merged
 from ptq4dm.ranges.mixture import check_bands
+from ptq4dm.ranges.saved_statistics import AS_THEY_ARE
 
 
 def sweep_edges(visited: Tensor, bands: int) -> tuple[float, ...]:
@@ -75,4 +76,17 @@ def under_law(statistics: LayerStatistics, shares: Tensor) -> LayerStatistics:
         statistics.channel_largest[used].amax(0, keepdim=True),
         torch.tensor([positions]),
         statistics.smoothing,
+    )
+
+
+def joined(parts: Sequence[LayerStatistics], edges: Sequence[float]) -> LayerStatistics:
+    """Statistics of one band each, collected apart, as the bands between `edges`: to the bit what collecting them
+    together gives, since bins are merged in pairs exactly."""
+    exponent = max(part.exponent for part in parts)
+    return LayerStatistics(
+        tuple(edges),
+        exponent,
+        torch.cat([merged(part.counts, exponent - part.exponent) for part in parts]),
+        *(torch.cat([getattr(part, name) for part in parts]) for name in AS_THEY_ARE),
+        smoothing=parts[0].smoothing,
     )

@@ -23,7 +23,8 @@ def rows_chart(question: str, rows: Sequence[Mapping[str, Any]], default: float 
     known = [row for row in rows if row.get("call", {}).get("relative_l2")]
     values = [row["call"]["relative_l2"]["mean"] for row in known] + ([default] if default else [])
     spans = [span_of(row) for row in known]
-    low = min([*values, *(span[0] for span in spans if span)], default=0.01)
+    least = min(values, default=0.01)
+    low = max(min([least, *(span[0] for span in spans if span)]), least / 3)  # an interval may reach down to 0
     high = max([*values, *(span[1] for span in spans if span)], default=0.1)
     height = PITCH * len(rows) + 48
     scale = Scale(math.log10(max(low, SMALLEST)) - 0.05, math.log10(max(high, SMALLEST)) + 0.05, 12, width - 74)
@@ -47,7 +48,7 @@ def row_marks(row: Mapping[str, Any], scale: Scale, y: float) -> Markup:
     end = x
     if span:
         end = place(scale, span[1])
-        parts.append(whisker(place(scale, span[0]), end, y + 24))
+        parts.append(whisker(max(place(scale, span[0]), scale.start), end, y + 24))
     style = STYLES[outcome_of(row)] if row["baseline"] else "dot"
     parts.append(Markup('<circle class="{}" cx="{:.1f}" cy="{:.1f}" r="5"/>').format(style, x, y + 24))
     parts.append(text(max(end, x) + 9, y + 28, value_of(row), "value halo"))

@@ -1,7 +1,7 @@
 """The calibration trajectories of a study: the float model's own, walked once, from which every law takes its x_t."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,10 @@ class Pool:
             for part in x_t.split(batch_size):
                 labels = timestep.expand(len(part)).clone()
                 yield Call((part, labels)), labels
+
+    def only(self, visits: Tensor) -> "Pool":
+        """Some visits of the trajectories, (visits,) bool."""
+        return replace(self, timesteps=self.timesteps[visits], x_t=self.x_t[visits])
 
     def under(
         self,

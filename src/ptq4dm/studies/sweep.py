@@ -5,7 +5,7 @@ trajectories, and is the same for all laws: a study holds it fixed.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,12 @@ from ptq4dm.calibration.time_layers import layers_of_time
 from ptq4dm.errors import ArtifactError
 from ptq4dm.files import fingerprint, read_tensors, write_tensors
 from ptq4dm.pipelines.pipeline import Pipeline
+from ptq4dm.progress import progress
 from ptq4dm.quantization.plan import make_plan, planned
 from ptq4dm.quantization.quantized_model import example_call
 from ptq4dm.quantization.smoothing import Smoothing, smoothing_of
-from ptq4dm.ranges.histograms import ONE_BAND, LayerStatistics
-from ptq4dm.ranges.laws import band_shares, sweep_edges, under_law
+from ptq4dm.ranges.histograms import ONE_BAND, LayerStatistics, band_of
+from ptq4dm.ranges.laws import band_shares, joined, sweep_edges, under_law
 from ptq4dm.ranges.observe import observe
 from ptq4dm.ranges.saved_statistics import statistics_header, statistics_tensors, to_statistics
 from ptq4dm.recipe import Recipe
@@ -51,7 +52,7 @@ class Sweep:
 
 
 def make_sweep(pipeline: Pipeline, pool: Pool, recipe: Recipe, bands: int, folder: Path, shown: bool) -> Sweep:
-    """Sweep the pool, or read what was swept before."""
+    """Sweep the pool, band by band; those that were swept before are read."""
     network = pipeline.denoiser
     layers = planned(make_plan(network))
     rounded = planned(make_plan(network, recipe.keep_float, min_channels=recipe.min_channels))
@@ -60,18 +61,26 @@ def make_sweep(pipeline: Pipeline, pool: Pool, recipe: Recipe, bands: int, folde
     along = along_time(pipeline)
     timed = layers_of_time(network, along[0][0], along[-1][0], layers)
     edges = sweep_edges(pool.timesteps, bands)
-    key = fingerprint(dict(smoothing.factors), pool.facts, list(edges), list(timed))
-    path = folder / f"sweep-{key}.safetensors"
-    saved = read_statistics(path)
-    if saved is None:
-        calls = calls_on(network, pool.calls(OBSERVED_AT_ONCE))
-        of_pictures = [name for name in layers if name not in timed]
-        saved = observe(network, of_pictures, calls, edges, shown, smoothing.factors)
-        if timed:
-            saved |= observe(network, timed, along, ONE_BAND, shown, smoothing.factors)
-        write_statistics(path, saved)
-    of_time = {name: saved[name] for name in timed if name in saved}
-    statistics = {name: item for name, item in saved.items() if name not in of_time}
+    place = folder / "sweep" / fingerprint(dict(smoothing.factors), pool.facts, list(edges), list(timed))
+
+    def seen(name: str, which: Sequence[str], calls: Iterable[TimedCall]) -> dict[str, LayerStatistics]:
+        path = place / f"{name}.safetensors"
+        found = read_statistics(path)
+        if found is None:
+            found = observe(network, which, calls_on(network, calls), ONE_BAND, False, smoothing.factors)
+            write_statistics(path, found)
+        return found
+
+    of_pictures = [name for name in layers if name not in timed]
+    visits = band_of(pool.timesteps, edges)
+    parts = []
+    with progress("sweep", len(edges) - 1, shown) as advance:
+        for band in range(len(edges) - 1):
+            own = pool.only(visits == band)
+            parts.append(seen(f"band-{band:03d}", of_pictures, own.calls(OBSERVED_AT_ONCE)))
+            advance(1)
+    statistics = {name: joined([part[name] for part in parts], edges) for name in of_pictures if name in parts[0]}
+    of_time = seen("time", timed, along) if timed else {}
     return Sweep(statistics, of_time, smoothing, pool.timesteps, edges)
 
 
