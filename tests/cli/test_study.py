@@ -17,7 +17,11 @@ def test_one_experiment_from_the_command_line(
     assert main([*command, "--json"]) == 0
     results = json.loads(capsys.readouterr().out)
     assert [row["question"] for row in results["rows"]] == ["drift"]
-    assert (tmp_path / "out" / "study.html").stat().st_size > 5000
+    page = tmp_path / "out" / "study.html"
+    assert page.stat().st_size > 5000
+    page.unlink()
+    assert main(["report", str(tmp_path / "out")]) == 0
+    assert page.stat().st_size > 5000 and "study.html" in capsys.readouterr().out
     assert main(command) == 0
     assert "Half of the layers drift by" in capsys.readouterr().out
 
