@@ -119,7 +119,7 @@ def curves_chart(question: str, rows: Sequence[Mapping[str, Any]], width: int, h
 def drift_map(facts: Mapping[str, Any], width: int, most: int = 20) -> Markup:
     """How wide each layer's input is at each band of t, as a share of its widest: the most drifting layers."""
     layers = facts["layers"][:most]
-    left, pitch = (8, 26) if width < 500 else (250, 15)
+    left, pitch = (8, 26) if width < 500 else (310, 15)
     top = 8
     height = top + pitch * len(layers) + 40
     t = facts["t"]
