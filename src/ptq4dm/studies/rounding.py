@@ -14,6 +14,7 @@ from diffusers.models.normalization import RMSNorm
 from torch import Tensor, nn
 
 from ptq4dm.numerics import fake_quantize
+from ptq4dm.pipelines.unconditional import config_of
 from ptq4dm.quantization.layers_qdq import replaced
 from ptq4dm.ranges.histograms import ONE_BAND
 from ptq4dm.ranges.observe import observe
@@ -94,14 +95,14 @@ def output(network: nn.Module) -> Sites:
 def variance(network: nn.Module) -> Sites:
     """Behind the last convolution, the variances; nothing where the network predicts none."""
     channels, layer = predicted_channels(network), network.get_submodule("conv_out")
-    if network.config["out_channels"] != 2 * channels:  # pyright: ignore[reportIndexIssue, reportArgumentType] (diffusers')
+    if config_of(network)["out_channels"] != 2 * channels:
         return {}
     return {"conv_out": nn.Sequential(layer, RoundedPart(channels, 2 * channels))}
 
 
 def predicted_channels(network: nn.Module) -> int:
     """How many channels of the network's answer are those of the picture."""
-    return int(network.config["in_channels"])  # pyright: ignore[reportIndexIssue, reportArgumentType] (diffusers' own)
+    return int(config_of(network)["in_channels"])
 
 
 def no_sites(network: nn.Module) -> Sites:
