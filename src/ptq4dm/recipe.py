@@ -49,12 +49,14 @@ class WeightRecipe:
     """How weights are rounded. portable: exact on processors that add pairs of products in int16 (no VNNI) too;
     weighted: minimise the layer's output error under the calibration data instead of the error of the weights.
     error_feedback: what rounding a weight does to the output is taken back by the weights rounded after it (GPTQ, arXiv
-    2210.17323), where the calibration calls are at hand: not for conditional pipelines."""
+    2210.17323), where the calibration calls are at hand: not for conditional pipelines. bits: integers of fewer than 8
+    bits are stored in 8, and run as such."""
 
     portable: bool = True
     weighted: bool = True
     bias_correction: bool = True
     error_feedback: bool = True
+    bits: int = 8
 
 
 @dataclass(frozen=True)
@@ -212,6 +214,8 @@ def validated(recipe: Recipe, where: str) -> Recipe:
     ):
         if value < 1:
             raise RecipeError(f"{where}: {name} = {value} should be at least 1")
+    if not 2 <= recipe.weights.bits <= 8:
+        raise RecipeError(f"{where}: [weights] bits = {recipe.weights.bits} should be from 2 to 8")
     if not 0 <= recipe.float_share <= 1:
         raise RecipeError(f"{where}: float_share = {recipe.float_share} should be from 0 to 1")
     if not 0 <= recipe.smoothing.alpha <= 1:

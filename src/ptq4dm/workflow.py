@@ -277,13 +277,15 @@ def round_network(
     pictures: int = 1,
     timed: Collection[str] = (),
     along: Sequence[Call] = (),
+    shares: Mapping[str, float] | None = None,
 ) -> tuple[QuantizedDenoiser, RangeTable]:
     """Choose ranges by the statistics of the inputs of layers, round, leave the most sensitive in float, and rewrite.
 
     calls: some that the network was calibrated on; the first becomes the example. folds: which layers take in the
     smoothing that the statistics tell of. limit: how many calls may be made to find the sensitive layers. pictures:
     how many each call is of, for the count of what that cost. timed: the layers that follow the time-step alone.
-    along: calls to round those with error feedback by.
+    along: calls to round those with error feedback by. shares: of the output's squared error by layer, where they are
+    known already.
     """
     made = 0
     ranges = choose_ranges(statistics, recipe.ranges, shown=progress)
@@ -293,12 +295,13 @@ def round_network(
     plan = leave_out(plan, reasons_of(following))
     layers = quantize_layers(network, plan, ranges, recipe.weights, progress)
     weight_only = weight_only_forms(network, list(following)[1:])
-    whole_range = replace(recipe.weights, portable=False)
+    whole_range = replace(recipe.weights, portable=False, bits=8)
     if recipe.weights.error_feedback:
         round_again(network, layers, calls, recipe.weights, progress)
         round_again(network, weight_only, along, whole_range, progress)
     if recipe.float_share:
-        shares, made = shares_within(network, layers, calls, limit, progress)
+        if shares is None:
+            shares, made = shares_within(network, layers, calls, limit, progress)
         plan = leave_out(plan, best_in_float(shares, macs, recipe.float_share))
     left = [name for name in (*layers, *following) if name not in {*planned(plan), *weight_only}]
     if recipe.weights.error_feedback:

@@ -10,7 +10,7 @@ from importlib import import_module
 
 from ptq4dm.errors import PTQ4DMError
 
-VERBS = ("demo", "quantize", "sample", "evaluate", "bench", "inspect", "report", "export", "convert", "zoo")
+VERBS = ("demo", "quantize", "sample", "evaluate", "bench", "inspect", "report", "export", "convert", "study", "zoo")
 INTERRUPTED = 130
 
 

@@ -7,7 +7,7 @@ that calibration, which drops samples on the way, walks the very same path.
 
 import copy
 import inspect
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,9 +51,22 @@ def sample(
     A picture depends on its own seed only; `batch_size` changes it by float rounding and no more. Raises RecipeError
     (scheduler, steps, batch_size, no seeds) and ModelError (the network's output is not finite).
     """
+    scheduler = make_scheduler(scheduler_name, scheduler_config)
+    return sample_with(network, scheduler, picture_shape, seeds, steps, batch_size, shown)
+
+
+def sample_with(
+    network: nn.Module,
+    scheduler: Any,
+    picture_shape: tuple[int, ...],
+    seeds: Sequence[int],
+    steps: int,
+    batch_size: int,
+    shown: bool = True,
+) -> Tensor:
+    """`sample` with a scheduler object, which is left as it was."""
     if not seeds or batch_size < 1:
         raise RecipeError(f"{len(seeds)} pictures in batches of {batch_size}: both should be at least 1")
-    scheduler = make_scheduler(scheduler_name, scheduler_config)
     device, dtype = placement(network)
     pictures = []
     with progress("pictures", len(seeds) * calls_per_picture(scheduler, steps), shown) as done:
@@ -111,10 +124,14 @@ def advance(
     scheduler: Any, output: Tensor, timestep: Tensor, x: Tensor, generators: Sequence[torch.Generator] | None
 ) -> Tensor:
     """x_{t-1} of x_t (unscaled) and the network's output. Noise of picture i comes from generators[i] alone."""
-    output = part_used(scheduler, output, x)
-    takes_noise = "generator" in inspect.signature(scheduler.step).parameters
-    options = {"generator": list(generators)} if takes_noise and generators is not None else {}
-    return scheduler.step(output, timestep, x, return_dict=False, **options)[0]
+    options = noise_options(scheduler.step, generators)
+    return scheduler.step(part_used(scheduler, output, x), timestep, x, return_dict=False, **options)[0]
+
+
+def noise_options(step: Callable[..., Any], generators: Sequence[torch.Generator] | None) -> dict[str, Any]:
+    """The generators as an argument of a scheduler's step, if it takes any."""
+    takes_noise = "generator" in inspect.signature(step).parameters
+    return {"generator": list(generators)} if takes_noise and generators is not None else {}
 
 
 def part_used(scheduler: Any, output: Tensor, x: Tensor) -> Tensor:

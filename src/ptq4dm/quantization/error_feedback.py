@@ -18,6 +18,7 @@ from ptq4dm.numerics import PAIR_LIMIT, WEIGHT_MAX
 from ptq4dm.pipelines.denoiser import Call
 from ptq4dm.quantization.input_moments import InputMoments, Rounded, input_moments
 from ptq4dm.quantization.layers import weight_of
+from ptq4dm.quantization.weights import largest_integer
 from ptq4dm.recipe import WeightRecipe
 
 DAMPING = 1e-3
@@ -43,7 +44,7 @@ def round_again(
         real = real_weights(network.get_submodule(name), layer)
         bias = network.get_submodule(name).bias if recipe.bias_correction else None
         second = moments.products / moments.count if bias is None else covariance(moments)
-        integers = with_feedback(real, second, layer.weight.shape[1], recipe.portable)
+        integers = with_feedback(real, second, layer.weight.shape[1], recipe.portable, largest_integer(recipe.bits))
         layer.weight.copy_(integers.view(layer.weight.shape))
         if isinstance(bias, Tensor):
             shift = (real @ moments.real - integers @ moments.rounded) / moments.count
@@ -65,9 +66,12 @@ def covariance(moments: InputMoments) -> Tensor:
     return moments.products / moments.count - torch.outer(mean, mean)
 
 
-def with_feedback(weight: Tensor, second_moment: Tensor, channels: int, portable: bool) -> Tensor:
+def with_feedback(
+    weight: Tensor, second_moment: Tensor, channels: int, portable: bool, largest: int = WEIGHT_MAX
+) -> Tensor:
     """Integers (out, K) float64 for real weights (out, K) in steps, K = (channels, taps): each row's squared error of
-    the output is small for inputs of these second moments (K, K). portable: see `numerics.pairs_are_safe`."""
+    the output is small for inputs of these second moments (K, K). portable: see `numerics.pairs_are_safe`. largest: of
+    an integer, in magnitude."""
     width = weight.shape[1]
     order = torch.arange(width).view(channels, -1).T.reshape(-1)  # pairs of channels stand side by side
     real, second = weight[:, order], second_moment[order][:, order]
@@ -80,12 +84,12 @@ def with_feedback(weight: Tensor, second_moment: Tensor, channels: int, portable
         for j in range(start, end):
             place = j % channels  # of two channels side by side the first leaves room for the second
             if not portable or (place % 2 == 0 and place + 1 == channels):
-                integers[:, j] = real[:, j].round().clamp(-WEIGHT_MAX, WEIGHT_MAX)
+                integers[:, j] = real[:, j].round().clamp(-largest, largest)
             elif place % 2 == 0:
-                integers[:, j] = with_room(real[:, j], real[:, j + 1]).round().clamp(-WEIGHT_MAX, WEIGHT_MAX)
+                integers[:, j] = with_room(real[:, j], real[:, j + 1]).round().clamp(-largest, largest)
             else:
                 first = integers[:, j - 1]
-                low, high = (-PAIR_LIMIT - first).clamp(min=-WEIGHT_MAX), (PAIR_LIMIT - first).clamp(max=WEIGHT_MAX)
+                low, high = (-PAIR_LIMIT - first).clamp(min=-largest), (PAIR_LIMIT - first).clamp(max=largest)
                 integers[:, j] = real[:, j].round().clamp(low, high)
             errors[:, j - start] = wanted[:, j] - integers[:, j]
             real[:, j + 1 : end] += torch.outer(errors[:, j - start], weighted[j, j + 1 : end])
