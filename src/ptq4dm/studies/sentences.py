@@ -94,12 +94,12 @@ def value_words(row: Row) -> str:
     return f"{row['picture']['psnr']['mean']:.1f} dB a picture"
 
 
-def estimate_of(row: Row) -> dict[str, Any] | None:
+def estimate_of(row: Mapping[str, Any]) -> dict[str, Any] | None:
     """The difference that decides about a row: of calls, or of pictures where no call differs."""
     level, key = ("call", "relative_l2") if "relative_l2" in row["per_picture"] else ("picture", "psnr")
     return row[level][key]["difference"]
 
 
-def outcome_of(row: Row) -> str:
+def outcome_of(row: Mapping[str, Any]) -> str:
     """`better`, `worse` or `no difference` from the row's baseline."""
     return verdict_of(estimate_of(row), "relative_l2" not in row["per_picture"])
