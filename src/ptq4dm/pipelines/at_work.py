@@ -99,7 +99,7 @@ def step_hook(watcher: Watcher, name: str) -> Callable[..., Any]:
 
     def step(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         timestep = inspect.signature(original).bind(*args, **kwargs).arguments["timestep"]
-        watcher.stepped(name, float(timestep))
+        watcher.stepped(name, float(torch.as_tensor(timestep).flatten()[0]))  # some give one a sample, all equal
         return original(*args, **kwargs)
 
     return step

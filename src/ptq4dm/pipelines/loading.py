@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 
 from ptq4dm.errors import ArtifactError, ModelError
 from ptq4dm.files import read_json
-from ptq4dm.pipelines.classes import LIBRARIES, find_class
+from ptq4dm.pipelines.classes import LIBRARIES, class_of_part, find_class, is_library
 
 INDEX: Final = "model_index.json"
 HUB_SECONDS: Final = 10.0
@@ -36,9 +36,9 @@ def load_float_pipeline(folder: Path) -> DiffusionPipeline:
     try:
         with quiet():
             models = {
-                name: load_model(folder, name, find_class(part[1]))
+                name: load_model(folder, name, kind)
                 for name, part in index.items()
-                if part[0] != "transformers" and issubclass(find_class(part[1]), diffusers.ModelMixin)
+                if (kind := class_of_part(*part)) is not None and issubclass(kind, diffusers.ModelMixin)
             }
             kind = find_class(read_config(folder / INDEX)["_class_name"])
             return kind.from_pretrained(str(folder), use_safetensors=True, **models)
@@ -59,9 +59,9 @@ def read_index(folder: Path) -> dict[str, list[str]]:
         raise ModelError(f"{folder}: {index.get('_class_name')!r} is no pipeline of diffusers {diffusers.__version__}")
     parts = {name: part for name, part in index.items() if isinstance(part, list) and part != [None, None]}
     for name, part in parts.items():
-        if len(part) != 2 or part[0] not in LIBRARIES:
+        if len(part) != 2 or not is_library(part[0]):
             raise ModelError(f"{folder}: {name} is {part}, and only classes of {', '.join(LIBRARIES)} are loaded")
-        if part[0] != "transformers" and find_class(part[1]) is None:
+        if part[0] != "transformers" and class_of_part(*part) is None:
             raise ModelError(
                 f"{folder}: {name} is a {part[1]!r}, which diffusers {diffusers.__version__} does not have"
             )
