@@ -244,6 +244,8 @@ def load_recipe(recipe: "Recipe | str | Path") -> Recipe:
     read = json.loads if path.suffix == ".json" else tomllib.loads
     try:
         values = read(path.read_text())
+    except OSError as error:
+        raise RecipeError(f"{path} cannot be read: {error.strerror or error}: name a file that you may read") from error
     except (json.JSONDecodeError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path} is no {'JSON' if read is json.loads else 'TOML'} file: {error}") from error
     if not isinstance(values, dict):
