@@ -101,6 +101,7 @@ def test_zoo_names_the_built_in_model(capsys):
             ["quantize", "{place}/float", "--out", "{tmp}/a", "--recipe", UNREADABLE],
             f"{UNREADABLE} cannot be read: Inp",
         ),
+        (["quantize", "{place}/float", "--out", "{tmp}/a", "--samples", "1000000000000"], "should be at most 1000000"),
         (["report", "{tmp}"], "results.json"),
         (["evaluate", "{place}/int8", "--float", "{place}/none", "--out", "{tmp}/r"], "no model"),
     ],
