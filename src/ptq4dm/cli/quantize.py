@@ -49,6 +49,8 @@ def run(args: argparse.Namespace) -> None:
         model = workflow.quantize(
             pipeline, recipe, conditions=conditions, work=work, progress=not args.json, pictures=pictures
         )
+        if args.pictures:  # for those who repeat it
+            model.facts["calibration"]["pictures"] = str(args.pictures)
         fill_folder(model, building)
     data = {"out": str(args.out), "work": str(work), **summary(model)}
     text = (
