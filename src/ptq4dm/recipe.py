@@ -115,6 +115,13 @@ class Recipe:
         return plain(dataclasses.asdict(self))
 
 
+MOST_SAMPLES = 1_000_000
+"""Calibration samples, and trajectories denoised at once: a thousand times the default."""
+MOST_STEPS = 100_000
+"""Of the calibration trajectory: more than any model was trained with."""
+MOST_BANDS = 10_000
+"""Each layer keeps a histogram for each band."""
+
 SECTIONS = {
     "calibration": CalibrationRecipe,
     "ranges": RangeRecipe,
@@ -205,15 +212,17 @@ def validated(recipe: Recipe, where: str) -> Recipe:
         raise RecipeError(f"{where}: arithmetic = {recipe.arithmetic!r}; accepted are 'float-out' and 'qdq'")
     if recipe.attention_products and recipe.arithmetic != "float-out":
         raise RecipeError(f"{where}: attention_products = true goes with arithmetic = 'float-out' only")
-    for name, value in (
-        ("samples", recipe.calibration.samples),
-        ("steps", recipe.calibration.steps),
-        ("batch_size", recipe.calibration.batch_size),
-        ("bands", recipe.ranges.bands),
-        ("min_channels", recipe.min_channels),
+    for name, value, most in (
+        ("samples", recipe.calibration.samples, MOST_SAMPLES),
+        ("steps", recipe.calibration.steps, MOST_STEPS),
+        ("batch_size", recipe.calibration.batch_size, MOST_SAMPLES),
+        ("bands", recipe.ranges.bands, MOST_BANDS),
+        ("min_channels", recipe.min_channels, None),
     ):
         if value < 1:
             raise RecipeError(f"{where}: {name} = {value} should be at least 1")
+        if most is not None and value > most:
+            raise RecipeError(f"{where}: {name} = {value} should be at most {most}")
     if not 2 <= recipe.weights.bits <= 8:
         raise RecipeError(f"{where}: [weights] bits = {recipe.weights.bits} should be from 2 to 8")
     if not 0 <= recipe.float_share <= 1:
@@ -244,6 +253,8 @@ def load_recipe(recipe: "Recipe | str | Path") -> Recipe:
     read = json.loads if path.suffix == ".json" else tomllib.loads
     try:
         values = read(path.read_text())
+    except OSError as error:
+        raise RecipeError(f"{path} cannot be read: {error.strerror or error}: name a file that you may read") from error
     except (json.JSONDecodeError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path} is no {'JSON' if read is json.loads else 'TOML'} file: {error}") from error
     if not isinstance(values, dict):

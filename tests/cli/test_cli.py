@@ -1,6 +1,7 @@
 """The command line as a user meets it: one line for a mistake, exit code 2, nothing half-written."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -13,6 +14,9 @@ from tiny import tiny_pipeline
 from ptq4dm.cli.main import main
 
 RECIPE = "[calibration]\nsamples = 4\nsteps = 3\nbatch_size = 4\n"
+
+UNREADABLE = "/proc/self/mem"
+"""A file for everyone, root too, of which the first byte cannot be read."""
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +97,11 @@ def test_zoo_names_the_built_in_model(capsys):
         (["sample", "{place}/float", "--out", "{tmp}/a.png"], "no ptq4dm.json"),
         (["sample", "{place}/int8", "--out", "{tmp}/a.png", "--scheduler", "magic"], "magic"),
         (["sample", "{place}/int8", "--out", "{tmp}/a.png", "--backend", "tpu"], "no backend 'tpu'"),
+        (
+            ["quantize", "{place}/float", "--out", "{tmp}/a", "--recipe", UNREADABLE],
+            f"{UNREADABLE} cannot be read: Inp",
+        ),
+        (["quantize", "{place}/float", "--out", "{tmp}/a", "--samples", "1000000000000"], "should be at most 1000000"),
         (["report", "{tmp}"], "results.json"),
         (["evaluate", "{place}/int8", "--float", "{place}/none", "--out", "{tmp}/r"], "no model"),
     ],
@@ -154,6 +163,34 @@ LONG = "n" * 300
 def test_a_name_too_long_for_a_file_is_one_line(place, capsys, tmp_path, monkeypatch, arguments):
     monkeypatch.chdir(tmp_path)
     assert LONG in refused(capsys, *[item.format(place=place, tmp=tmp_path) for item in arguments])
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (PermissionError(13, "Permission denied", "/a/file"), "cannot use '/a/file': Permission denied: name another"),
+        (OSError(28, "No space left on device", "/a/file"), "'/a/file': No space left on device: free some space"),
+        (OSError(28, "No space left on device"), "the disk is full, or where the output goes: free some space"),
+        (OSError(12, "Cannot allocate memory"), "Cannot allocate memory"),
+    ],
+)
+def test_what_the_system_refuses_is_one_line(capsys, monkeypatch, error, says):
+    def run(args):
+        raise error
+
+    monkeypatch.setattr("ptq4dm.cli.zoo.run", run)
+    assert says in refused(capsys, "zoo")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs the device that is always full")
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_an_output_that_is_full_is_one_line(unbuffered):
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "ptq4dm.cli.main", "zoo"]
+        env = os.environ | {"PYTHONUNBUFFERED": unbuffered}
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, env=env)
+    says = "ptq4dm: error: the disk is full, or where the output goes: free some space\n"
+    assert (done.returncode, done.stderr) == (2, says)
 
 
 @pytest.mark.parametrize("during", ["diffusers", "torch"])

@@ -38,7 +38,8 @@ def run(args: argparse.Namespace) -> None:
     check_together(args)
     recipe = load_recipe(args.recipe)
     changes = {"samples": args.samples, "seed": args.seed}
-    recipe = recipe.replace(calibration={key: value for key, value in changes.items() if value is not None})
+    changed = recipe.replace(calibration={key: value for key, value in changes.items() if value is not None})
+    recipe = load_recipe(changed)
     pipeline = pipeline_on(open_pipeline(args.model), args.device)
     pictures = read_pictures(args.pictures, pipeline.picture_shape) * 2 - 1 if args.pictures else None
     out = Path(os.path.abspath(args.out))
@@ -48,6 +49,8 @@ def run(args: argparse.Namespace) -> None:
         model = workflow.quantize(
             pipeline, recipe, conditions=conditions, work=work, progress=not args.json, pictures=pictures
         )
+        if args.pictures:  # for those who repeat it
+            model.facts["calibration"]["pictures"] = str(args.pictures)
         fill_folder(model, building)
     data = {"out": str(args.out), "work": str(work), **summary(model)}
     text = (

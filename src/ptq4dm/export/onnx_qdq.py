@@ -10,7 +10,7 @@ from ptq4dm import files
 from ptq4dm.backends.cpu.binding import BoundCall, bind
 from ptq4dm.errors import BackendError
 from ptq4dm.export.qdq_layers import with_qdq_layers
-from ptq4dm.export.trace import TracedGraph, trace_to_onnx
+from ptq4dm.export.trace import TracedGraph, check_onnx, trace_to_onnx
 from ptq4dm.pipelines.denoiser import Call
 from ptq4dm.quantization.attention_products import refuse_products
 
@@ -37,7 +37,8 @@ def export_qdq(network: nn.Module, example: Call, path: str | Path) -> Path:
 
 
 def write_qdq(network: nn.Module, bound: BoundCall, path: Path) -> TracedGraph:
-    """Trace the QDQ form of `network` on one call. Raises BackendError."""
+    """Trace the QDQ form of `network` on one call. Raises BackendError, MissingDependencyError without onnx."""
+    check_onnx()
     import onnx
 
     graph = trace_to_onnx(with_qdq_layers(network), bound, path)

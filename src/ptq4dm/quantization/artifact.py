@@ -27,6 +27,7 @@ from ptq4dm.pipelines.loading import FAULTS, one_line, quiet, saved_by_diffusers
 from ptq4dm.pipelines.pipeline import Pipeline
 from ptq4dm.pipelines.unconditional import why_not_unconditional
 from ptq4dm.quantization.attention_products import product_names
+from ptq4dm.quantization.facts import require_facts
 from ptq4dm.quantization.filling import fill
 from ptq4dm.quantization.half_layers import half_names
 from ptq4dm.quantization.ip_adapters import attach_adapters
@@ -187,6 +188,8 @@ def read_model(folder: Path, facts: dict[str, Any], module: nn.Module | None, ex
         raise ArtifactError(f"{folder} names no denoiser: quantize the model again")
     if facts["arithmetic"] != recipe.arithmetic:
         raise ArtifactError(f"{folder}: its files name several arithmetics: quantize the model again")
+    of_denoisers = {name: held["facts"] for name, held in facts["denoisers"].items()}
+    require_facts(facts["facts"], of_denoisers, str(folder / FACTS))
     networks = {
         name: read_network(folder, name, held, facts["arithmetic"], None if facts["pipeline"] else module)
         for name, held in facts["denoisers"].items()

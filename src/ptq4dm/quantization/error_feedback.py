@@ -75,8 +75,7 @@ def with_feedback(
     width = weight.shape[1]
     order = torch.arange(width).view(channels, -1).T.reshape(-1)  # pairs of channels stand side by side
     real, second = weight[:, order], second_moment[order][:, order]
-    damping = DAMPING * second.diagonal().mean().clamp(min=torch.finfo(torch.float32).tiny)
-    weighted = carried(second + damping * torch.eye(width, dtype=second.dtype))
+    weighted = carried(second)
     wanted, integers = real.clone(), torch.zeros_like(real)
     for start in range(0, width, BLOCK):
         end = min(start + BLOCK, width)
@@ -99,12 +98,30 @@ def with_feedback(
     return result
 
 
-def carried(matrix: Tensor) -> Tensor:
-    """What of the error of input j the weight of a later input k takes on, R_jk / R_kk, where the matrix is R Rᵀ with R
-    upper triangular: its Cholesky factor with rows and columns in reverse. The squared error of the output is that of
-    eᵀ R, whose entry k is R_kk times the sum of e_k and of the earlier e_j R_jk / R_kk."""
-    upper = torch.linalg.cholesky(matrix.flip(0, 1)).flip(0, 1)
+def carried(second: Tensor) -> Tensor:
+    """What of the error of input j the weight of a later input k takes on, R_jk / R_kk, where the damped second moments
+    are R Rᵀ with R upper triangular. The squared error of the output is that of eᵀ R, whose entry k is R_kk times the
+    sum of e_k and of the earlier e_j R_jk / R_kk."""
+    upper = damped_factor(second)
     return upper / upper.diagonal()
+
+
+def damped_factor(second: Tensor) -> Tensor:
+    """R of second moments with their diagonal raised: their Cholesky factor with rows and columns in reverse.
+
+    The sums behind them are of float32: where inputs hardly vary around a large mean, what is left of them once the
+    mean is taken off may be rounding alone, and not of any R Rᵀ. Then the diagonal is raised above that rounding, and
+    on until a factor is found.
+    """
+    assert bool(second.isfinite().all())  # calibration refuses inputs that are not
+    lowest = torch.finfo(torch.float32)
+    damping = float(DAMPING * second.diagonal().mean().clamp(min=lowest.tiny))
+    reverse, unit = second.flip(0, 1), torch.eye(len(second), dtype=second.dtype)
+    while True:
+        factor, failed_at = torch.linalg.cholesky_ex(reverse + damping * unit)
+        if not failed_at:
+            return factor.flip(0, 1)
+        damping = max(10 * damping, lowest.eps * float(second.abs().max()))
 
 
 def with_room(first: Tensor, second: Tensor) -> Tensor:
