@@ -73,6 +73,11 @@ def machine() -> str:
     return re.sub(r"[^a-z0-9]+", "-", words.lower()).strip("-")
 
 
+def ratio_interval(ratio: dict[str, Any]) -> str:
+    """The interval of a ratio and its confidence, in brackets."""
+    return f"({ratio['low']:.2f} to {ratio['high']:.2f}, {100 * ratio['confidence']:.3g} %)"
+
+
 def print_speed(speed: dict[str, Any]) -> None:
     """The table of a speed section: times, ratios with intervals, the limit."""
     processor = this_processor()
@@ -84,7 +89,7 @@ def print_speed(speed: dict[str, Any]) -> None:
         print(f"  {row['engine']:22s} {row['precision']:5s} {median:36s} {row['ratio_to_eager']:5.2f}x eager")
     for ratio in speed["ratios"]:
         mark = "  <- fastest FP32 engine" if ratio["fastest_float"] else ""
-        print(f"  INT8 {ratio['name']:34s} {ratio['value']:.2f}x ({ratio['low']:.2f} to {ratio['high']:.2f}){mark}")
+        print(f"  INT8 {ratio['name']:34s} {ratio['value']:.2f}x {ratio_interval(ratio)}{mark}")
     limit = speed.get("predicted_limit")
     if limit:
         share = f"{100 * limit['int8_share']:.1f} % of {limit['macs'] / 1e9:.2f} GMAC a sample in INT8"

@@ -70,7 +70,9 @@ def speed_lines(speed: dict[str, Any] | None) -> list[str]:
         for row in speed["rows"]
     ]
     lines += [
-        f"          INT8 {r['name']}: {r['value']:.2f}x ({r['low']:.2f} to {r['high']:.2f})" for r in speed["ratios"]
+        f"          INT8 {r['name']}: {r['value']:.2f}x ({r['low']:.2f} to {r['high']:.2f}, "
+        f"{100 * r['confidence']:.3g} % interval)"
+        for r in speed["ratios"]
     ]
     limit = speed.get("predicted_limit")
     if limit:
