@@ -11,6 +11,7 @@ import pytest
 from tiny import tiny_pipeline
 
 from ptq4dm.cli.main import main
+from ptq4dm.evaluation.text import executed_line
 
 RECIPE = "[calibration]\nsamples = 4\nsteps = 3\nbatch_size = 4\n"
 
@@ -60,6 +61,22 @@ def test_sample_draws_the_same_pictures_for_the_same_seed(place, capsys, tmp_pat
     assert data["pictures"] == 3 and data["backend"] == "simulated"
     printed(capsys, "sample", place / "int8", "--out", tmp_path / "b.png", *common)
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+
+
+def test_sample_tells_what_ran_in_int8(place, capsys, tmp_path):
+    pytest.importorskip("openvino")
+    layers = printed(capsys, "inspect", place / "int8", "--json")["quantized"]
+    arguments = ["sample", place / "int8", "--out", tmp_path / "a.png", "--count", 2, "--steps", 2]
+    assert main([str(item) for item in [*arguments, "--backend", "openvino"]]) == 0
+    assert f"openvino ran {layers} of {layers} quantized layers in INT8\n" in capsys.readouterr().err
+
+
+def test_layers_that_an_engine_left_in_float_are_named():
+    layers = [{"layer": name, "int8": name != "b"} for name in "abc"]
+    assert executed_line({"engine": "onnxruntime", "layers": layers}) == (
+        "onnxruntime ran 2 of 3 quantized layers in INT8, not b"
+    )
+    assert executed_line(None) == ""
 
 
 def test_sample_draws_with_the_float_model_too(place, capsys, tmp_path):

@@ -80,6 +80,16 @@ def speed_lines(speed: dict[str, Any] | None) -> list[str]:
     return lines
 
 
+def executed_line(executed: dict[str, Any] | None) -> str:
+    """How many quantized layers an engine ran in INT8, the others by name; "" where no engine tells."""
+    if not executed:
+        return ""
+    layers = executed["layers"]
+    elsewhere = [layer["layer"] for layer in layers if not layer["int8"]]
+    line = f"{executed['engine']} ran {len(layers) - len(elsewhere)} of {len(layers)} quantized layers in INT8"
+    return f"{line}, not {', '.join(elsewhere)}" if elsewhere else line
+
+
 def decibels(value: float | None) -> str:
     """A PSNR in words."""
     return "infinite (identical)" if value is None else f"{value:.2f} dB"
