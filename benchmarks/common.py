@@ -48,13 +48,13 @@ def open_pair(args: argparse.Namespace) -> tuple[Pipeline, QuantizedModel]:
 
 def under_each_isa(args: argparse.Namespace, extra: tuple[str, ...] = ()) -> bool:
     """Run this very script once per instruction set in processes of their own; False if this process is to run it."""
-    capped = all(os.environ.get(name) == value for name, value in AVX2.items())
-    if args.isa == "native" or (args.isa == "avx2" and capped):
+    settings = {"native": {}, "avx2": AVX2}
+    if args.isa != "both" and {name: os.environ[name] for name in AVX2 if name in os.environ} == settings[args.isa]:
         return False
-    for isa in ("native", "avx2") if args.isa == "both" else ("avx2",):
-        setting = AVX2 if isa == "avx2" else {}
+    for isa in settings if args.isa == "both" else (args.isa,):
         arguments = [*sys.argv[1:], "--isa", isa, *extra]
-        subprocess.run([sys.executable, sys.argv[0], *arguments], env={**os.environ, **setting}, check=True)
+        freed = {name: value for name, value in os.environ.items() if name not in AVX2}  # a shell may have set them
+        subprocess.run([sys.executable, sys.argv[0], *arguments], env={**freed, **settings[isa]}, check=True)
     return True
 
 
