@@ -61,7 +61,6 @@ def example_results() -> dict[str, Any]:
             "calls_saved": 2688,
             "sensitivity_calls": 4096,
             "seconds": 64.0,
-            "peak_memory_bytes": 1.1e9,
         },
         "plan": [
             {"name": name, "kind": kind, "quantized": True, "reason": "", "macs": 28_000_000}

@@ -192,8 +192,6 @@ def calibration(found: Mapping[str, Any]) -> dict[str, Any] | None:
         cost.append(f"{words.count(found['sensitivity_calls'])} to find sensitive layers")
     if found.get("seconds"):
         cost.append(words.duration(found["seconds"]))
-    if found.get("peak_memory_bytes"):
-        cost.append(f"{words.megabytes(found['peak_memory_bytes'])} of memory at most")
     density = law_density(found)
     clipped = ""
     if density and density.below + density.above > 0.005:
