@@ -110,6 +110,14 @@ def test_zoo_names_the_built_in_model(capsys):
         (["sample", "{place}/float", "--out", "{tmp}/a.png"], "no ptq4dm.json"),
         (["sample", "{place}/int8", "--out", "{tmp}/a.png", "--scheduler", "magic"], "magic"),
         (["sample", "{place}/int8", "--out", "{tmp}/a.png", "--backend", "tpu"], "no backend 'tpu'"),
+        (
+            ["sample", "{place}/float", "--float", "--out", "{tmp}/a.png", "--backend", "tpu"],
+            "backend 'tpu' beside --f",
+        ),
+        (
+            ["evaluate", "{place}/int8", "--float", "{place}/float", "--out", "{tmp}/r", "--inception", "{tmp}/none"],
+            "/none",
+        ),
         (["report", "{tmp}"], "results.json"),
         (["evaluate", "{place}/int8", "--float", "{place}/none", "--out", "{tmp}/r"], "no model"),
     ],
@@ -196,4 +204,6 @@ def test_usage_mistakes_exit_with_2(arguments, capsys):
     with pytest.raises(SystemExit) as stopped:
         main(arguments)
     assert stopped.value.code == 2
-    assert "Traceback" not in capsys.readouterr().err
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1
+    assert err.startswith("ptq4dm: error: ") and "--help`)" in err
