@@ -21,7 +21,7 @@ from ptq4dm.pipelines.adapters import require_no_adapters
 from ptq4dm.pipelines.conditions import Condition, check_conditions, default_conditions, run_inputs
 from ptq4dm.pipelines.denoiser import Call, call_on, placement, require_finite_weights
 from ptq4dm.pipelines.denoisers import watch_run, with_found
-from ptq4dm.pipelines.pipeline import Pipeline, open_pipeline
+from ptq4dm.pipelines.pipeline import Pipeline, modes_kept, open_pipeline
 from ptq4dm.pipelines.unconditional import why_not_unconditional
 from ptq4dm.quantization.attention_products import quantize_products
 from ptq4dm.quantization.bisection import shares_within
@@ -86,7 +86,20 @@ def quantize(
         PTQ4DMError: a user error, with the value, what is accepted and the mend.
     """
     recipe = load_recipe(recipe)
-    pipeline = open_pipeline(model)
+    with modes_kept(model):
+        return quantize_opened(open_pipeline(model), recipe, conditions, calibration_set, pictures, work, progress)
+
+
+def quantize_opened(
+    pipeline: Pipeline,
+    recipe: Recipe,
+    conditions: Sequence[Condition] | None,
+    calibration_set: CalibrationSet | None,
+    pictures: Tensor | None,
+    work: Path | None,
+    progress: bool,
+) -> QuantizedModel:
+    """`quantize` for a pipeline that is open, with its denoisers in evaluation mode."""
     if why_not_unconditional(pipeline.source):
         if calibration_set is not None or pictures is not None:
             raise CalibrationError(

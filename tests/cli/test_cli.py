@@ -12,6 +12,7 @@ import pytest
 from tiny import tiny_pipeline
 
 from ptq4dm.cli.main import main
+from ptq4dm.evaluation.text import executed_line
 
 RECIPE = "[calibration]\nsamples = 4\nsteps = 3\nbatch_size = 4\n"
 
@@ -66,6 +67,22 @@ def test_sample_draws_the_same_pictures_for_the_same_seed(place, capsys, tmp_pat
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
 
 
+def test_sample_tells_what_ran_in_int8(place, capsys, tmp_path):
+    pytest.importorskip("openvino")
+    layers = printed(capsys, "inspect", place / "int8", "--json")["quantized"]
+    arguments = ["sample", place / "int8", "--out", tmp_path / "a.png", "--count", 2, "--steps", 2]
+    assert main([str(item) for item in [*arguments, "--backend", "openvino"]]) == 0
+    assert f"openvino ran {layers} of {layers} quantized layers in INT8\n" in capsys.readouterr().err
+
+
+def test_layers_that_an_engine_left_in_float_are_named():
+    layers = [{"layer": name, "int8": name != "b"} for name in "abc"]
+    assert executed_line({"engine": "onnxruntime", "layers": layers}) == (
+        "onnxruntime ran 2 of 3 quantized layers in INT8, not b"
+    )
+    assert executed_line(None) == ""
+
+
 def test_sample_draws_with_the_float_model_too(place, capsys, tmp_path):
     common = ["--count", 2, "--steps", 2, "--scheduler", "euler", "--json"]
     data = printed(capsys, "sample", place / "float", "--float", "--out", tmp_path / "f.png", *common)
@@ -102,6 +119,14 @@ def test_zoo_names_the_built_in_model(capsys):
             f"{UNREADABLE} cannot be read: Inp",
         ),
         (["quantize", "{place}/float", "--out", "{tmp}/a", "--samples", "1000000000000"], "should be at most 1000000"),
+        (
+            ["sample", "{place}/float", "--float", "--out", "{tmp}/a.png", "--backend", "tpu"],
+            "backend 'tpu' beside --f",
+        ),
+        (
+            ["evaluate", "{place}/int8", "--float", "{place}/float", "--out", "{tmp}/r", "--inception", "{tmp}/none"],
+            "/none",
+        ),
         (["report", "{tmp}"], "results.json"),
         (["evaluate", "{place}/int8", "--float", "{place}/none", "--out", "{tmp}/r"], "no model"),
     ],
@@ -216,4 +241,6 @@ def test_usage_mistakes_exit_with_2(arguments, capsys):
     with pytest.raises(SystemExit) as stopped:
         main(arguments)
     assert stopped.value.code == 2
-    assert "Traceback" not in capsys.readouterr().err
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1
+    assert err.startswith("ptq4dm: error: ") and "--help`)" in err

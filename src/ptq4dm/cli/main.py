@@ -7,6 +7,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from importlib import import_module
+from typing import NoReturn
 
 from ptq4dm.errors import PTQ4DMError
 
@@ -14,9 +15,17 @@ VERBS = ("demo", "quantize", "sample", "evaluate", "bench", "inspect", "report",
 INTERRUPTED = 130
 
 
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line; those of its verbs are made of the same class."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong, point to the help, and exit with code 2."""
+        sys.exit(refuse(f"{message} (see `{self.prog} --help`)"))
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The parser of all verbs."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="ptq4dm", description="Make a pretrained diffusion model 8-bit without training, and prove it."
     )
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")

@@ -94,9 +94,9 @@ def evaluate(
     check_pair(model, pipeline)
     float_pipeline, simulated = pipeline_on(pipeline, device), network_on(model.network, device)
     out = Path(out)
+    extractors, notes = find_extractors(features, inception)
     with exclusive(out):
         make_folder(out)
-        extractors, notes = find_extractors(features, inception)
         deployed: Any = model.to_module(backend)  # carries its backend's name and notes
         engine = str(deployed.ptq4dm_backend)
         notes += [*map(str, deployed.ptq4dm_notes), *device_notes(device)]

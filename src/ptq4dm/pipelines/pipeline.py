@@ -2,6 +2,8 @@
 
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -131,6 +133,19 @@ def adopt(source: DiffusionPipeline, name: str) -> Pipeline:
     require_finite_weights(pipeline.denoiser, f"{name}: {pipeline.component}")
     pipeline.denoiser.eval()
     return pipeline
+
+
+@contextmanager
+def modes_kept(model: Any) -> Iterator[None]:
+    """Give the modules of a pipeline object back in the training or evaluation mode that they came in."""
+    source = model.source if isinstance(model, Pipeline) else model
+    parts = source.components.values() if isinstance(source, DiffusionPipeline) else ()
+    modes = {module: module.training for part in parts if isinstance(part, nn.Module) for module in part.modules()}
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
 
 
 def require_unconditional(pipeline: Pipeline) -> None:

@@ -19,10 +19,7 @@ class LawDensity:
 
 
 def law_density(calibration: Mapping[str, Any], points: int = 161) -> LawDensity | None:
-    """The density of the law of a calibration: as saved (`law_density`), or from the law's formula; None if unknown."""
-    saved = calibration.get("law_density")
-    if saved and saved.get("t"):
-        return LawDensity(tuple(saved["t"]), tuple(saved["density"]))
+    """The density of the law of a calibration, from the law's formula; None if unknown."""
     total = calibration.get("num_train_timesteps")
     if not total or total < 2:
         return None

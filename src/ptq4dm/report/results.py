@@ -25,7 +25,6 @@ REQUIRED: Final[dict[str, dict[str, type]]] = {
         )
     },
     "model": {"name": str},
-    "calibration.law_density": {"t": list, "density": list},
     "size": {"float_bytes": float, "int8_bytes": float, "ratio": float},
     "fidelity.call": {"relative_l2_mean": float},
     "fidelity.call.curve": {"t": list, "relative_l2": list},
@@ -84,7 +83,6 @@ KINDS: Final[dict[str, dict[str, type]]] = {
 ALIGNED: Final = {
     "fidelity.call.curve": ("relative_l2", "psnr"),
     "activation_ranges[]": ("min", "max", "p01", "p99"),
-    "calibration.law_density": ("density",),
 }
 """Lists that go with the list `t` of the same part, entry by entry."""
 

@@ -1,6 +1,7 @@
 """Engine: runs the calls of a network on compiled graphs, one for each structure of call that occurs."""
 
-from collections.abc import Callable, Hashable
+import warnings
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from ptq4dm.backends.cpu.binding import BoundCall, Traceable, answer, bind
-from ptq4dm.errors import BackendError
+from ptq4dm.errors import BackendError, BackendWarning
 from ptq4dm.pipelines.denoiser import Call
 
 
@@ -79,3 +80,15 @@ class Engine:
             return self.answer_of_none(bound)
         graph = self.graph_of(bound)
         return answer(graph.run(bound.tensors), graph.output_spec, bound.structured)
+
+
+def warn_of_float(engine: str, executed: Sequence[ExecutedLayer]) -> None:
+    """Warn by name of the quantized layers that an engine does not show as run in INT8."""
+    elsewhere = [layer.layer for layer in executed if not layer.int8]
+    if elsewhere:
+        warnings.warn(
+            f"{engine} does not show {len(elsewhere)} of {len(executed)} quantized layers as run in INT8 "
+            f"({', '.join(elsewhere[:3])}): they may run in float, on the same rounded numbers",
+            BackendWarning,
+            stacklevel=3,
+        )
