@@ -20,6 +20,7 @@ from ptq4dm.pipelines.adapters import require_no_adapters
 from ptq4dm.pipelines.at_work import run_watched
 from ptq4dm.pipelines.denoiser import Call, layer_input, require_finite_weights
 from ptq4dm.pipelines.pipeline import Pipeline
+from ptq4dm.pipelines.processors import require_unfused
 
 
 @dataclass(frozen=True)
@@ -130,6 +131,7 @@ def with_found(pipeline: Pipeline, run: Run) -> Pipeline:
     found = replace(pipeline, components=run.denoisers)
     for name, denoiser in found.denoisers.items():
         require_no_adapters(denoiser, f"{pipeline.name}: {name}")
+        require_unfused(denoiser, f"{pipeline.name}: {name}")
         require_finite_weights(denoiser, f"{pipeline.name}: {name}")
         denoiser.eval()
     return found
