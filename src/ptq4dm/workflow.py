@@ -22,6 +22,7 @@ from ptq4dm.pipelines.conditions import Condition, check_conditions, default_con
 from ptq4dm.pipelines.denoiser import Call, call_on, placement, require_finite_weights
 from ptq4dm.pipelines.denoisers import watch_run, with_found
 from ptq4dm.pipelines.pipeline import Pipeline, modes_kept, open_pipeline
+from ptq4dm.pipelines.processors import require_unfused
 from ptq4dm.pipelines.unconditional import why_not_unconditional
 from ptq4dm.quantization.attention_products import quantize_products
 from ptq4dm.quantization.bisection import shares_within
@@ -219,6 +220,7 @@ def quantize_module(
     """
     recipe = load_recipe(recipe)
     require_no_adapters(module, type(module).__name__)
+    require_unfused(module, type(module).__name__)
     require_finite_weights(module, type(module).__name__)
     make_plan(module, recipe.keep_float)
     calls = list(calls_of_batches(module, calibration_batches, timestep))

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from ptq4dm.backends.cpu.binding import BoundCall, Traceable, answer, bind
+from ptq4dm.backends.cpu.state import settings_of
 from ptq4dm.errors import BackendError, BackendWarning
 from ptq4dm.pipelines.denoiser import Call
 
@@ -35,7 +36,8 @@ class Compiled:
 
 
 class Engine:
-    """Runs a network's calls; a call of another structure or picture size compiles a graph of its own.
+    """Runs a network's calls; a call of another structure or picture size compiles a graph of its own, and so does a
+    call after the network was told something in place (`settings_of`).
 
     Holds `network` only to compile from; `executed` tells what really ran in INT8. On the CPU, in float32.
     """
@@ -48,10 +50,11 @@ class Engine:
             self.graph_of(bind(network, example))
 
     def graph_of(self, bound: BoundCall) -> Compiled:
-        """The graph for calls like `bound`, compiled at the first of them. Raises BackendError."""
-        if bound.key not in self.graphs:
-            self.graphs[bound.key] = self.compile_graph(self.network, bound)
-        return self.graphs[bound.key]
+        """The graph for calls like `bound` of the network as it is set, compiled at the first. Raises BackendError."""
+        key = (bound.key, settings_of(self.network))
+        if key not in self.graphs:
+            self.graphs[key] = self.compile_graph(self.network, bound)
+        return self.graphs[key]
 
     @property
     def executed(self) -> tuple[ExecutedLayer, ...]:
