@@ -77,7 +77,7 @@ class PTQ4DMConfig(QuantizationConfigMixin):
 
     @property
     def weight_only(self) -> list[str]:
-        """The names of the linear layers with 8-bit weights and float inputs."""
+        """The names of the layers with 8-bit weights and float inputs."""
         return list(self.header.get("weight_only", []))
 
     @property

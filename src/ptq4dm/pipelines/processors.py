@@ -16,16 +16,16 @@ from ptq4dm.errors import ModelError
 @contextmanager
 def processors_restored(parts: Mapping[str, Any]) -> Iterator[None]:
     """While open, the networks among `parts` may get other attention processors; afterwards they have their own."""
-    before = {module: processor for part in parts.values() for module, processor in processors_of(part).items()}
+    before = [pair for part in parts.values() for pair in processors_of(part).items()]
     try:
         yield
     finally:
-        for module, processor in before.items():
+        for module, processor in before:
             if module.processor is not processor:
-                module.set_processor(processor)  # type: ignore[operator]
+                module.set_processor(processor)
 
 
-def processors_of(part: Any) -> dict[nn.Module, Any]:
+def processors_of(part: Any) -> dict[Any, Any]:
     """The attention processor of each attention layer of a network; of anything else none."""
     if not isinstance(part, nn.Module):
         return {}

@@ -61,7 +61,8 @@ def span_of(row: Mapping[str, Any]) -> tuple[float, float] | None:
     found = call.get("difference")
     if not found:
         return None
-    return tuple(max(call["mean"] + found[end] - found["value"], SMALLEST) for end in ("low", "high"))  # type: ignore[return-value]
+    low, high = (max(call["mean"] + found[end] - found["value"], SMALLEST) for end in ("low", "high"))
+    return low, high
 
 
 def value_of(row: Mapping[str, Any]) -> str:
