@@ -23,7 +23,7 @@ from ptq4dm.files import read_json
 ROOT = Path(__file__).parents[1]
 STAGE = re.compile(r"(\d)/3 ")
 NAMES = ("start", "quantize", "evaluate", "page")
-FEWER = 'float_share = 0.0\n[calibration]\nsamples = 4\nsteps = 4\nbatch_size = 4\n[weights]\nerror_feedback = false\n'
+FEWER = "float_share = 0.0\n[calibration]\nsamples = 4\nsteps = 4\nbatch_size = 4\n[weights]\nerror_feedback = false\n"
 """The recipe of a quick try."""
 
 
