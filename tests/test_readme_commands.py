@@ -5,8 +5,9 @@ import functools
 import shlex
 
 import pytest
+from diffusers import DDPMPipeline, DDPMScheduler
 from readme import block
-from tiny import tiny_pipeline
+from tiny import tiny_unet
 
 from ptq4dm.cli import evaluate
 from ptq4dm.cli.main import main
@@ -20,7 +21,8 @@ PROGRAMS = ("quantize", "sample", "inspect", "evaluate", "bench", "report", "exp
 def small(tmp_path_factory, monkeypatch):
     """`emoji-32` is found by its name as ever, and is a tiny network."""
     own = tmp_path_factory.mktemp("zoo")
-    tiny_pipeline().save_pretrained(own / "pipeline")
+    network = tiny_unet((8,), attention=False)  # few layers: engines take seconds to compile many
+    DDPMPipeline(network, DDPMScheduler()).save_pretrained(own / "pipeline")
     (own / "int8").mkdir()
     monkeypatch.setitem(zoo.MODELS, "emoji-32", zoo.ZooModel(own, "a tiny random network", 16, 24))
     return own
