@@ -11,7 +11,7 @@ demo: $(READY)
 	$(BIN)/ptq4dm demo --out demo
 
 test: $(READY) $(BROWSER)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -1,6 +1,15 @@
 """Fidelity of emoji-32 as deployed, W8A8, DDIM-50, with the aims and floors beside.
 
-python benchmarks/bench_fidelity.py [--quick] [--count 64] [--backend openvino] [--artifact DIR]
+    python benchmarks/bench_fidelity.py [--quick] [--count 64] [--backend openvino] [--artifact DIR]
+
+The second declared arithmetic, `qdq`, on ONNX Runtime and beside its own simulated twin, in a result file of its own.
+No artifact of it is built in: make one of the released weights with the default recipe but for its arithmetic ::
+
+    echo 'arithmetic = "qdq"' > qdq.toml
+    ptq4dm quantize emoji-32 --recipe qdq.toml --out emoji-int8-qdq
+    python benchmarks/bench_fidelity.py --arithmetic qdq --artifact emoji-int8-qdq
+
+The aims and floors are those of the default arithmetic.
 """
 
 import sys
@@ -15,16 +24,27 @@ from ptq4dm.evaluation.sections import AIMED_AT, AIMS, FLOORS
 from ptq4dm.zoo import zoo
 
 FIRST_SEED = 1_000_000
+ENGINES = {"float-out": "openvino", "qdq": "onnxruntime"}
+FILES = {"float-out": "fidelity", "qdq": "fidelity-qdq"}
 
 
 def main() -> None:
     own = parser(__doc__ or "")
     own.add_argument("--model", default="emoji-32")
-    own.add_argument("--artifact", help="a quantized model's folder (default: the built-in one)")
-    own.add_argument("--backend", default="openvino")
+    own.add_argument("--artifact", help="a quantized model's folder (default: the built-in one, of float-out)")
+    own.add_argument(
+        "--arithmetic", choices=tuple(ENGINES), default="float-out", help="the artifact's (default float-out)"
+    )
+    own.add_argument("--backend", help="default: openvino for float-out, onnxruntime for qdq")
     own.add_argument("--count", type=int)
     args = own.parse_args()
+    if args.arithmetic == "qdq" and not args.artifact:
+        own.error(
+            "--arithmetic qdq: none is built in: make one (this file's head says how) and name it with --artifact"
+        )
     model = ptq4dm.load(args.artifact or zoo.int8_folder(args.model))
+    if model.recipe.arithmetic != args.arithmetic:
+        own.error(f"--arithmetic {args.arithmetic}: the artifact's is {model.recipe.arithmetic!r}, which goes there")
     _, sampler, steps = AIMED_AT
     with tempfile.TemporaryDirectory() as folder:
         results = evaluate(
@@ -35,7 +55,7 @@ def main() -> None:
             steps=5 if args.quick else steps,
             sampler=sampler,
             seed=FIRST_SEED,
-            backend=args.backend,
+            backend=args.backend or ENGINES[args.arithmetic],
             speed_rounds=0,
             shown=sys.stderr.isatty(),
         )
@@ -51,7 +71,8 @@ def main() -> None:
     if args.quick:
         print(f"a quick try: 5 steps and few pictures; the aims and floors are for {sampler} in {steps} steps")
     kept = {key: results[key] for key in ("model", "recipe", "fidelity", "layers", "executed", "size", "notes")}
-    save("fidelity", args, {"what": f"{args.model}, W8A8 as deployed", "aims": AIMS, "floors": FLOORS, **kept})
+    what = f"{args.model}, W8A8 as deployed, arithmetic {args.arithmetic}"
+    save(FILES[args.arithmetic], args, {"what": what, "aims": AIMS, "floors": FLOORS, **kept})
 
 
 def deployed(fidelity) -> dict[str, tuple[float | None, str]]:

@@ -1,8 +1,12 @@
 """One call of a ddpm-cifar10-shaped UNet2DModel, batch 8: INT8 beside FP32 on every engine, alternating in one run.
 
-    python benchmarks/bench_network.py [--quick] [--isa native|avx2|both] [--engines openvino,onnxruntime]
+    python benchmarks/bench_network.py [--quick] [--isa native|avx2|both] [--recipe default|float-share-0|both]
+                                       [--engines openvino,onnxruntime]
 
-The weights are random (the speed does not depend on them). It runs once as the processor is, and once limited to AVX2,
+The weights are random (the speed does not depend on them). `float-share-0` has every layer but the first and the last
+convolution in INT8; `default` is the default recipe, with up to a tenth of the multiply-adds in float: which of the
+layers means nothing where weights are random, how many does. A result file each, with the bytes of the float pipeline
+and of the artifact on the disk. It runs once as the processor is, and once limited to AVX2,
 which imitates a processor without VNNI for OpenVINO and PyTorch. What it must reach without VNNI: 1.7x the fastest
 FP32 engine and 2.1x diffusers eager; the processor's limit is 2x.
 """
@@ -20,8 +24,12 @@ import ptq4dm
 from ptq4dm.evaluation.hardware import peak_memory
 from ptq4dm.evaluation.measure import network_speed, prepare_engines
 from ptq4dm.quantization.quantized_model import example_call
+from ptq4dm.quantization.summary import summary
 
 AIMS = {"fastest FP32 engine": 1.7, "eager": 2.1}
+RECIPES = {"float-share-0": {"float_share": 0.0, "time_in_float": False}, "default": {}}
+"""What each recipe changes of the default one."""
+FILES = {"float-share-0": "network", "default": "network-default-recipe"}
 
 
 def main() -> None:
@@ -31,34 +39,42 @@ def main() -> None:
     own.add_argument("--batch", type=int, default=8)
     own.add_argument("--rounds", type=int)
     own.add_argument(
-        "--float-share",
-        type=float,
-        default=0.0,
-        help="share of the multiply-adds that sensitive layers may take in float (default 0: which layers of a network "
-        "with random weights are sensitive means nothing; the default recipe allows 0.1)",
+        "--recipe", choices=(*RECIPES, "both"), default="both", help="which layers in float (default both)"
     )
-    own.add_argument("--artifact", type=Path, help="the quantized network (made and saved there if it is missing)")
+    own.add_argument("--artifacts", type=Path, help="folder of the networks (made and saved there if they are missing)")
     args = own.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        artifact = args.artifact or Path(folder) / "int8"
-        if not artifact.exists():
-            quantized(args.quick, args.float_share).save(artifact)
-        if not under_each_isa(args, ("--artifact", str(artifact))):
-            measure(args, artifact)
+        place = args.artifacts or Path(folder)
+        recipes = tuple(RECIPES) if args.recipe == "both" else (args.recipe,)
+        if not (place / "float").exists():
+            cifar_shaped().save_pretrained(place / "float")
+        for name in recipes:
+            if not (place / name).exists():
+                quantized(args.quick, name).save(place / name)
+        if not under_each_isa(args, ("--artifacts", str(place))):
+            for name in recipes:
+                measure(args, name, place)
 
 
-def measure(args, artifact: Path) -> None:
-    model = ptq4dm.load(artifact)
+def measure(args, name: str, place: Path) -> None:
+    """One recipe's network beside FP32, saved."""
+    model = ptq4dm.load(place / name)
     pipeline = ptq4dm.open_pipeline(cifar_shaped())
     example = example_call(pipeline, args.batch)
     builds = {engine: partial(model.to_module, engine) for engine in args.engines.split(",")}
     engines = prepare_engines(pipeline.denoiser, builds, example, rewritten=True)
     rounds = args.rounds or (4 if args.quick else 15)
     speed = network_speed(engines.networks, example, model.plan, rounds, shown=sys.stderr.isatty())
+    print(f"recipe: {name}")
     print_speed(speed)
+    size = sizes(place / "float", place / name, model)
+    before, after = size["float_bytes_on_disk"], size["int8_bytes_on_disk"]
+    print(f"  {before:,} bytes in float, {after:,} in INT8: {size['ratio_on_disk']:.2f}x smaller")
     notes = [*engines.notes, CAP_NOTE] if args.isa == "avx2" else engines.notes
     results = {
         "what": "one call of a ddpm-cifar10-shaped UNet2DModel, random weights",
+        "recipe": {"which": name, **model.recipe.to_dict()},
+        "size": size,
         "isa": args.isa,
         "isa_settings": AVX2 if args.isa == "avx2" else {},
         "aims_without_vnni": AIMS,
@@ -68,7 +84,21 @@ def measure(args, artifact: Path) -> None:
         "process_peak_bytes": peak_memory(),
         "notes": notes,
     }
-    save("network" if not args.float_share else "network-sensitive-in-float", args, results)
+    save(FILES[name], args, results)
+
+
+def sizes(plain: Path, artifact: Path, model: ptq4dm.QuantizedModel) -> dict[str, float]:
+    """Bytes of the tensors and of the folders, float and INT8, and how many times smaller INT8 is."""
+    tensors = {key: summary(model)[key] for key in ("float_bytes", "int8_bytes", "ratio")}
+    float_disk, int8_disk = (
+        sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) for folder in (plain, artifact)
+    )
+    return {
+        **tensors,
+        "float_bytes_on_disk": float_disk,
+        "int8_bytes_on_disk": int8_disk,
+        "ratio_on_disk": float_disk / int8_disk,
+    }
 
 
 def cifar_shaped() -> DDPMPipeline:
@@ -93,10 +123,10 @@ def cifar_shaped() -> DDPMPipeline:
     return DDPMPipeline(network.eval().requires_grad_(False), DDPMScheduler())
 
 
-def quantized(quick: bool, float_share: float = 0.0) -> ptq4dm.QuantizedModel:
+def quantized(quick: bool, name: str) -> ptq4dm.QuantizedModel:
     """W8A8 by a short calibration: speed does not depend on the ranges."""
     short = {"samples": 8 if quick else 16, "steps": 5, "batch_size": 8}
-    recipe = ptq4dm.load_recipe("w8a8").replace(calibration=short, float_share=float_share)
+    recipe = ptq4dm.load_recipe("w8a8").replace(calibration=short, **RECIPES[name])
     return ptq4dm.quantize(cifar_shaped(), recipe, progress=sys.stderr.isatty())
 
 

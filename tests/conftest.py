@@ -1,8 +1,11 @@
-"""What all tests share: a quiet, small torch and a tiny random pipeline."""
+"""What all tests share: a quiet, small torch, a tiny random pipeline, and how they are dealt out to workers."""
+
+from typing import Any
 
 import pytest
 import torch
 from diffusers import DDPMPipeline
+from sharing import turn_of, unit_of
 from tiny import tiny_pipeline
 
 torch.set_num_threads(1)  # tiny networks: a second thread costs more than it gives
@@ -14,9 +17,19 @@ def pipe() -> DDPMPipeline:
     return tiny_pipeline()
 
 
-LONGEST = ("test_readme_commands.py", "test_quantized.py", "test_backends.py", "test_openvino_exact.py")
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest files first (with --no-loadscope-reorder), so that no worker is left alone with one at the end."""
-    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
+    """The longest units first, so that no worker is left alone with one at the end."""
+    items.sort(key=lambda item: turn_of(item.nodeid))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Units by shared fixtures (`sharing.unit_of`), in the order of collection, whatever `--dist` says."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFixtures(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return unit_of(nodeid)
+
+    config.option.loadscopereorder = False
+    return ByFixtures(config, log)

@@ -5,11 +5,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from diffusers import DDPMPipeline
+from diffusers import DDPMPipeline, DDPMScheduler
+from tiny import tiny_unet
 
 from ptq4dm.pipelines.pipeline import open_pipeline
 from ptq4dm.studies import QUICK, Settings, run_study
 from ptq4dm.studies.study import Study
+
+
+@pytest.fixture(scope="session")
+def pipe() -> DDPMPipeline:
+    """One level, attention in the middle only: a study rounds the network fifty times over. Do not change it."""
+    pipeline = DDPMPipeline(tiny_unet((8,), attention=False), DDPMScheduler(num_train_timesteps=1000))
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
 
 
 @pytest.fixture(scope="session")
