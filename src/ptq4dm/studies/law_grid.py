@@ -36,8 +36,8 @@ def make_grid(side: int, visited: Tensor, num_train_timesteps: int) -> Grid:
 
 
 def skew_normal_visits(options: Sequence[Mapping[str, float]], visited: Tensor, num_train_timesteps: int) -> Tensor:
-    """(laws, visits) float64: `visit_shares` of `time_shares` of each clipped skew normal, from its distribution function
-    where the nearest visit changes, and nowhere else: it is slow to compute."""
+    """(laws, visits) float64: `visit_shares` of `time_shares` of each clipped skew normal, its distribution function
+    computed where the nearest visit changes and nowhere else, since it is slow."""
     visit = nearest_visits(visited, torch.arange(num_train_timesteps))
     starts = visit.diff().nonzero().squeeze(1) + 1
     edges = (starts.numpy() - 0.5) / num_train_timesteps
