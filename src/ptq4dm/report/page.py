@@ -10,7 +10,7 @@ from typing import Any, Final
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from ptq4dm.report import charts, tables, words
+from ptq4dm.report import charts, effect_charts, tables, words
 from ptq4dm.report.law import law_density
 from ptq4dm.report.sheets import make_gallery, ramp_css
 from ptq4dm.report.verdict import FULL_CALIBRATION, eager_ratio, hardest_ratio, verdict
@@ -116,6 +116,9 @@ def figures(results: Mapping[str, Any]) -> dict[str, Any]:
         "ranges": [(row, charts.range_chart(row, NARROW)) for row in shown],
         "timesteps": two(lambda w: charts.timestep_chart(drawn, visited, total, density, w), FULL)
         if drawn and total
+        else None,
+        "weights": two(lambda w: effect_charts.weights_chart([found["step_weights"]], w), HALF)
+        if found.get("step_weights")
         else None,
         "engines": two(lambda w: charts.engines_chart(rows, w), HALF) if rows else None,
         "ratios": two(lambda w: charts.ratios_chart(ratios, limit, w), HALF) if ratios else None,

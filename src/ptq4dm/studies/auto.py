@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from ptq4dm.calibration.step_weights import StepWeights, error_of, noise_of_size, weigh_steps
 from ptq4dm.ranges.histograms import LayerStatistics
 from ptq4dm.ranges.laws import band_shares, under_law
+from ptq4dm.studies.auto_words import AUTO, PUBLISHED, UNIFORM
 from ptq4dm.studies.cases import Case, measured_case, recipe_case
 from ptq4dm.studies.law_grid import Grid, best_for_layers, make_grid, nearest
 from ptq4dm.studies.layer_gains import layer_gains
@@ -32,10 +33,9 @@ from ptq4dm.studies.study import FEEDBACK_SAMPLES, Study
 
 QUESTION: Final = "auto"
 FACTS: Final = "what an error at each time-step does"
-AUTO, PLAIN, NEAREST = "auto: p ∝ w(t)²", "p ∝ w(t)", "skew normal nearest to auto"
+PLAIN, NEAREST = "p ∝ w(t)", "skew normal nearest to auto"
 OWN_SKEW, OWN = "skew normal of each layer's own", "weights of each layer's own"
-PUBLISHED, UNIFORM = "NDTC as published", "uniform"
-REDRAWN: Final = "NDTC as published, other trajectories"
+REDRAWN: Final = f"{PUBLISHED}, other trajectories"
 REDRAWN_NOTE: Final = (
     f"the same law on {FEEDBACK_SAMPLES} samples of other calibration trajectories: what the draw does"
 )
