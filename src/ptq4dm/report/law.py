@@ -36,7 +36,7 @@ def law_density(calibration: Mapping[str, Any], points: int = 161) -> LawDensity
 
 
 def measured_density(measured: Any, total: int) -> LawDensity | None:
-    """The law that follows from measured weights of visited time-steps, each spread over the t that is nearest to it."""
+    """The law that follows from measured weights of visited time-steps, each spread over the t nearest to it."""
     weights = dict(zip(measured["timesteps"], measured["weights"], strict=True)) if measured else {}
     t = np.array(sorted(weights))
     if len(t) < 2:
