@@ -13,11 +13,8 @@ LOWEST: Final = 1e-6
 """Weights below this share of the largest are drawn there: the axis is logarithmic."""
 
 
-def study_weights(rows: Sequence[Mapping[str, Any]], width: int) -> Markup:
-    """w(t) of the errors of a rounded network and of white noise, from the facts among the rows of `auto`."""
-    facts = next((row["facts"] for row in rows if "facts" in row), None)
-    if facts is None:
-        return Markup("")
+def study_weights(facts: Mapping[str, Any], width: int) -> Markup:
+    """w(t) of the errors of a rounded network and of white noise, from the facts of the question `auto`."""
     return weights_chart([facts["weights"], facts["white"]], width, ("series-0", "series-1"))
 
 

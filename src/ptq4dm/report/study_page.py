@@ -85,7 +85,13 @@ def question_context(
     """One question: its sentence, charts, table and pictures."""
     measured = [row for row in rows if "per_picture" in row]
     found: dict[str, Any] = {"key": name, "title": title, "sentence": sentence(name, [dict(row) for row in rows])}
-    found |= {"table": [table_row(row) for row in measured_rows(rows)], "charts": [], "curves": None, "strips": []}
+    found |= {
+        "table": [table_row(row) for row in measured_rows(rows)],
+        "charts": [],
+        "curves": None,
+        "weights": None,
+        "strips": [],
+    }
     found["notes"] = sorted({f"{row['variant']}: {row['note']}" for row in rows if row["note"]})
     if name == "distribution":
         return found | {"table": [], "distances": [item for row in rows for item in distance_rows(row)]}
@@ -93,7 +99,8 @@ def question_context(
         found["charts"] = [study_charts.drift_map(rows[0]["facts"], width) for width in (FULL, NARROW)]
         return found
     if name == "auto":
-        found["weights"] = [effect_charts.study_weights(rows, width) for width in (FULL, NARROW)]
+        facts = next((row["facts"] for row in rows if "facts" in row), None)
+        found["weights"] = facts and [effect_charts.study_weights(facts, width) for width in (FULL, NARROW)]
         rows = measured_rows(rows)
     level = default["call"]["relative_l2"]["mean"] if default and name != "samplers" else None
     found["charts"] = [study_charts.rows_chart(name, rows, level, width) for width in (FULL, NARROW)]
