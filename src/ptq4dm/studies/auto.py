@@ -128,7 +128,8 @@ class Effects:
         """w(t) of both errors, how alike they are, and the laws that follow from it."""
         weights, white = self.weights, self.white
         known = list(weights.measured)
-        alike = np.corrcoef(*(np.log(np.array(item.weights)[known]) for item in (weights, white)))[0, 1]
+        logs, of_white = (np.log(np.array(item.weights)[known]) for item in (weights, white))
+        alike = np.corrcoef(logs, of_white)[0, 1]
         skews = [self.grid.options[index] for index in self.own_laws.values()]
         locations = [options["location"] for options in skews]
         return {

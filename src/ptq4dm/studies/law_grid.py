@@ -31,8 +31,10 @@ class Grid:
 def make_grid(side: int, visited: Tensor, num_train_timesteps: int) -> Grid:
     """`side` values of location, of scale and of shape, in all combinations."""
     values = [torch.linspace(*ends, side).tolist() for ends in (LOCATIONS, SCALES, SHAPES)]
-    options = tuple(dict(zip(("location", "scale", "shape"), each, strict=True)) for each in itertools.product(*values))
-    return Grid(options, skew_normal_visits(options, visited, num_train_timesteps))
+    options: list[dict[str, float]] = [
+        {"location": location, "scale": scale, "shape": shape} for location, scale, shape in itertools.product(*values)
+    ]
+    return Grid(tuple(options), skew_normal_visits(options, visited, num_train_timesteps))
 
 
 def skew_normal_visits(options: Sequence[Mapping[str, float]], visited: Tensor, num_train_timesteps: int) -> Tensor:
