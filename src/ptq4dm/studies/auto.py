@@ -162,13 +162,13 @@ def auto(study: Study) -> Sequence[Case]:
         return study.on_set(study.recipe, drawn)
 
     return [
+        recipe_case(study, QUESTION, PUBLISHED, {"calibration": {"timesteps": "ndtc", "law_options": NDTC}}),
+        recipe_case(study, QUESTION, UNIFORM, {"calibration": {"timesteps": UNIFORM, "law_options": {}}}),
         case(AUTO, lambda: effects.weighted(2)),
         case(PLAIN, lambda: effects.weighted(1)),
+        case(OWN, lambda: effects.layerwise(effects.layer_shares)),
         case(NEAREST, lambda: effects.lawful("ndtc", effects.nearest)),
         case(OWN_SKEW, lambda: effects.layerwise(own_skew())),
-        case(OWN, lambda: effects.layerwise(effects.layer_shares)),
-        recipe_case(study, QUESTION, UNIFORM, {"calibration": {"timesteps": UNIFORM, "law_options": {}}}),
-        recipe_case(study, QUESTION, PUBLISHED, {"calibration": {"timesteps": "ndtc", "law_options": NDTC}}),
         replace(case(REDRAWN, redrawn), note=REDRAWN_NOTE),
         Case(QUESTION, FACTS, {"facts": FACTS, "recipe": study.recipe.to_dict()}, effects.facts),
     ]
