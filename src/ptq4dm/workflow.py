@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from ptq4dm.calibration.batches import calls_of_batches
 from ptq4dm.calibration.calibration_set import CalibrationSet
+from ptq4dm.calibration.call_errors import error_of
 from ptq4dm.calibration.collect import collect
 from ptq4dm.calibration.in_pipeline import statistics_in_pipeline
-from ptq4dm.calibration.step_weights import LAW_POWER, StepWeights, error_of, weigh_steps
+from ptq4dm.calibration.step_weights import LAW_POWER, StepWeights, weigh_steps
 from ptq4dm.calibration.time_layers import layers_of_time
 from ptq4dm.calibration.timesteps import AUTO
 from ptq4dm.errors import CalibrationError, RecipeError
@@ -154,6 +155,8 @@ def measured_law(pipeline: Pipeline, recipe: Recipe, work: Path | None, progress
     The errors are those of a draft: rounded as the recipe says, but on few samples at uniform time-steps.
     """
     own = recipe.calibration
+    if own.law_options:
+        raise RecipeError(f"timesteps = {AUTO!r} takes no law_options, got {sorted(own.law_options)}: leave them out")
     uniform = {"timesteps": "uniform", "law_options": {}, "source": "denoising"}
     draft = recipe.replace(
         calibration={**uniform, "samples": min(DRAFT_SAMPLES, own.samples)},

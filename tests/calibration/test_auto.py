@@ -70,6 +70,11 @@ def test_pipelines_with_conditions_are_refused() -> None:
         ptq4dm.quantize(family.build(), RECIPE)
 
 
+def test_options_of_another_law_are_refused(pipe: DDPMPipeline) -> None:
+    with pytest.raises(RecipeError, match=r"'auto' takes no law_options, got \['location'\]: leave them out"):
+        ptq4dm.quantize(pipe, RECIPE.replace(calibration={"law_options": {"location": 0.4}}))
+
+
 def test_bare_modules_are_refused() -> None:
     with pytest.raises(RecipeError, match=r"timesteps = 'auto': a bare module .* leave it out of the recipe"):
         ptq4dm.quantize_module(tiny_unet(), [((torch.zeros(1, 3, 16, 16), torch.tensor(1)), {})], RECIPE)

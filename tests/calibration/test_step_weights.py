@@ -9,14 +9,8 @@ import torch
 from diffusers import DDIMScheduler, DDPMScheduler
 from torch import Tensor, nn
 
-from ptq4dm.calibration.step_weights import (
-    Error,
-    StepWeights,
-    error_of,
-    measure_step_weights,
-    noise_of_size,
-    spread,
-)
+from ptq4dm.calibration.call_errors import Error, error_of, noise_of_size
+from ptq4dm.calibration.step_weights import StepWeights, measure_step_weights, spread
 from ptq4dm.errors import CalibrationError
 from ptq4dm.pipelines.sampling import seeded_start, trajectory
 from ptq4dm.pipelines.schedulers import make_scheduler

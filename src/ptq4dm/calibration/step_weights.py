@@ -15,7 +15,7 @@ half of measured visits x steps calls a picture. Every measured visit is saved a
 
 import copy
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from ptq4dm import files
+from ptq4dm.calibration.call_errors import Error, norms
 from ptq4dm.calibration.collect import sample_seed
 from ptq4dm.errors import ArtifactError, CalibrationError
 from ptq4dm.pipelines.denoiser import placement, predict
@@ -42,9 +43,6 @@ MOST_VISITS: Final = 25
 """Visits that are measured."""
 LEAST: Final = 1e-12
 """A weight below this share of the largest is taken for it, since logarithms are interpolated."""
-
-Error = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""(x_t, timestep, output) -> δ_t of the output's shape: the network's input, its 0-d time-step, its answer."""
 
 
 @dataclass(frozen=True)
@@ -177,11 +175,6 @@ def effect(
     return list(zip(change.tolist(), (size / norms(visit.output)).tolist(), strict=True))
 
 
-def norms(x: Tensor) -> Tensor:
-    """(batch,) float64: the L2 norm of each picture."""
-    return x.double().flatten(1).norm(dim=1).cpu()
-
-
 def spread(visits: int, most: int) -> list[int]:
     """At most `most` of the visits, evenly, the first and the last among them."""
     return sorted({round(float(place)) for place in np.linspace(0, visits - 1, min(most, visits))})
@@ -216,27 +209,6 @@ def summary(
         calls * pictures,
         round(seconds, 3),
     )
-
-
-def noise_of_size(share: float, seed: int) -> Error:
-    """White noise whose norm is a share of the output's: an error that knows nothing of the picture."""
-
-    def error(x_t: Tensor, timestep: Tensor, output: Tensor) -> Tensor:
-        generator = torch.Generator().manual_seed(seed + round(float(timestep)))
-        noise = torch.randn(output.shape, generator=generator).to(output)
-        scale = share * norms(output) / norms(noise)
-        return noise * scale.to(output).view(-1, *[1] * (output.dim() - 1))
-
-    return error
-
-
-def error_of(quantized: nn.Module) -> Error:
-    """What a quantized network's answer is away from the float one's: errors as they really are."""
-
-    def error(x_t: Tensor, timestep: Tensor, output: Tensor) -> Tensor:
-        return predict(quantized, x_t, timestep)[:, : output.shape[1]] - output
-
-    return error
 
 
 def read_found(path: Path | None, pictures: int) -> dict[int, list[tuple[float, float]]]:

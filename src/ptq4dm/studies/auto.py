@@ -22,7 +22,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ptq4dm.calibration.step_weights import StepWeights, error_of, noise_of_size, weigh_steps
+from ptq4dm.calibration.call_errors import error_of, noise_of_size
+from ptq4dm.calibration.step_weights import StepWeights, weigh_steps
 from ptq4dm.ranges.histograms import LayerStatistics
 from ptq4dm.ranges.laws import band_shares, under_law
 from ptq4dm.studies.auto_words import AUTO, PUBLISHED, UNIFORM
