@@ -16,7 +16,7 @@ from ptq4dm.calibration.calibration_set import CalibrationSet
 from ptq4dm.calibration.call_errors import error_of
 from ptq4dm.calibration.collect import collect
 from ptq4dm.calibration.in_pipeline import statistics_in_pipeline
-from ptq4dm.calibration.step_weights import LAW_POWER, StepWeights, weigh_steps
+from ptq4dm.calibration.step_weights import LAW_POWER, weigh_steps
 from ptq4dm.calibration.time_layers import layers_of_time
 from ptq4dm.calibration.timesteps import AUTO
 from ptq4dm.errors import CalibrationError, RecipeError
@@ -122,11 +122,11 @@ def quantize_opened(
         raise CalibrationError("pictures are given beside a calibration set, which needs none: leave them out")
     pipeline = in_float32(pipeline)
     make_plan(pipeline.denoiser, recipe.keep_float)  # a wrong pattern is told before the long work
-    weights = None
+    measured: dict[str, Any] = {}
     if calibration_set is None:
         followed = recipe
         if recipe.calibration.timesteps == AUTO:
-            weights, followed = measured_law(pipeline, recipe, work, progress)
+            measured, followed = measured_law(pipeline, recipe, work, progress)
         calibration_set = collect(pipeline, followed.calibration, work, progress, pictures)
     calibration_set.check_model(pipeline)
     calls = calls_on(pipeline.denoiser, calibration_set.calls(OBSERVED_AT_ONCE))
@@ -142,15 +142,16 @@ def quantize_opened(
         "model": model_facts(pipeline.denoisers, pipeline),
         "calibration": calibration_facts(calibration_set, pipeline.num_train_timesteps) | search_cost([denoiser]),
     }
-    if weights is not None:
-        measured = {"power": LAW_POWER, **weights.to_dict()}
+    if measured:
         facts["calibration"] |= {"law": AUTO, "law_options": {}, "step_weights": measured}
     quantized = {pipeline.component: denoiser}
     return QuantizedModel(quantized, simulated(pipeline, quantized), recipe, facts)
 
 
-def measured_law(pipeline: Pipeline, recipe: Recipe, work: Path | None, progress: bool) -> tuple[StepWeights, Recipe]:
-    """What an error at each time-step does to the picture, and the recipe with the law that follows from it.
+def measured_law(
+    pipeline: Pipeline, recipe: Recipe, work: Path | None, progress: bool
+) -> tuple[dict[str, Any], Recipe]:
+    """What an error at each time-step does to the picture, as JSON data, and the recipe with the law that follows.
 
     The errors are those of a draft: rounded as the recipe says, but on few samples at uniform time-steps.
     """
@@ -165,14 +166,15 @@ def measured_law(pipeline: Pipeline, recipe: Recipe, work: Path | None, progress
         arithmetic="float-out",
         attention_products=False,
     )
-    calls = collect(pipeline, draft.calibration, work, progress).calls(OBSERVED_AT_ONCE)
+    drafted = collect(pipeline, draft.calibration, work, progress)
     total = pipeline.num_train_timesteps
     along = calls_on(pipeline.denoiser, calls_along_time(pipeline.picture_shape, total))
-    rounded, _ = quantize_network(
-        pipeline.denoiser, calls_on(pipeline.denoiser, calls), (0.0, float(total)), draft, progress, along
-    )
+    calls = calls_on(pipeline.denoiser, drafted.calls(OBSERVED_AT_ONCE))
+    rounded, _ = quantize_network(pipeline.denoiser, calls, (0.0, float(total)), draft, progress, along)
     weights = weigh_steps(pipeline, own, error_of(rounded.network), draft.to_dict(), work, progress)
-    return weights, recipe.replace(calibration={"timesteps": "weighted", "law_options": weights.law_options(LAW_POWER)})
+    facts = {"power": LAW_POWER, "draft_calls": drafted.facts["calls_made"], **weights.to_dict()}
+    followed = {"timesteps": "weighted", "law_options": weights.law_options(LAW_POWER)}
+    return facts, recipe.replace(calibration=followed)
 
 
 def quantize_at_work(

@@ -193,6 +193,9 @@ def calibration(found: Mapping[str, Any]) -> dict[str, Any] | None:
         cost.append(f"{words.count(found['calls_made'])} network calls ({words.percent(share, 2)} saved)")
     if found.get("sensitivity_calls"):
         cost.append(f"{words.count(found['sensitivity_calls'])} to find sensitive layers")
+    if measured := found.get("step_weights"):
+        made = measured["calls_made"] + measured["draft_calls"]
+        cost.append(f"{words.count(made)} to weigh the time-steps")
     if found.get("seconds"):
         cost.append(words.duration(found["seconds"]))
     density = law_density(found)

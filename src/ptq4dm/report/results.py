@@ -46,6 +46,8 @@ REQUIRED: Final[dict[str, dict[str, type]]] = {
         "measured": list,
         "standard_errors": list,
         "power": float,
+        "calls_made": float,
+        "draft_calls": float,
     },
     "pictures": {"float": str, "int8": str, "tile": list, "columns": float, "count": float},
 }
