@@ -40,6 +40,7 @@ def test_samples_are_drawn_as_often_as_the_square_of_what_an_error_there_does(mo
     measured = facts["step_weights"]
     assert facts["law"] == "auto" and measured["power"] == 2
     assert measured["timesteps"] == [750, 500, 250, 0] and measured["measured"] == [0, 1, 2, 3]
+    assert measured["calls_made"] == 8 * (4 + 3 + 2 + 1) and 0 < measured["draft_calls"] < 64 * 4
     squares = torch.tensor(measured["weights"]).square()
     drawn = torch.tensor(facts["drawn_timesteps"])
     assert set(drawn.tolist()) <= {750, 500, 250, 0}
