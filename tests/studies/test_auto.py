@@ -96,18 +96,16 @@ def test_shares_of_layers_are_what_errors_in_them_do_to_the_picture(study: Study
 
 def test_a_layers_own_shares_choose_its_own_range(study: Study) -> None:
     effects, sweep = Effects(study), study.sweep
-    first = torch.zeros(4, dtype=torch.float64)
-    first[0] = 1
-    names = list(sweep.statistics)
-    shares = dict.fromkeys(names, torch.full((4,), 0.25, dtype=torch.float64)) | {names[2]: first}
+    even, first = torch.full((4,), 0.25, dtype=torch.float64), torch.tensor([1.0, 0, 0, 0], dtype=torch.float64)
+    shares = {name: first if index % 2 else even for index, name in enumerate(sweep.statistics)}
     network = effects.layerwise(shares)
-    uniform, single = (
-        choose_ranges(sweep.under(item), study.recipe.ranges).ranges for item in (shares[names[0]], first)
-    )
     layers = {name: layer for name, layer in network.named_modules() if isinstance(layer, QuantizedLayer)}
-    for name in set(names) & set(layers):
-        wanted = (single if name == names[2] else uniform)[name]
-        assert float(layers[name].input_scale) == pytest.approx(wanted.scale, rel=1e-6)
+    for chosen in (even, first):
+        names = [name for name in sweep.statistics if name in layers and shares[name] is chosen][:2]
+        assert len(names) == 2
+        wanted = choose_ranges({name: sweep.under(chosen)[name] for name in names}, study.recipe.ranges).ranges
+        for name in names:
+            assert float(layers[name].input_scale) == pytest.approx(wanted[name].scale, rel=1e-6)
 
 
 def test_nothing_is_measured_to_tell_the_cases(study: Study) -> None:
