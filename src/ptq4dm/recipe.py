@@ -21,7 +21,8 @@ class CalibrationRecipe:
     samples: how many (x_t, t). source: `denoising` (the method: x_t of the float model's own reverse process),
     `pictures` (raw x_0), `diffused` (training-style x_t of pictures) or `noise`. sampler and steps: the calibration
     trajectory. timesteps: the law of t by name (see `ptq4dm.calibration.timesteps.LAWS`) with its `law_options`, or
-    any callable of that type. batch_size: trajectories denoised at once. seed: of everything drawn.
+    any callable of that type, or `auto`: by what an error at each t does to the picture, measured on the model.
+    batch_size: trajectories denoised at once. seed: of everything drawn.
     """
 
     samples: int = 1024

@@ -13,9 +13,12 @@ from torch import Tensor, nn
 
 from ptq4dm.calibration.batches import calls_of_batches
 from ptq4dm.calibration.calibration_set import CalibrationSet
+from ptq4dm.calibration.call_errors import error_of
 from ptq4dm.calibration.collect import collect
 from ptq4dm.calibration.in_pipeline import statistics_in_pipeline
+from ptq4dm.calibration.step_weights import LAW_POWER, weigh_steps
 from ptq4dm.calibration.time_layers import layers_of_time
+from ptq4dm.calibration.timesteps import AUTO
 from ptq4dm.errors import CalibrationError, RecipeError
 from ptq4dm.pipelines.adapters import require_no_adapters
 from ptq4dm.pipelines.conditions import Condition, check_conditions, default_conditions, run_inputs
@@ -53,6 +56,8 @@ from ptq4dm.recipe import Recipe, load_recipe
 CALIBRATION_SET = "calibration_set.safetensors"
 RANGE_TABLE = "range_table.safetensors"
 OBSERVED_AT_ONCE = 8
+DRAFT_SAMPLES = 64
+"""Calibration samples of the network whose errors tell what one at each time-step does to the picture."""
 ALONG = 256
 """At how many time-steps the layers that follow the time-step alone are watched."""
 
@@ -117,8 +122,12 @@ def quantize_opened(
         raise CalibrationError("pictures are given beside a calibration set, which needs none: leave them out")
     pipeline = in_float32(pipeline)
     make_plan(pipeline.denoiser, recipe.keep_float)  # a wrong pattern is told before the long work
+    measured: dict[str, Any] = {}
     if calibration_set is None:
-        calibration_set = collect(pipeline, recipe.calibration, work, progress, pictures)
+        followed = recipe
+        if recipe.calibration.timesteps == AUTO:
+            measured, followed = measured_law(pipeline, recipe, work, progress)
+        calibration_set = collect(pipeline, followed.calibration, work, progress, pictures)
     calibration_set.check_model(pipeline)
     calls = calls_on(pipeline.denoiser, calibration_set.calls(OBSERVED_AT_ONCE))
     span = (0.0, float(pipeline.num_train_timesteps))
@@ -133,8 +142,39 @@ def quantize_opened(
         "model": model_facts(pipeline.denoisers, pipeline),
         "calibration": calibration_facts(calibration_set, pipeline.num_train_timesteps) | search_cost([denoiser]),
     }
+    if measured:
+        facts["calibration"] |= {"law": AUTO, "law_options": {}, "step_weights": measured}
     quantized = {pipeline.component: denoiser}
     return QuantizedModel(quantized, simulated(pipeline, quantized), recipe, facts)
+
+
+def measured_law(
+    pipeline: Pipeline, recipe: Recipe, work: Path | None, progress: bool
+) -> tuple[dict[str, Any], Recipe]:
+    """What an error at each time-step does to the picture, as JSON data, and the recipe with the law that follows.
+
+    The errors are those of a draft: rounded as the recipe says, but on few samples at uniform time-steps.
+    """
+    own = recipe.calibration
+    if own.law_options:
+        raise RecipeError(f"timesteps = {AUTO!r} takes no law_options, got {sorted(own.law_options)}: leave them out")
+    uniform = {"timesteps": "uniform", "law_options": {}, "source": "denoising"}
+    draft = recipe.replace(
+        calibration={**uniform, "samples": min(DRAFT_SAMPLES, own.samples)},
+        weights={"error_feedback": False},
+        float_share=0.0,
+        arithmetic="float-out",
+        attention_products=False,
+    )
+    drafted = collect(pipeline, draft.calibration, work, progress)
+    total = pipeline.num_train_timesteps
+    along = calls_on(pipeline.denoiser, calls_along_time(pipeline.picture_shape, total))
+    calls = calls_on(pipeline.denoiser, drafted.calls(OBSERVED_AT_ONCE))
+    rounded, _ = quantize_network(pipeline.denoiser, calls, (0.0, float(total)), draft, progress, along)
+    weights = weigh_steps(pipeline, own, error_of(rounded.network), draft.to_dict(), work, progress)
+    facts = {"power": LAW_POWER, "draft_calls": drafted.facts["calls_made"], **weights.to_dict()}
+    followed = {"timesteps": "weighted", "law_options": weights.law_options(LAW_POWER)}
+    return facts, recipe.replace(calibration=followed)
 
 
 def quantize_at_work(
@@ -144,6 +184,11 @@ def quantize_at_work(
     check_conditions(pipeline.source, conditions)
     if recipe.arithmetic != "float-out":
         raise RecipeError(f"arithmetic = {recipe.arithmetic!r}: a conditional pipeline is quantized to 'float-out'")
+    if recipe.calibration.timesteps == AUTO:
+        raise RecipeError(
+            f"timesteps = {AUTO!r}: only an unconditional model can be drawn from to measure what an error at each "
+            "time-step does; choose another law, such as 'ndtc' or 'uniform'"
+        )
     if recipe.attention_products:
         raise RecipeError("attention_products = true: only unconditional models and bare modules can be calibrated so")
     parts = {name: part for name, part in pipeline.source.components.items() if isinstance(part, nn.Module)}
@@ -219,6 +264,11 @@ def quantize_module(
         progress: show progress bars on stderr.
     """
     recipe = load_recipe(recipe)
+    if recipe.calibration.timesteps == AUTO:
+        raise RecipeError(
+            f"timesteps = {AUTO!r}: a bare module is calibrated on the calls that you give, so no law of time-steps "
+            "is measured for it: leave it out of the recipe"
+        )
     require_no_adapters(module, type(module).__name__)
     require_unfused(module, type(module).__name__)
     require_finite_weights(module, type(module).__name__)

@@ -22,6 +22,7 @@ DRAWS = 200_000
         ("ndtc", {"location": 0.1, "scale": 0.3, "shape": 4.0}),
         ("single", {"t": 0.5}),
         ("explicit", {"timesteps": [3, 3, 70, 99]}),
+        ("weighted", {"timesteps": [99, 40, 0], "weights": [2, 0.5, 1]}),
     ],
 )
 def test_shares_are_the_frequencies_of_what_a_law_draws(law: str, options: dict[str, object]) -> None:
@@ -45,6 +46,11 @@ def test_a_law_of_ones_own_is_drawn() -> None:
 def test_unknown_options_are_refused() -> None:
     with pytest.raises(RecipeError, match="unknown option 'width'"):
         time_shares("ndtc", {"width": 0.1}, T)
+
+
+def test_a_listed_time_step_out_of_range_is_refused() -> None:
+    with pytest.raises(RecipeError, match=f"time-step {T} is out of range"):
+        time_shares("weighted", {"timesteps": [0, T], "weights": [1, 1]}, T)
 
 
 def test_every_time_step_gives_its_share_to_the_nearest_visit() -> None:

@@ -136,6 +136,7 @@ def test_options_reach_the_law():
         ("ndtc", {"location": 0.1, "scale": 0.05}),
         ("single", {"t": 7}),
         ("explicit", {"timesteps": [3]}),
+        ("weighted", {"timesteps": [3, 9], "weights": [1, 2]}),
     ):
         by_name = resolve_law(name, options)(20, T, np.random.default_rng(0))
         directly = LAWS[name](**options)(20, T, np.random.default_rng(0))
@@ -148,6 +149,11 @@ def test_options_reach_the_law():
     [
         ("nddc", {}, "unknown time-step law 'nddc': accepted are ndtc, uniform, single, explicit"),
         (3, {}, "time-steps 3: accepted are ndtc"),
+        ("auto", {}, "'auto' are measured by quantize, on an unconditional model.*accepted are ndtc, uniform"),
+        ("weighted", {}, r"timesteps = \(\) should be a list"),
+        ("weighted", {"timesteps": [1, 2], "weights": [1.0]}, r"weights = \[1.0\] should be 2 numbers"),
+        ("weighted", {"timesteps": [1, 2], "weights": [1.0, -1.0]}, "at least one of them above 0 and none below"),
+        ("weighted", {"timesteps": [1, 2], "weights": [0.0, 0.0]}, "at least one of them above 0"),
         ("ndtc", {"mean": 0.4}, "unknown option 'mean' of the time-step law ndtc: accepted are location, scale"),
         ("uniform", {"low": 1}, "unknown option 'low' of the time-step law uniform: accepted are none"),
         ("ndtc", {"location": 1.5}, "location = 1.5 should be a fraction of T"),

@@ -8,6 +8,8 @@ from PIL import Image
 
 from ptq4dm.studies.verdict import verdicts
 
+WEIGHTS = {"timesteps": [980, 500, 0], "weights": [0.01, 3.0, 0.5], "measured": [0, 2], "standard_errors": [0.002, 0.1]}
+
 
 def row(question: str, variant: str, error: float, baseline: str | None = "default", **more: Any) -> dict[str, Any]:
     difference = {"value": error - 0.01, "low": error - 0.0105, "high": error - 0.0095}
@@ -50,6 +52,11 @@ def write_study(folder: Path) -> Path:
         {"question": "operations", "variant": "variance Σ", "key": "v", "note": "", "baseline": None, "seconds": 0.0,
          "not_applicable": "the network predicts no variance"},
         row("operations", "SiLU", 0.02),
+        row("auto", "auto: p ∝ w(t)²", 0.009),
+        row("auto", "NDTC as published", 0.01, baseline=None),
+        row("auto", "uniform", 0.011),
+        {"question": "auto", "variant": "what errors do", "key": "w", "note": "", "baseline": None, "seconds": 1.0,
+         "facts": {"weights": WEIGHTS, "white": WEIGHTS}},
     ]  # fmt: skip
     results = {
         "format_version": 1,

@@ -44,6 +44,16 @@ def test_density_is_the_one_that_is_drawn_from(law: str, options: dict) -> None:
     assert shares[-1] == pytest.approx(expected[-1] + found.above, abs=3e-3)
 
 
+def test_a_measured_law_is_spread_between_its_visits() -> None:
+    measured = {"timesteps": [900.0, 400.0, 0.0], "weights": [1.0, 2.0, 1.0], "power": 2}
+    found = law_density({"law": "auto", "num_train_timesteps": 1000, "step_weights": measured})
+    assert found is not None
+    for t, value in zip(found.t, found.density, strict=True):
+        share, width = (4 / 6, 450) if 200 < t < 650 else (1 / 6, 200 if t < 200 else 350)
+        assert value == pytest.approx(share / width)
+
+
 def test_an_unknown_law_has_no_density() -> None:
     assert law_density({"law": "single", "num_train_timesteps": 1000}) is None
     assert law_density({}) is None
+    assert law_density({"law": "auto", "num_train_timesteps": 1000}) is None

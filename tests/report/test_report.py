@@ -219,6 +219,20 @@ def test_identical_pictures_and_unknown_laws_are_drawn(tmp_path: Path) -> None:
     assert "no density that could be drawn" in text
 
 
+def test_a_measured_law_is_shown_with_what_it_was_made_of(tmp_path: Path) -> None:
+    results: dict[str, Any] = example_results()
+    measured: dict[str, Any] = {"timesteps": [980, 500, 0], "weights": [0.01, 3.0, 0.5], "measured": [0, 1, 2]}
+    measured |= {"standard_errors": [0.001, 0.1, 0.05], "power": 2, "calls_made": 48, "draft_calls": 9}
+    results["calibration"] |= {"law": "auto", "law_options": {}, "step_weights": measured}
+    html = build_report(write_example(tmp_path, results)).read_text()
+    assert "What an error at each time-step does to the picture" in html
+    assert "Largest at t = 500: 3; smallest at t = 980: 0.01." in html
+    assert "what the law expects" in html and "57 to weigh the time-steps" in html
+    results["calibration"]["step_weights"] = {**measured, "weights": 3}
+    with pytest.raises(ArtifactError, match=r"calibration\.step_weights\.weights = 3 should be a list"):
+        build_report(write_example(tmp_path, results))
+
+
 @pytest.mark.parametrize(
     ("results", "words"),
     [

@@ -26,6 +26,9 @@ def test_the_page_says_what_the_rows_say(study_folder: Path) -> None:
     assert "1 are worse (the worst: KL, 50 % a call)" in html
     assert "1 are better (the best: min-max, 0.8 % a call)" in html
     assert "not applicable: the network predicts no variance" in html
+    assert "changes the picture most at t = 500, by 3 per unit, and least at t = 980, by 0.01" in html
+    assert "That is not better than both beyond the 95 % intervals, over 3 pictures" in html
+    assert html.count("What an error at each time-step does to the picture") == 2
     assert "L1 &lt;b&gt;" in html and "L1 <b>" not in html
     assert "50.0 %" in html and "data:image/png;base64," in html
     assert not re.search(r"""(src|href)=["']https?://""", html)

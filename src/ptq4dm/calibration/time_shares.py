@@ -21,17 +21,27 @@ def time_shares(
 ) -> Tensor:
     """p(t) of a law, (T,) float64 that sums to 1: computed for the built-in laws, drawn for others. Raises RecipeError.
 
-    `explicit` gives each listed time-step its share of the list.
+    `explicit` gives each listed time-step its share of the list, `weighted` its weight's share.
     """
     drawing = resolve_law(law, options)
     if law == "uniform":
         return torch.full((num_train_timesteps,), 1 / num_train_timesteps, dtype=torch.float64)
     if law == "ndtc":
         return torch.from_numpy(skew_normal_shares(num_train_timesteps, **ndtc_options(options or {})))
+    if law == "weighted":
+        listed, weights = (torch.tensor((options or {})[name]) for name in ("timesteps", "weights"))
+        every = torch.zeros(num_train_timesteps, dtype=torch.float64)
+        return every.index_add_(0, in_range(listed, num_train_timesteps), weights.double() / weights.double().sum())
     draws = {"single": 1, "explicit": len((options or {}).get("timesteps", ()))}.get(str(law), DRAWS)
     drawn = draw_timesteps(drawing, draws, num_train_timesteps, np.random.default_rng(seed))
     counts = np.bincount(drawn, minlength=num_train_timesteps)
     return torch.from_numpy(counts / counts.sum())
+
+
+def in_range(timesteps: Tensor, num_train_timesteps: int) -> Tensor:
+    """The time-steps themselves. Raises RecipeError if one is outside [0, T - 1]."""
+    draw_timesteps(lambda *_: timesteps.numpy(), len(timesteps), num_train_timesteps, np.random.default_rng(0))
+    return timesteps
 
 
 def ndtc_options(options: Mapping[str, Any]) -> dict[str, Any]:

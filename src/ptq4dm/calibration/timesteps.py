@@ -111,12 +111,30 @@ def explicit(timesteps: Sequence[int] = ()) -> TimestepLaw:
     return lambda samples, num_train_timesteps, rng: np.resize(listed, samples)
 
 
+def weighted(timesteps: Sequence[int] = (), weights: Sequence[float] = ()) -> TimestepLaw:
+    """One of the listed whole time-steps, each as likely as its weight says.
+
+    Raises RecipeError: as `explicit`; or the weights are not as many, negative, not finite, or all 0.
+    """
+    listed = explicit(timesteps)(len(timesteps), 0, np.random.default_rng(0))
+    shares = np.asarray(weights, dtype=np.float64)
+    if shares.shape != listed.shape or not (np.isfinite(shares) & (shares >= 0)).all() or not shares.sum() > 0:
+        raise RecipeError(
+            f"weighted: weights = {weights!r:.80} should be {len(listed)} numbers, one a time-step, at least one of "
+            "them above 0 and none below"
+        )
+    return lambda samples, num_train_timesteps, rng: rng.choice(listed, samples, p=shares / shares.sum())
+
+
 LAWS: Final[dict[str, Callable[..., TimestepLaw]]] = {
     "ndtc": ndtc,
     "uniform": uniform,
     "single": single,
     "explicit": explicit,
+    "weighted": weighted,
 }
+AUTO: Final = "auto"
+"""In a recipe: the law is `weighted`, its weights measured on the model (`calibration.step_weights`)."""
 
 
 def resolve_law(law: str | TimestepLaw, options: Mapping[str, Any] | None = None) -> TimestepLaw:
@@ -128,8 +146,15 @@ def resolve_law(law: str | TimestepLaw, options: Mapping[str, Any] | None = None
         if options:
             raise RecipeError(f"options {sorted(options)} for a time-step law of your own: put them into the function")
         return law
+    if law == AUTO:
+        raise RecipeError(
+            f"time-steps {AUTO!r} are measured by quantize, on an unconditional model; elsewhere no law has that name: "
+            f"accepted are {', '.join(LAWS)}, or a function of your own"
+        )
     if law not in LAWS:
-        raise RecipeError(f"unknown time-step law {law!r}: accepted are {', '.join(LAWS)}, or a function of your own")
+        raise RecipeError(
+            f"unknown time-step law {law!r}: accepted are {', '.join(LAWS)}, {AUTO}, or a function of your own"
+        )
     known = inspect.signature(LAWS[law]).parameters
     for name in options:
         if name not in known:

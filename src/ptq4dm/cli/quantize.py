@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ptq4dm import workflow
+from ptq4dm.calibration.timesteps import AUTO
 from ptq4dm.cli.conditions import add_conditions, check_together, read_conditions
 from ptq4dm.cli.options import add_device, add_json, positive, seed, show
 from ptq4dm.files import new_folder
@@ -17,6 +18,10 @@ from ptq4dm.quantization.quantized_model import QuantizedModel, pipeline_on
 from ptq4dm.quantization.summary import summary
 from ptq4dm.recipe import load_recipe, preset_names
 
+TIMESTEPS = ("ndtc", "uniform", AUTO)
+"""The laws that need no options; others are told in a recipe."""
+LAW_HELP = f"law of the time-steps to calibrate at: {', '.join(TIMESTEPS)} (measured: by what an error at each t does)"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of this verb."""
@@ -26,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for the artifact")
     parser.add_argument("--recipe", default="w8a8", help=f"{', '.join(preset_names())}, or a file (default w8a8)")
     parser.add_argument("--samples", type=positive, help="calibration samples, instead of the recipe's")
+    parser.add_argument("--timesteps", metavar="LAW", choices=TIMESTEPS, help=f"{LAW_HELP}, instead of the recipe's")
     parser.add_argument("--pictures", type=Path, help="folder of pictures, for the sources 'pictures' and 'diffused'")
     add_conditions(parser)
     parser.add_argument("--work", type=Path, help="where to keep calibration set and ranges (default: OUT.work)")
@@ -38,7 +44,9 @@ def run(args: argparse.Namespace) -> None:
     """Quantize and save."""
     check_together(args)
     recipe = load_recipe(args.recipe)
-    changes = {"samples": args.samples, "seed": args.seed}
+    changes = {"samples": args.samples, "seed": args.seed, "timesteps": args.timesteps}
+    if args.timesteps not in (None, recipe.calibration.timesteps):  # the options are those of another law
+        changes["law_options"] = {}
     recipe = recipe.replace(calibration={key: value for key, value in changes.items() if value is not None})
     recipe = load_recipe(recipe)  # which checks what was changed, before anything long is done
     pipeline = pipeline_on(open_pipeline(args.model), args.device)

@@ -25,12 +25,28 @@ def law_density(calibration: Mapping[str, Any], points: int = 161) -> LawDensity
         return None
     t = np.linspace(0, total - 1, points)
     options = calibration.get("law_options") or {}
+    if calibration.get("law") == "auto":
+        return measured_density(calibration.get("step_weights"), total)
     if calibration.get("law") == "uniform":
         return LawDensity(tuple(t), tuple(np.full(points, 1 / total)))
     chosen = {key: options[key] for key in NDTC_OPTIONS if key in options}
     if calibration.get("law") == "ndtc" and all(isinstance(value, NDTC_OPTIONS[key]) for key, value in chosen.items()):
         return skew_normal_density(t, total, **chosen)
     return None
+
+
+def measured_density(measured: Any, total: int) -> LawDensity | None:
+    """The law that follows from measured weights of visited time-steps, each spread over the t nearest to it."""
+    weights = dict(zip(measured["timesteps"], measured["weights"], strict=True)) if measured else {}
+    t = np.array(sorted(weights))
+    if len(t) < 2:
+        return None
+    mass = np.array([weights[value] for value in t]) ** measured["power"]
+    edges = np.concatenate([[0.0], (t[1:] + t[:-1]) / 2, [float(total)]])
+    density = mass / mass.sum() / np.diff(edges)
+    places = np.linspace(0, total - 1, 4 * len(t))
+    nearest = np.searchsorted(edges[1:-1], places, side="right")
+    return LawDensity(tuple(places.tolist()), tuple(density[nearest].tolist()))
 
 
 NDTC_OPTIONS = {"location": (int, float), "scale": (int, float), "shape": (int, float), "overflow": (str,)}

@@ -10,7 +10,7 @@ from typing import Any, Final
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from ptq4dm.report import charts, tables, words
+from ptq4dm.report import charts, effect_charts, tables, words
 from ptq4dm.report.law import law_density
 from ptq4dm.report.sheets import make_gallery, ramp_css
 from ptq4dm.report.verdict import FULL_CALIBRATION, eager_ratio, hardest_ratio, verdict
@@ -117,6 +117,9 @@ def figures(results: Mapping[str, Any]) -> dict[str, Any]:
         "timesteps": two(lambda w: charts.timestep_chart(drawn, visited, total, density, w), FULL)
         if drawn and total
         else None,
+        "weights": two(lambda w: effect_charts.weights_chart([found["step_weights"]], w), HALF)
+        if found.get("step_weights")
+        else None,
         "engines": two(lambda w: charts.engines_chart(rows, w), HALF) if rows else None,
         "ratios": two(lambda w: charts.ratios_chart(ratios, limit, w), HALF) if ratios else None,
         "layers": two(lambda w: charts.layers_chart(layers, w), FULL) if layers else None,
@@ -190,6 +193,9 @@ def calibration(found: Mapping[str, Any]) -> dict[str, Any] | None:
         cost.append(f"{words.count(found['calls_made'])} network calls ({words.percent(share, 2)} saved)")
     if found.get("sensitivity_calls"):
         cost.append(f"{words.count(found['sensitivity_calls'])} to find sensitive layers")
+    if measured := found.get("step_weights"):
+        made = measured["calls_made"] + measured["draft_calls"]
+        cost.append(f"{words.count(made)} to weigh the time-steps")
     if found.get("seconds"):
         cost.append(words.duration(found["seconds"]))
     density = law_density(found)

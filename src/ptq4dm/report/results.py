@@ -40,6 +40,15 @@ REQUIRED: Final[dict[str, dict[str, type]]] = {
     "speed.sampling.rows[]": {"engine": str, "precision": str, "seconds_median": float},
     "speed.sampling.ratios[]": {"name": str, "value": float},
     "memory.rows[]": {"name": str, "peak_bytes": float},
+    "calibration.step_weights": {
+        "timesteps": list,
+        "weights": list,
+        "measured": list,
+        "standard_errors": list,
+        "power": float,
+        "calls_made": float,
+        "draft_calls": float,
+    },
     "pictures": {"float": str, "int8": str, "tile": list, "columns": float, "count": float},
 }
 """What each part must hold, if it is there at all; `[]` is every entry of a list."""

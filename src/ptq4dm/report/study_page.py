@@ -9,7 +9,7 @@ from PIL import Image
 
 from ptq4dm.errors import ArtifactError
 from ptq4dm.files import new_file, read_json
-from ptq4dm.report import study_charts, words
+from ptq4dm.report import effect_charts, study_charts, words
 from ptq4dm.report.page import FULL, NARROW, environment
 from ptq4dm.report.sheets import data_uri
 from ptq4dm.studies.sentences import QUESTIONS, extreme_of, outcome_of, sentence
@@ -85,13 +85,23 @@ def question_context(
     """One question: its sentence, charts, table and pictures."""
     measured = [row for row in rows if "per_picture" in row]
     found: dict[str, Any] = {"key": name, "title": title, "sentence": sentence(name, [dict(row) for row in rows])}
-    found |= {"table": [table_row(row) for row in measured_rows(rows)], "charts": [], "curves": None, "strips": []}
+    found |= {
+        "table": [table_row(row) for row in measured_rows(rows)],
+        "charts": [],
+        "curves": None,
+        "weights": None,
+        "strips": [],
+    }
     found["notes"] = sorted({f"{row['variant']}: {row['note']}" for row in rows if row["note"]})
     if name == "distribution":
         return found | {"table": [], "distances": [item for row in rows for item in distance_rows(row)]}
     if name == "drift":
         found["charts"] = [study_charts.drift_map(rows[0]["facts"], width) for width in (FULL, NARROW)]
         return found
+    if name == "auto":
+        facts = next((row["facts"] for row in rows if "facts" in row), None)
+        found["weights"] = facts and [effect_charts.study_weights(facts, width) for width in (FULL, NARROW)]
+        rows = measured_rows(rows)
     level = default["call"]["relative_l2"]["mean"] if default and name != "samplers" else None
     found["charts"] = [study_charts.rows_chart(name, rows, level, width) for width in (FULL, NARROW)]
     if default is None or name == "samplers":

@@ -2,6 +2,7 @@
 
 from typing import Final
 
+from ptq4dm.studies.auto import auto
 from ptq4dm.studies.bits import bits
 from ptq4dm.studies.cases import Experiment
 from ptq4dm.studies.drift import drift
@@ -17,6 +18,7 @@ EXPERIMENTS: Final[dict[str, Experiment]] = {
     "operations": operations,
     "sources": sources,
     "timesteps": timesteps,
+    "auto": auto,
     "metrics": metrics,
     "bits": bits,
     "samples": samples,

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from ptq4dm.studies.auto_words import auto_sentence
 from ptq4dm.studies.rows import verdict_of
 from ptq4dm.studies.store import Row
 
@@ -11,6 +12,7 @@ QUESTIONS: Final = {
     "operations": "Which operations can be quantized?",
     "sources": "Where should calibration inputs come from?",
     "timesteps": "At which time-steps should one calibrate?",
+    "auto": "Which time-steps matter to the picture, and does weighting by that help?",
     "metrics": "Which distance should choose the ranges?",
     "bits": "How few bits are enough?",
     "samples": "How few calibration samples are enough?",
@@ -24,6 +26,8 @@ def sentence(question: str, rows: Sequence[Row]) -> str:
     """The answer to one question, from its rows."""
     if question == "drift":
         return drift_sentence(rows[0]["facts"])
+    if question == "auto":
+        return auto_sentence(rows)
     if question == "distribution":
         return distribution_sentence([row for row in rows if "facts" in row])
     known = [row for row in rows if "per_picture" in row]
