@@ -69,6 +69,12 @@ def layer_input(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor:
     return args[0] if args else kwargs["input"]
 
 
+def batch_of(args: Sequence[Any], kwargs: Mapping[str, Any]) -> int:
+    """The batch of a call: the size of the first tensor argument that has more than one dimension."""
+    tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor) and value.dim() > 1]
+    return len(tensors[0]) if tensors else 1
+
+
 def call_on(network: nn.Module, call: Call) -> Call:
     """The call with its tensors, nested ones too, on the device where `network` computes; their types stay."""
     device = placement(network)[0]
