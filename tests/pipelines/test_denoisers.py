@@ -133,6 +133,8 @@ def test_inputs_of_linear_layers_are_noted_however_they_are_called():
     with linear_inputs(SimpleNamespace(components={"unet": part}), notes):
         part(rows, False)
         part(rows + 1, True)
+        part(torch.zeros(257, 3), False)  # tokens laid flat
+        part(torch.zeros(2, 5, 3), False)  # tokens
     noted = [x for _, x in notes.inputs["unet"]["proj"]]
     assert len(noted) == 2 and torch.equal(noted[0], rows) and torch.equal(noted[1], rows + 1)
 

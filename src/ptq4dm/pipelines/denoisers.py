@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Final
 
 import torch
 from diffusers import DiffusionPipeline
@@ -21,6 +21,10 @@ from ptq4dm.pipelines.adapters import require_no_adapters
 from ptq4dm.pipelines.at_work import run_watched
 from ptq4dm.pipelines.denoiser import Call, batch_of, layer_input, require_finite_weights
 from ptq4dm.pipelines.pipeline import Pipeline
+
+FEW_ROWS: Final = 256
+"""An input of more rows is one of tokens that a network lays flat, not of pictures or frames: keeping it for every step
+would take much memory."""
 
 
 @dataclass(frozen=True)
@@ -84,8 +88,8 @@ class Notes:
         self.within = True
 
     def entered(self, component: str, layer: str, x: Tensor) -> None:
-        """Keep an input of a linear layer, (..., channels), if it has one position a row."""
-        if x.shape[:-1].numel() == len(x):
+        """Keep an input of a linear layer, (..., channels), if it has one position a row, and few rows."""
+        if x.shape[:-1].numel() == len(x) <= FEW_ROWS:
             self.inputs[component].setdefault(layer, []).append((len(self.visits), x.detach().clone()))
 
     def finish(self) -> Run:
