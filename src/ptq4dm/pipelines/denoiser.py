@@ -100,8 +100,13 @@ def torch_device(name: str) -> torch.device:
 
 
 def require_finite_weights(network: nn.Module, name: str) -> None:
-    """Raise ModelError that names the first tensor of `network` with NaN or infinite values."""
+    """Raise ModelError that names the first tensor of `network` with NaN or infinite values, or without any."""
     for tensor_name, tensor in network.state_dict().items():
+        if tensor.is_meta:
+            raise ModelError(
+                f"{name}.{tensor_name} is not in memory: the network is offloaded (enable_sequential_cpu_offload) or "
+                "was never loaded; quantize the pipeline before offloading it"
+            )
         broken = int((~torch.isfinite(tensor)).sum()) if tensor.is_floating_point() else 0
         if broken:
             raise ModelError(
