@@ -5,7 +5,7 @@ from families import FAMILIES
 from torch import nn
 
 import ptq4dm
-from ptq4dm.calibration.cost import calls_left, counting_rows, rows_of
+from ptq4dm.calibration.cost import batch_within, calls_left, counting_rows, rows_of, steps_of_runs
 from ptq4dm.cli.main import main
 from ptq4dm.pipelines.denoiser import Call
 
@@ -24,7 +24,7 @@ def counted(network, work):
 
 def test_all_calls_together_are_at_most_those_of_running_it(tmp_path, capsys):
     pipeline = FAMILIES["stable-diffusion"].build()
-    asked = ptq4dm.load_recipe("w8a8").replace(calibration={"samples": SAMPLES, "steps": STEPS, "batch_size": 4})
+    asked = ptq4dm.load_recipe("w8a8").replace(calibration={"samples": SAMPLES, "steps": STEPS, "batch_size": SAMPLES})
     plain = {"num_inference_steps": STEPS, "output_type": "latent"}
     running, _ = counted(pipeline.unet, lambda: pipeline(prompt=PROMPTS * (SAMPLES // 3), **plain))
     given = [{"prompt": prompt} for prompt in PROMPTS]
@@ -46,3 +46,13 @@ def test_rows_and_what_is_left_of_them():
     assert rows == {"net": 7} and not network._forward_pre_hooks
     assert rows_of([Call((torch.zeros(2, 3),)), Call((torch.tensor(1), torch.zeros(4, 3)))]) == 4
     assert [calls_left(10, made, 2) for made in (0, 7, 10, 13)] == [5, 1, 0, 0]
+
+
+def test_few_pictures_share_no_run_that_would_cost_more_than_they_do_alone():
+    ends = [0, 3, 5, 9]  # of 10 visits
+    assert [steps_of_runs(ends, size) for size in (1, 2, 4)] == [1 + 4 + 6 + 10, 2 * 4 + 2 * 10, 4 * 10]
+    assert batch_within(ends, 4, 10) == 1  # 28 + 10 + 6 are more than 40
+    assert batch_within(ends, 2, 20) == 2
+    many = list(range(10)) * 20
+    assert batch_within(sorted(many), 32, 10) == 32
+    assert batch_within([9, 9], 2, 10) == 1  # nothing is skipped: no batch keeps it within

@@ -7,10 +7,15 @@ same whatever the batch, and however often a step calls the denoiser.
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from typing import Final
 
 from torch import nn
 
 from ptq4dm.pipelines.denoiser import Call, batch_of
+
+CHECKS: Final = 6
+"""About how many calls of one picture are made beside the runs: which layers follow the time-step alone, whether
+factors can be folded, how many multiply-adds there are."""
 
 
 @contextmanager
@@ -35,3 +40,21 @@ def rows_of(calls: Sequence[Call]) -> int:
 def calls_left(running: int, made: int, rows: int) -> int:
     """How many calls of so many rows can be made until all rows are as many as those of running the pipeline."""
     return max(0, running - made) // rows
+
+
+def batch_within(last: Sequence[int], largest: int, visits: int) -> int:
+    """How many pictures at most to put in one run: `largest`, halved until the watched runs together with the first run
+    and the checks step no more often than running the pipeline for every picture would.
+
+    last: the visit after which each picture is done, rising. visits: of a whole run.
+    """
+    size = largest
+    while size > 1 and steps_of_runs(last, size) + visits + CHECKS > len(last) * visits:
+        size //= 2
+    return size
+
+
+def steps_of_runs(last: Sequence[int], size: int) -> int:
+    """How many steps of one picture are made in runs of `size` pictures that end with the last that needs it."""
+    groups = (last[first : first + size] for first in range(0, len(last), size))
+    return sum(len(group) * (group[-1] + 1) for group in groups)

@@ -11,7 +11,7 @@ What follows the time-step alone is counted at every time-step (`calibration.tim
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from ptq4dm.calibration.checkpoint import Checkpoint, checkpoint_key, read_checkpoint, write_checkpoint
 from ptq4dm.calibration.collect import LAW_STREAM, check, sample_seed, stream
-from ptq4dm.calibration.cost import counting_rows
+from ptq4dm.calibration.cost import batch_within, counting_rows
 from ptq4dm.calibration.time_layers import count_everywhere, layers_of_time
 from ptq4dm.calibration.timesteps import draw_timesteps, resolve_law
 from ptq4dm.errors import CalibrationError, RecipeError
@@ -61,10 +61,11 @@ def statistics_in_pipeline(
     """Run the pipeline for `recipe.samples` pictures, conditions taken in turn, and watch the inputs of `layers`.
 
     run: one run of the pipeline with as many steps, which tells its time axis. layers: names by denoiser. smoothing: by
-    denoiser and layer, what to divide each input channel by before it is counted. Pictures
-    that stop early share a run, which ends with the last time-step that one of them needs. cache: a folder for what the
-    finished runs gave; a calibration of the same pipeline, conditions and recipe that finds it there goes on with the
-    next run, and gives the same to the last bit.
+    denoiser and layer, what to divide each input channel by before it is counted. Pictures that stop early share a run,
+    which ends with the last time-step that one of them needs: of few pictures fewer share one, so that all of it costs
+    no more than running the pipeline for them (`cost.batch_within`). cache: a folder for what the finished runs gave; a
+    calibration of the same pipeline, conditions and recipe that finds it there goes on with the next run, and gives the
+    same to the last bit.
     Returns statistics by denoiser and layer, and how the calibration was done, as JSON data.
     Raises RecipeError, CalibrationError, ArtifactError (the cache cannot be written).
     """
@@ -111,7 +112,9 @@ def statistics_in_pipeline(
                 count_everywhere(denoiser, timed[name], run, name, observers[name])
             else:
                 observers[name].go_on(before.statistics.get(name, {}))
-        for index, (batch, inputs) in enumerate(runs_of(pipeline, conditions, order, recipe)):
+        size = batch_within([int(last[index]) for index in order], recipe.batch_size, len(run.visits))
+        groups = runs_of(pipeline, conditions, order, replace(recipe, batch_size=size))
+        for index, (batch, inputs) in enumerate(groups):
             if before is not None and index < before.runs:
                 done(len(batch) * (int(last[batch].amax()) + 1))
                 continue
