@@ -1,5 +1,7 @@
 """The whole of a calibration calls the denoiser no more than running the pipeline for the same pictures does."""
 
+from typing import Any
+
 import torch
 from families import FAMILIES
 from torch import nn
@@ -23,7 +25,7 @@ def counted(network, work):
 
 
 def test_all_calls_together_are_at_most_those_of_running_it(tmp_path, capsys):
-    pipeline = FAMILIES["stable-diffusion"].build()
+    pipeline: Any = FAMILIES["stable-diffusion"].build()
     asked = ptq4dm.load_recipe("w8a8").replace(calibration={"samples": SAMPLES, "steps": STEPS, "batch_size": SAMPLES})
     plain = {"num_inference_steps": STEPS, "output_type": "latent"}
     running, _ = counted(pipeline.unet, lambda: pipeline(prompt=PROMPTS * (SAMPLES // 3), **plain))

@@ -55,6 +55,7 @@ def test_it_is_calibrated_quantized_saved_and_loaded(name, tmp_path):
     again = getattr(loaded, component)
     assert fused_attentions(again) == fused_attentions(quantized) != []
     example = model.denoiser().example
+    assert example is not None
     with torch.no_grad():
         wanted, got = (
             network(*example.args, **{**example.kwargs, "return_dict": False})[0] for network in (quantized, again)

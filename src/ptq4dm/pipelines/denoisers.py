@@ -100,7 +100,8 @@ class Notes:
             for name, layers in self.inputs.items()
             if name in self.examples
         }
-        latest, rows = ({name: held[name] for name in self.examples} for held in (self.latest, self.rows))
+        latest = {name: self.latest[name] for name in self.examples}
+        rows = {name: self.rows[name] for name in self.examples}
         return Run(tuple(visits), self.examples, latest, inputs, rows)
 
 
