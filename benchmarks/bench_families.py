@@ -18,8 +18,8 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 
 COLUMNS = (
-    "pipeline", "denoisers", "calls made (saved)", "layers in INT8", "of the multiply-adds", "error of a call",
-    "INT8 on the CPU", "engine to simulated", "loaded: same bits",
+    "pipeline", "denoisers", "calls made (saved)", "rows (of running it)", "layers in INT8", "of the multiply-adds",
+    "error of a call", "INT8 on the CPU", "engine to simulated", "loaded: same bits",
 )  # fmt: skip
 
 
@@ -29,14 +29,14 @@ def main() -> None:
     own.add_argument("--page", type=Path, help="write the table as a page, too")
     args = own.parse_args()
     from families import FAMILIES
-    from families.proof import prove
+    from families.proof import FULL, prove
 
     names = args.only.split(",") if args.only else list(FAMILIES)[: 2 if args.quick else None]
     rows = []
     with progress("families", len(names), sys.stderr.isatty()) as advance, tempfile.TemporaryDirectory() as folder:
         for name in names:
             started = time.perf_counter()
-            proof = prove(FAMILIES[name], Path(folder) / name).to_json()
+            proof = prove(FAMILIES[name], Path(folder) / name, recipe=FULL).to_json()
             proof["faults"] = [fault.replace(f"{folder}/", "") for fault in proof["faults"]]
             rows.append({**proof, "seconds": round(time.perf_counter() - started, 1)})
             print(" | ".join(cells(rows[-1])), flush=True)
@@ -54,6 +54,7 @@ def cells(row: dict) -> list[str]:
         row["family"],
         ", ".join(row["denoisers"]),
         f"{row['calls_made']} ({row['calls_saved']})",
+        "" if row["rows_made"] is None else f"{row['rows_made']} ({row['rows_of_running']})",
         f"{row['layers'][0]} of {row['layers'][1]}",
         f"{100 * row['share']:.1f} %",
         ", ".join(f"{100 * error:.2f} %" for error in row["call_error"].values()),
@@ -71,7 +72,10 @@ def page(rows: list[dict]) -> str:
         "Made by `python benchmarks/bench_families.py --page docs/families.md`; not typed. Each row is a tiny pipeline",
         "of real diffusers classes with random weights (tests/families), walked through the whole job: denoisers found",
         "at work, calibrated while the pipeline draws, quantized, drawn with on the simulated backend and in INT8 on",
-        "the CPU (OpenVINO), saved, loaded and drawn with again. *error of a call*: relative L2 against float. *engine",
+        "the CPU (OpenVINO), saved, loaded and drawn with again. *calls*: of the watched runs, one a picture and step.",
+        "*rows*: of the batches of all calls that calibrating makes, the first run, checks and the search for the",
+        "sensitive layers included, and of running the pipeline for the same pictures; with guidance a picture is two",
+        "rows of a call. *error of a call*: relative L2 against float of the first call of the first run. *engine",
         "to simulated*: relative L2 of the pictures; where it is larger than float rounding, one rounding went the",
         "other way on the trajectory.",
         "",

@@ -15,6 +15,7 @@ from ptq4dm.calibration.batches import calls_of_batches
 from ptq4dm.calibration.calibration_set import CalibrationSet
 from ptq4dm.calibration.call_errors import error_of
 from ptq4dm.calibration.collect import collect
+from ptq4dm.calibration.cost import calls_left, counting_rows, rows_of
 from ptq4dm.calibration.in_pipeline import statistics_in_pipeline
 from ptq4dm.calibration.step_weights import LAW_POWER, weigh_steps
 from ptq4dm.calibration.time_layers import layers_of_time
@@ -23,9 +24,9 @@ from ptq4dm.errors import CalibrationError, RecipeError
 from ptq4dm.pipelines.adapters import require_no_adapters
 from ptq4dm.pipelines.conditions import Condition, check_conditions, default_conditions, run_inputs
 from ptq4dm.pipelines.denoiser import Call, call_on, placement, require_finite_weights
-from ptq4dm.pipelines.denoisers import watch_run, with_found
+from ptq4dm.pipelines.denoisers import left_out, watch_run, with_found
+from ptq4dm.pipelines.fused import fused_attentions, idle_layers_aside
 from ptq4dm.pipelines.pipeline import Pipeline, modes_kept, open_pipeline
-from ptq4dm.pipelines.processors import require_unfused
 from ptq4dm.pipelines.unconditional import why_not_unconditional
 from ptq4dm.quantization.attention_products import quantize_products
 from ptq4dm.quantization.bisection import shares_within
@@ -93,7 +94,9 @@ def quantize(
     """
     recipe = load_recipe(recipe)
     with modes_kept(model):
-        return quantize_opened(open_pipeline(model), recipe, conditions, calibration_set, pictures, work, progress)
+        pipeline = open_pipeline(model)
+        with idle_layers_aside(pipeline.source.components.values()):
+            return quantize_opened(pipeline, recipe, conditions, calibration_set, pictures, work, progress)
 
 
 def quantize_opened(
@@ -194,42 +197,52 @@ def quantize_at_work(
     parts = {name: part for name, part in pipeline.source.components.items() if isinstance(part, nn.Module)}
     with watching_largest(parts) as largest:
         run = watch_run(pipeline, run_inputs(pipeline.source, [conditions[0]], [0], recipe.calibration.steps) or {})
+    stays = left_out(replace(pipeline, components=run.denoisers))
     pipeline = with_found(pipeline, run)
+    for denoiser in pipeline.denoisers.values():
+        fused_attentions(denoiser)  # projections of which only some are fused are told before the long work
     kept = patterns_of(pipeline.denoisers, recipe.keep_float)
     layers = {
         name: planned(make_plan(denoiser, kept[name], min_channels=recipe.min_channels))
         for name, denoiser in pipeline.denoisers.items()
     }
-    smoothing = {
-        name: smoothing_of(
-            denoiser,
-            {layer: channels for layer, channels in largest[name].items() if layer in layers[name]},
-            run.examples[name],
-            recipe.smoothing,
-        )
-        for name, denoiser in pipeline.denoisers.items()
-    }
+    with counting_rows(pipeline.denoisers) as of_checks:
+        smoothing = {
+            name: smoothing_of(
+                denoiser,
+                {layer: channels for layer, channels in largest[name].items() if layer in layers[name]},
+                run.examples[name],
+                recipe.smoothing,
+            )
+            for name, denoiser in pipeline.denoisers.items()
+        }
     factors = {name: item.factors for name, item in smoothing.items()}
     statistics, facts = statistics_in_pipeline(
         pipeline, run, conditions, recipe.calibration, layers, recipe.ranges.bands, progress, factors, work
     )
-    quantized = {}
+    quantized, rows_made = {}, {}
     for name, denoiser in pipeline.denoisers.items():
+        calls = [run.examples[name], run.latest[name]]
+        rows = rows_of(calls)
+        rows_made[name] = facts["rows_made"][name] + of_checks[name] + rows  # the last to count multiply-adds
         quantized[name], ranges = round_network(
             denoiser,
             statistics[name],
-            [run.examples[name], run.latest[name]],
+            calls,
             replace(recipe, keep_float=kept[name], weights=replace(recipe.weights, error_feedback=False)),
             progress,
             smoothing[name].folds,
-            facts["calls_of"][name],
+            min(facts["calls_of"][name], calls_left(facts["rows_of_running"][name], rows_made[name], rows)),
             timed=facts["layers_of_time"][name],
         )
+        rows_made[name] += quantized[name].facts["sensitivity_calls"] * rows
         axis = time_axis_of(denoiser, run.examples[name], run.latest[name])
         quantized[name] = replace(quantized[name], facts={**quantized[name].facts, "time_axis": axis})
         if work is not None:
             ranges.save(work / f"{name}.{RANGE_TABLE}")
-    facts = {"model": model_facts(pipeline.denoisers, pipeline), "calibration": facts | search_cost(quantized.values())}
+    cost = {**search_cost(quantized.values()), "rows_made": rows_made}
+    about = model_facts(pipeline.denoisers, pipeline) | ({"left_in_float": stays} if stays else {})
+    facts = {"model": about, "calibration": facts | cost}
     return QuantizedModel(quantized, simulated(pipeline, quantized), recipe, facts)
 
 
@@ -270,15 +283,16 @@ def quantize_module(
             "is measured for it: leave it out of the recipe"
         )
     require_no_adapters(module, type(module).__name__)
-    require_unfused(module, type(module).__name__)
     require_finite_weights(module, type(module).__name__)
-    make_plan(module, recipe.keep_float)
-    calls = list(calls_of_batches(module, calibration_batches, timestep))
-    denoiser, _ = quantize_network(module, calls, time_span(calls), recipe, progress)
-    facts = {
-        "model": model_facts({BARE: module}, None),
-        "calibration": {"calls": len(calls), "source": "calls given by the caller", **search_cost([denoiser])},
-    }
+    fused_attentions(module)
+    with idle_layers_aside([module]):
+        make_plan(module, recipe.keep_float)
+        calls = list(calls_of_batches(module, calibration_batches, timestep))
+        denoiser, _ = quantize_network(module, calls, time_span(calls), recipe, progress)
+        facts = {
+            "model": model_facts({BARE: module}, None),
+            "calibration": {"calls": len(calls), "source": "calls given by the caller", **search_cost([denoiser])},
+        }
     return QuantizedModel({BARE: denoiser}, None, recipe, facts)
 
 
@@ -378,14 +392,15 @@ def round_network(
     smoothing = {name: item.smoothing for name, item in statistics.items() if item.smoothing is not None}
     smoothing = {name: factors for name, factors in smoothing.items() if name in layers}
     folds = {key: names for key, names in (folds or {}).items() if not {key, *names} & {*left, *weight_only}}
-    fold(quantized, folds, smoothing)
+    folded = {key: smoothing[names[0]] for key, names in folds.items()}
+    fold(quantized, folds, folded)
     facts = {"activation_ranges": range_facts(ranges), "float_by_method": float_by_method(network)}
     facts |= {
         "sensitivity_calls": made * pictures,
         "smoothed": list(smoothing),
         "folded": {key: list(names) for key, names in folds.items()},
     }
-    return QuantizedDenoiser(quantized, plan, calls[0], facts), ranges
+    return QuantizedDenoiser(quantized, plan, calls[0], facts, folded), ranges
 
 
 def linear_layers(network: nn.Module, names: Collection[str], planned: Sequence[str]) -> dict[str, nn.Linear]:

@@ -17,21 +17,26 @@ from ptq4dm.pipelines.denoiser import Call, output_tensor
 STEPS = 3
 UNCONDITIONAL = ("ddpm", "ddim")
 """Those that our own loop draws with."""
+FULL = ptq4dm.load_recipe("w8a8").replace(calibration={"samples": 12, "steps": 6, "batch_size": 6})
+"""For the table: pictures enough that the steps skipped are more than the checks."""
 RECIPE = ptq4dm.load_recipe("w8a8").replace(calibration={"samples": 4, "steps": STEPS, "batch_size": 2})
 
 
 @dataclass(frozen=True)
 class Proof:
-    """One row. layers: quantized of all; share: of the multiply-adds in INT8; call_error: relative L2 of the first call
-    of each denoiser against float; on_cpu: layers that OpenVINO ran in INT8, of those quantized; engine_error: relative
-    L2 of its pictures against the simulated backend's; same_again: by backend, whether the loaded model draws the same
-    bits. faults: why an entry is missing."""
+    """One row. rows_made: rows through the denoisers for all of the calibration, and rows_of_running if the pipeline
+    were run for its pictures; None for our own loop. layers: quantized of all; share: of the multiply-adds in INT8;
+    call_error: relative L2 of the first call of each denoiser against float; on_cpu: layers that OpenVINO ran in INT8,
+    of those quantized; engine_error: relative L2 of its pictures against the simulated backend's; same_again: by
+    backend, whether the loaded model draws the same bits. faults: why an entry is missing."""
 
     family: str
     denoisers: tuple[str, ...]
     samples: int
     calls_made: int
     calls_saved: int
+    rows_made: int | None
+    rows_of_running: int | None
     layers: tuple[int, int]
     share: float
     call_error: dict[str, float]
@@ -46,9 +51,16 @@ class Proof:
 
 
 def conditions(family: TinyFamily, count: int = 2) -> list[dict[str, Any]]:
-    """What the family's pipeline is calibrated with: the inputs of single pictures."""
-    inputs = {key: value for key, value in family.inputs(1).items() if key not in OWN}
-    return [inputs] * count
+    """What the family's pipeline is calibrated with: the inputs of single pictures, as plain values where the inputs of
+    several are lists of them, so that the pictures of one batch share a run. An IP-Adapter's are the same for all."""
+    one, several = family.inputs(1), family.inputs(count)
+    singly = {key for key, value in several.items() if isinstance(value, list) and len(value) == count > 1} - {
+        "ip_adapter_image"
+    }
+    return [
+        {key: several[key][index] if key in singly else one[key] for key in one if key not in OWN}
+        for index in range(count)
+    ]
 
 
 def prove(
@@ -59,7 +71,7 @@ def prove(
 ) -> Proof:
     """Walk one family through the whole job, in `folder`."""
     pipeline = family.build()
-    given = None if family.name in UNCONDITIONAL else conditions(family)
+    given = None if family.name in UNCONDITIONAL else conditions(family, max(2, recipe.calibration.batch_size))
     model = ptq4dm.quantize(pipeline, recipe, conditions=given)
     faults, pictures, on_cpu = [], {}, None
     for backend in backends:
@@ -86,6 +98,8 @@ def prove(
         samples=facts["samples"],
         calls_made=facts["calls_made"],
         calls_saved=facts["calls_saved"],
+        rows_made=sum(facts["rows_made"].values()) if "rows_made" in facts else None,
+        rows_of_running=sum(facts["rows_of_running"].values()) if "rows_of_running" in facts else None,
         layers=(sum(layer.quantized for layer in model.plan), len(model.plan)),
         share=sum(layer.macs or 0 for layer in macs if layer.quantized) / sum(layer.macs or 0 for layer in macs),
         call_error={name: call_error(pipeline, model, name) for name in model.denoisers},

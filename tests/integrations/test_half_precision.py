@@ -1,11 +1,16 @@
 """Pipelines cast latents to the denoiser's dtype: the float32 scales of its first layer must not stand for it."""
 
+import copy
+
+import pytest
 import torch
 from diffusers import UNet2DConditionModel
 from families import FAMILIES, run
 from families.proof import conditions
 
 import ptq4dm
+from ptq4dm.backends.registry import prepare
+from ptq4dm.errors import BackendError
 
 RECIPE = ptq4dm.load_recipe("w8a8").replace(
     min_channels=1,
@@ -28,3 +33,10 @@ def test_a_quantized_network_has_the_dtype_of_its_float_part(tmp_path):
     model.save(tmp_path / "int8")
     for dtype in (torch.float16, torch.float32):
         assert UNet2DConditionModel.from_pretrained(tmp_path / "int8" / "unet", torch_dtype=dtype).dtype == dtype
+
+
+def test_an_engine_says_that_it_computes_in_float32(model):
+    half = copy.deepcopy(model.network).to(torch.bfloat16)
+    with pytest.raises(BackendError, match=r"quantized in torch\.bfloat16, and openvino computes in float32: load"):
+        prepare(half, None, "openvino", "float-out")
+    assert prepare(half, None, "simulated", "float-out") is not None

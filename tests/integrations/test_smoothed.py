@@ -4,17 +4,19 @@ import json
 
 import pytest
 import torch
-from diffusers import DiTTransformer2DModel
+from diffusers import DiTTransformer2DModel, UNet2DConditionModel
+from diffusers.models.attention import BasicTransformerBlock
 from families import FAMILIES
 from families.proof import RECIPE, call_error, conditions
-from outliers import planted
+from outliers import CHANNELS, FACTOR, planted
 from torch import nn
 
 import ptq4dm
 from ptq4dm.errors import ArtifactError
+from ptq4dm.integrations.calibrated import read_calibrated
 from ptq4dm.quantization.layers import QuantizedLayer
 
-DIT = FAMILIES["dit"]
+DIT, SD = FAMILIES["dit"], FAMILIES["stable-diffusion"]
 
 
 def build():
@@ -72,14 +74,49 @@ def test_ranges_and_factors_are_put_on_a_float_checkpoint(model, folder, tmp_pat
     assert all(torch.equal(found[name], wanted[name]) for name in wanted)
 
 
-def test_ranges_behind_folded_norms_are_refused(folder, tmp_path):
-    copied = tmp_path / "folded"
-    copied.mkdir()
-    facts = json.loads((folder / "ptq4dm.json").read_text())
-    facts["denoisers"]["transformer"]["facts"]["folded"] = {"norm_out": ["proj_out_1"]}
-    (copied / "ptq4dm.json").write_text(json.dumps(facts))
-    build().transformer.save_pretrained(tmp_path / "float")
-    with pytest.raises(ArtifactError, match=r"folded into other layers \(norm_out\).*smoothing.enabled = false"):
-        DiTTransformer2DModel.from_pretrained(
-            tmp_path / "float", quantization_config=ptq4dm.PTQ4DMConfig(calibrated=copied)
-        )
+@pytest.fixture(scope="module")
+def behind_norms():
+    """Stable Diffusion whose norms in front of linear layers have outlier channels."""
+    pipeline = SD.build()
+    with torch.no_grad():
+        for block in pipeline.unet.modules():
+            if isinstance(block, BasicTransformerBlock):
+                own = block.attn1
+                into = (own.to_q, own.to_k, own.to_v), (block.attn2.to_q,), (block.ff.net[0].proj,)
+                for norm, layers in zip((block.norm1, block.norm2, block.norm3), into, strict=True):
+                    for tensor in (norm.weight, norm.bias):
+                        tensor[list(CHANNELS)] *= FACTOR
+                    for layer in layers:
+                        layer.weight[:, list(CHANNELS)] /= FACTOR
+    return pipeline
+
+
+def test_factors_that_layers_took_in_are_folded_into_the_float_checkpoint_too(behind_norms, tmp_path):
+    """Without statistics of the weights' inputs, ranges and factors alone make the same network to the bit."""
+    recipe = RECIPE.replace(weights={"weighted": False, "bias_correction": False}, float_share=0.0)
+    model = ptq4dm.quantize(behind_norms, recipe, conditions=conditions(SD))
+    folds = model.denoiser().facts["folded"]
+    assert len(folds) >= 3 and model.denoiser().folded.keys() == folds.keys()
+    folder = ptq4dm.load(model.save(tmp_path / "first")).save(tmp_path / "int8")  # a loaded one still knows them
+    behind_norms.unet.save_pretrained(tmp_path / "float")
+    config = ptq4dm.PTQ4DMConfig(calibrated=folder)
+    found = UNet2DConditionModel.from_pretrained(tmp_path / "float", quantization_config=config).state_dict()
+    wanted = model.network.state_dict()
+    assert found.keys() == wanted.keys()
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+    assert any(not torch.equal(found[f"{name}.weight"], behind_norms.unet.get_submodule(name).weight) for name in folds)
+
+    other = SD.build().unet
+    front = next(iter(folds))
+    owner, _, attribute = front.rpartition(".")
+    setattr(other.get_submodule(owner), attribute, nn.Identity())
+    with pytest.raises(ArtifactError, match=f"calibrated on another network: {front}, which takes in smoothing"):
+        read_calibrated(config).check(other)
+    (folder / "folded.safetensors").write_bytes(
+        (tmp_path / "first" / "folded.safetensors").read_bytes()[:-4] + b"\0abc"
+    )
+    with pytest.raises(ArtifactError, match=r"folded\.safetensors is not what was saved"):
+        ptq4dm.load(folder)
+    (folder / "folded.safetensors").unlink()
+    with pytest.raises(ArtifactError, match=f"folded into other layers .*{front}.* its file of the factors is missing"):
+        read_calibrated(config)

@@ -1,5 +1,6 @@
 """Denoisers are found by watching a pipeline at work."""
 
+import dataclasses
 from types import SimpleNamespace
 
 import pytest
@@ -7,14 +8,13 @@ import torch
 from diffusers import DDIMScheduler, DDPMPipeline, LDMPipeline, StableDiffusionControlNetPipeline, VQModel
 from diffusers.schedulers import DDPMScheduler
 from families import FAMILIES
-from families.parts import pictures
 from tiny import tiny_unet
 from torch import nn
 
 import ptq4dm
 from ptq4dm.errors import CalibrationError, ModelError
 from ptq4dm.pipelines.at_work import Enough, run_watched
-from ptq4dm.pipelines.denoisers import Notes, linear_inputs, watch_run, with_found
+from ptq4dm.pipelines.denoisers import Notes, left_out, linear_inputs, watch_run, with_found
 
 
 def latent_pipeline():
@@ -133,17 +133,21 @@ def test_inputs_of_linear_layers_are_noted_however_they_are_called():
     with linear_inputs(SimpleNamespace(components={"unet": part}), notes):
         part(rows, False)
         part(rows + 1, True)
+        part(torch.zeros(257, 3), False)  # tokens laid flat
+        part(torch.zeros(2, 5, 3), False)  # tokens
     noted = [x for _, x in notes.inputs["unet"]["proj"]]
     assert len(noted) == 2 and torch.equal(noted[0], rows) and torch.equal(noted[1], rows + 1)
 
 
-def test_several_controlnets_are_refused_in_one_line():
-    source, other = (FAMILIES["stable-diffusion-controlnet"].build() for _ in range(2))
-    nets = [source.controlnet, other.controlnet]
+def test_what_has_no_config_is_left_out_and_alone_refused():
+    source = FAMILIES["stable-diffusion-controlnet"].build()
+    nets = [source.controlnet, source.controlnet]
     several = StableDiffusionControlNetPipeline(
         **{**source.components, "controlnet": nets}, requires_safety_checker=False
     )
-    recipe = ptq4dm.load_recipe("w8a8").replace(calibration={"samples": 2, "steps": 2})
-    with pytest.raises(ModelError, match=r": controlnet is a MultiControlNetModel, .* a single ControlNet") as caught:
-        ptq4dm.quantize(several, recipe, conditions=[{"prompt": "a cat", "image": pictures(2)}])
-    assert "\n" not in str(caught.value)
+    pipeline = ptq4dm.Pipeline(several, "several", ("unet", "controlnet"))
+    assert left_out(pipeline) == {
+        "controlnet": "MultiControlNetModel has no config of its own, by which a quantized one is loaded again"
+    }
+    with pytest.raises(ModelError, match="several: controlnet is a MultiControlNetModel, which has no config"):
+        left_out(dataclasses.replace(pipeline, components=("controlnet",)))

@@ -1,14 +1,13 @@
-"""Attention processors: a watched run leaves a pipeline's own in place; fused projections are refused."""
+"""Attention processors: a watched run leaves a pipeline's own in place."""
 
 import pytest
 import torch
 from conditional import tiny_conditional
 from diffusers import AutoencoderKL, DDPMPipeline, DDPMScheduler
 from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
-from families import FAMILIES
 
 import ptq4dm
-from ptq4dm.errors import CalibrationError, ModelError
+from ptq4dm.errors import CalibrationError
 from ptq4dm.pipelines.at_work import Enough, run_watched
 from ptq4dm.pipelines.denoisers import Notes, watch_run
 
@@ -56,19 +55,3 @@ def test_a_run_that_ends_early_leaves_the_processors_as_they_were():
     with pytest.raises(CalibrationError, match="no such thing"):
         run_watched(source, {"fail": True}, Notes())
     assert source.unet.attn_processors == before
-
-
-def test_fused_projections_are_refused_with_the_mend():
-    network = tiny_conditional()
-    network.fuse_qkv_projections()
-    with pytest.raises(ModelError, match=r"on 8 attention layers, the first .*call pipe\.unfuse_qkv_projections\(\)"):
-        ptq4dm.quantize_module(network, [((torch.randn(1, 4, 8, 8), torch.tensor(5), torch.randn(1, 5, 12)), {})])
-    pipeline = FAMILIES["stable-diffusion"].build()
-    pipeline.fuse_qkv_projections()
-    recipe = ptq4dm.load_recipe("w8a8").replace(calibration={"samples": 2, "steps": 2})
-    with pytest.raises(ModelError, match="StableDiffusionPipeline: unet has fused projections"):
-        ptq4dm.quantize(pipeline, recipe, conditions=[{"prompt": "a cat"}])
-    pipeline.unfuse_qkv_projections()  # diffusers leaves the layers in a UNet
-    assert any(name.endswith("to_qkv") for name, _ in pipeline.unet.named_modules())
-    with pytest.raises(ModelError, match=r"open the pipeline again without pipe\.fuse_qkv_projections\(\)"):
-        ptq4dm.quantize(pipeline, recipe, conditions=[{"prompt": "a cat"}])

@@ -160,12 +160,16 @@ def test_an_artifact_of_this_format_without_later_keys(tmp_path):
     facts = json.loads((folder / "ptq4dm.json").read_text())
     del facts["recipe"]["float_share"], facts["recipe"]["smoothing"], facts["recipe"]["time_in_float"]
     del facts["recipe"]["weights"]["error_feedback"]
-    for key in ("half", "weight_only", "shared"):
+    for key in ("half", "weight_only", "shared", "fused"):
         del facts["denoisers"]["unet"][key]
+    del facts["fused_parts"]
     for key in ("smoothed", "folded", "time_axis"):
         del facts["denoisers"]["unet"]["facts"][key]
     (folder / "ptq4dm.json").write_text(json.dumps(facts))
-    header = json.loads((folder / "unet" / "config.json").read_text())["quantization_config"]
+    settings = json.loads((folder / "unet" / "config.json").read_text())
+    header = settings["quantization_config"]
+    del header["time_axis"]
+    (folder / "unet" / "config.json").write_text(json.dumps(settings))
     assert set(header) == {"quant_method", "format_version", "arithmetic", "layers"}
     loaded = ptq4dm.load(folder)
     assert torch.equal(call(loaded.network), call(model.network))

@@ -8,6 +8,7 @@ import pytest
 import torch
 from diffusers import (
     DDIMScheduler,
+    DiffusionPipeline,
     DPMSolverMultistepScheduler,
     EulerAncestralDiscreteScheduler,
     EulerDiscreteScheduler,
@@ -83,6 +84,22 @@ def test_the_axis_is_that_of_the_networks_own_argument(stable_diffusion, flow_ma
     call = stable_diffusion[1].denoiser().example
     with pytest.warns(TimeAxisWarning, match=noted), torch.no_grad():
         pipeline.unet(call.args[0], torch.tensor(1100.0), **call.kwargs)
+
+
+@pytest.mark.filterwarnings("ignore::ptq4dm.errors.SimulatedWarning")
+def test_a_conditional_pipeline_that_diffusers_loaded_tells_it(stable_diffusion, tmp_path):
+    pytest.importorskip("openvino")
+    family, model = stable_diffusion
+    pipeline = DiffusionPipeline.from_pretrained(model.save(tmp_path / "int8"))
+    pipeline.set_progress_bar_config(disable=True)
+    for total in (1000, 4000), (1000, 4000):
+        near, far = (DDIMScheduler.from_config(pipeline.scheduler.config, num_train_timesteps=each) for each in total)
+        pipeline.scheduler = near
+        run(family, pipeline)  # warnings are errors here
+        pipeline.scheduler = far
+        with pytest.warns(TimeAxisWarning, match="and was calibrated over 1 to 951"):
+            run(family, pipeline)
+        ptq4dm.accelerate(pipeline, "openvino")
 
 
 def test_a_run_of_little_strength_and_lone_calls_are_no_other_axis(stable_diffusion):

@@ -15,11 +15,13 @@ from ptq4dm.backends.stand_in import labelled, labels_of, stand_in
 from ptq4dm.errors import BackendError, BackendWarning, PTQ4DMError
 from ptq4dm.pipelines.denoiser import Call, call_on, placement
 from ptq4dm.quantization.attention_products import refuse_products
+from ptq4dm.quantization.layers import FixedTypes
 
 BACKENDS: Final[dict[str, Backend]] = {
     backend.name: backend for backend in (SimulatedBackend(), OpenVINOBackend(), OnnxRuntimeBackend())
 }
 TIMED_CALLS = 3
+HALF: Final = (torch.float16, torch.bfloat16)
 
 
 def speaks(backend: Backend, arithmetic: str) -> bool:
@@ -67,17 +69,32 @@ def prepare(network: nn.Module, example: Call | None, backend: str, arithmetic: 
 
 
 def prepared(backend: Backend, network: nn.Module, example: Call | None) -> nn.Module:
-    """The network on one backend. Raises BackendError where an engine is asked for a network on another device, or one
-    that multiplies attention's matrices in 8 bits."""
+    """The network on one backend. Raises BackendError where an engine is asked for a network on another device, of
+    another type, or one that multiplies attention's matrices in 8 bits."""
     device = placement(network)[0]
     if backend.name != "simulated" and device.type != "cpu":
         raise BackendError(
             f"the network is on {device}, and {backend.name} computes on the CPU: move it there with .to('cpu'), "
             "or use backend='simulated'"
         )
+    if backend.name != "simulated" and (dtype := cast_type(network)) in HALF:
+        raise BackendError(
+            f"the network was quantized in {dtype}, and {backend.name} computes in float32: load and quantize the "
+            "float pipeline in float32, or use backend='simulated'"
+        )
     if backend.name != "simulated":
         refuse_products(network, backend.name)
     return backend.prepare(network, example)
+
+
+def cast_type(network: nn.Module) -> torch.dtype:
+    """The float type of the tensors that have no type of their own, which casting a network changes."""
+    for module in network.modules():
+        if not isinstance(module, FixedTypes):
+            for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
+                if tensor.is_floating_point():
+                    return tensor.dtype
+    return torch.float32
 
 
 def fastest(network: nn.Module, example: Call, arithmetic: str) -> nn.Module:

@@ -28,10 +28,12 @@ from ptq4dm.recipe import CalibrationRecipe, plain
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """runs: how many runs of the pipeline are finished; made: calls by denoiser; statistics: by denoiser and layer."""
+    """runs: how many runs of the pipeline are finished; made: calls by denoiser, rows: of their batches; statistics: by
+    denoiser and layer."""
 
     runs: int
     made: Mapping[str, int]
+    rows: Mapping[str, int]
     statistics: Mapping[str, Mapping[str, LayerStatistics]]
 
 
@@ -74,7 +76,7 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     flat = {f"{name}/{layer}": item for name, of in checkpoint.statistics.items() for layer, item in of.items()}
     tensors = statistics_tensors(flat)
     layers = {key: statistics_header(item) for key, item in flat.items()}
-    facts = {"runs": checkpoint.runs, "made": dict(checkpoint.made), "layers": layers}
+    facts = {"runs": checkpoint.runs, "made": dict(checkpoint.made), "rows": dict(checkpoint.rows), "layers": layers}
     files.write_tensors(path, tensors, {"facts": json.dumps(facts), "fingerprint": files.fingerprint(tensors, facts)})
 
 
@@ -91,6 +93,6 @@ def read_checkpoint(path: Path | None) -> Checkpoint | None:
         for key, header in facts["layers"].items():
             name, _, layer = key.partition("/")
             statistics.setdefault(name, {})[layer] = to_statistics(key, header, tensors)
-        return Checkpoint(facts["runs"], facts["made"], statistics)
+        return Checkpoint(facts["runs"], facts["made"], facts["rows"], statistics)
     except (ArtifactError, KeyError, ValueError):
         return None

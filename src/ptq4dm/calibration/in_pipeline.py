@@ -11,7 +11,7 @@ What follows the time-step alone is counted at every time-step (`calibration.tim
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,11 +21,13 @@ from torch import Tensor, nn
 
 from ptq4dm.calibration.checkpoint import Checkpoint, checkpoint_key, read_checkpoint, write_checkpoint
 from ptq4dm.calibration.collect import LAW_STREAM, check, sample_seed, stream
+from ptq4dm.calibration.cost import batch_within, counting_rows
 from ptq4dm.calibration.time_layers import count_everywhere, layers_of_time
 from ptq4dm.calibration.timesteps import draw_timesteps, resolve_law
 from ptq4dm.errors import CalibrationError, RecipeError
 from ptq4dm.pipelines.at_work import Enough, run_watched
 from ptq4dm.pipelines.conditions import Condition, run_inputs
+from ptq4dm.pipelines.denoiser import batch_of
 from ptq4dm.pipelines.denoisers import Run
 from ptq4dm.pipelines.pipeline import Pipeline
 from ptq4dm.progress import Advance, progress
@@ -59,10 +61,11 @@ def statistics_in_pipeline(
     """Run the pipeline for `recipe.samples` pictures, conditions taken in turn, and watch the inputs of `layers`.
 
     run: one run of the pipeline with as many steps, which tells its time axis. layers: names by denoiser. smoothing: by
-    denoiser and layer, what to divide each input channel by before it is counted. Pictures
-    that stop early share a run, which ends with the last time-step that one of them needs. cache: a folder for what the
-    finished runs gave; a calibration of the same pipeline, conditions and recipe that finds it there goes on with the
-    next run, and gives the same to the last bit.
+    denoiser and layer, what to divide each input channel by before it is counted. Pictures that stop early share a run,
+    which ends with the last time-step that one of them needs: of few pictures fewer share one, so that all of it costs
+    no more than running the pipeline for them (`cost.batch_within`). cache: a folder for what the finished runs gave; a
+    calibration of the same pipeline, conditions and recipe that finds it there goes on with the next run, and gives the
+    same to the last bit.
     Returns statistics by denoiser and layer, and how the calibration was done, as JSON data.
     Raises RecipeError, CalibrationError, ArtifactError (the cache cannot be written).
     """
@@ -77,15 +80,16 @@ def statistics_in_pipeline(
     }
     last = torch.stack([target.visits for target in targets.values()]).amax(0)
     order = last.argsort(stable=True).tolist()
-    timed = {
-        name: layers_of_time(
-            denoiser,
-            run.examples[name],
-            run.latest[name],
-            [layer for layer in layers[name] if layer in run.inputs.get(name, {})],
-        )
-        for name, denoiser in pipeline.denoisers.items()
-    }
+    with counting_rows(pipeline.denoisers) as of_checks:
+        timed = {
+            name: layers_of_time(
+                denoiser,
+                run.examples[name],
+                run.latest[name],
+                [layer for layer in layers[name] if layer in run.inputs.get(name, {})],
+            )
+            for name, denoiser in pipeline.denoisers.items()
+        }
     path = None
     if cache is not None:
         factors = {f"{name}/{layer}": item for name, of in (smoothing or {}).items() for layer, item in of.items()}
@@ -94,6 +98,7 @@ def statistics_in_pipeline(
         path = cache / key / CHECKPOINT
     before = read_checkpoint(path)
     made: Counter[str] = Counter() if before is None else Counter(before.made)
+    rows: Counter[str] = Counter() if before is None else Counter(before.rows)
     with ExitStack() as stack:
         done = stack.enter_context(progress("calibration", int(last.sum()) + len(last), shown))
         observers = {
@@ -107,7 +112,9 @@ def statistics_in_pipeline(
                 count_everywhere(denoiser, timed[name], run, name, observers[name])
             else:
                 observers[name].go_on(before.statistics.get(name, {}))
-        for index, (batch, inputs) in enumerate(runs_of(pipeline, conditions, order, recipe)):
+        size = batch_within([int(last[index]) for index in order], recipe.batch_size, len(run.visits))
+        groups = runs_of(pipeline, conditions, order, replace(recipe, batch_size=size))
+        for index, (batch, inputs) in enumerate(groups):
             if before is not None and index < before.runs:
                 done(len(batch) * (int(last[batch].amax()) + 1))
                 continue
@@ -120,8 +127,9 @@ def statistics_in_pipeline(
                     "give all calibration conditions the same schedule (strength, timesteps, sigmas)"
                 )
             made.update(harvester.made)
+            rows.update(harvester.rows)
             if path is not None:
-                write_checkpoint(path, Checkpoint(index + 1, made, finished(observers)))
+                write_checkpoint(path, Checkpoint(index + 1, made, rows, finished(observers)))
     total = len(drawn) * sum(len(visit.called) for visit in run.visits)
     facts = {
         "model": pipeline.name,
@@ -137,6 +145,8 @@ def statistics_in_pipeline(
         "calls_made": made.total(),
         "calls_saved": total - made.total(),
         "calls_of": {name: made[name] for name in pipeline.components},
+        "rows_made": {name: run.rows[name] + of_checks[name] + rows[name] for name in pipeline.components},
+        "rows_of_running": {name: run.rows[name] * recipe.samples for name in pipeline.components},
         "drawn_timesteps": drawn.tolist(),
         "visited_timesteps": {name: target.times.tolist() for name, target in targets.items()},
         "layers_of_time": {name: list(found) for name, found in timed.items()},
@@ -198,7 +208,8 @@ def runs_of(
 class Harvester:
     """Counts the inputs of layers at the visits that the pictures of one run are looked at (a Watcher).
 
-    targets: (pictures,) visits by denoiser; last: the visit after which the run ends; made: calls by denoiser.
+    targets: (pictures,) visits by denoiser; last: the visit after which the run ends; made: calls by denoiser, one a
+    picture; rows: of the batches of these calls.
     """
 
     run: Run
@@ -208,6 +219,7 @@ class Harvester:
     done: Advance
     visit: int = 0
     made: Counter[str] = field(default_factory=Counter)
+    rows: Counter[str] = field(default_factory=Counter)
     finished: bool = False
 
     def called(self, component: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -216,6 +228,7 @@ class Harvester:
             return
         observer, chosen = self.observers[component], self.targets[component] == self.visit
         rows, pictures = batch_of(args, kwargs), len(chosen)
+        self.rows[component] += rows
         observer.timesteps = torch.tensor([self.time()], dtype=torch.float64)
         observer.chosen = chosen.repeat(rows // pictures) if rows % pictures == 0 else chosen.any().expand(max(rows, 1))
 
@@ -240,9 +253,3 @@ class Harvester:
             self.finished = True
             raise Enough
         self.visit += 1
-
-
-def batch_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int:
-    """The batch of a call: the size of the first tensor argument that has more than one dimension."""
-    tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor) and value.dim() > 1]
-    return len(tensors[0]) if tensors else 1

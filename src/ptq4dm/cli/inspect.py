@@ -46,6 +46,10 @@ def run(args: argparse.Namespace) -> None:
         folded += sum(len(names) for names in denoiser.facts.get("folded", {}).values())
     calibration = model.facts.get("calibration", {})
     made, searched = calibration.get("calls_made"), calibration.get("sensitivity_calls", 0)
+    rows_made, rows_of_running = (
+        sum(calibration[key].values()) if key in calibration else None for key in ("rows_made", "rows_of_running")
+    )
+    stays = model.facts.get("model", {}).get("left_in_float", {})
     data = {
         **summary(model),
         "recipe": model.recipe.to_dict(),
@@ -57,6 +61,9 @@ def run(args: argparse.Namespace) -> None:
         "folded": folded,
         "calls_made": made,
         "sensitivity_calls": searched,
+        "left_in_float": stays,
+        "rows_made": rows_made,
+        "rows_of_running": rows_of_running,
     }
     text = table(rows, ("layer", "kind", "runs in", "weights", "scale", "zero point", "left in float because"))
     total = (
@@ -73,9 +80,15 @@ def run(args: argparse.Namespace) -> None:
         total += "\nin float by the method: " + ", ".join(f"{count} {kind}" for kind, count in by_method.items())
     if smoothed:
         total += f"\n{smoothed} layers with smoothed inputs, {folded} of them by the layer in front"
+    total += "".join(f"\n{name} is in float: {reason}" for name, reason in stays.items())
     if made is not None:
         total += f"\ncalibration: {made} calls of the network for pictures"
         total += f", {searched} to find sensitive layers" if searched else ""
+        if rows_made is not None:
+            total += (
+                f"\nin all {rows_made} rows through the denoisers, and {rows_of_running} if the pipeline were run for "
+                "the same pictures; with guidance a call has two rows a picture"
+            )
     show(args, data, text + total)
 
 

@@ -12,6 +12,7 @@ from ptq4dm.pipelines.denoiser import Call, placement
 from ptq4dm.pipelines.pipeline import Pipeline
 from ptq4dm.pipelines.unconditional import why_not_unconditional
 from ptq4dm.quantization.quantized_model import example_call, exchange
+from ptq4dm.quantization.time_axis import watch_time
 
 
 def accelerate(pipeline: DiffusionPipeline, backend: str = "auto") -> DiffusionPipeline:
@@ -45,8 +46,13 @@ def accelerate(pipeline: DiffusionPipeline, backend: str = "auto") -> DiffusionP
 
 def on_backend(part: nn.Module, example: Call | None, backend: str) -> nn.Module:
     """A quantized network, or one accelerated before, on a backend."""
-    config = quantization_of(part)
-    return prepare(stood_for(part), example, backend, "float-out" if config is None else config.arithmetic)
+    config, network = quantization_of(part), stood_for(part)
+    assert config is not None  # `accelerate` asked
+    watch_time(network, None)  # the calls that engines are timed with are no use
+    try:
+        return prepare(network, example, backend, config.arithmetic)
+    finally:
+        watch_time(network, config.time_axis)
 
 
 def example_of(pipeline: DiffusionPipeline) -> Call | None:

@@ -47,13 +47,14 @@ class PTQ4DMConfig(QuantizationConfigMixin):
     def from_dict(cls, config_dict: dict[str, Any], return_unused_kwargs: bool = False, **kwargs: Any) -> Any:
         """The config of a saved network. Raises ArtifactError for a damaged one or one of a newer format."""
         from ptq4dm.quantization.artifact import check_version  # imports diffusers' pipelines, which import us
+        from ptq4dm.quantization.time_axis import check_axis
 
         where = Path("config.json (quantization_config)")
         check_version(config_dict.get("format_version"), where)
         layers, arithmetic = config_dict.get("layers"), config_dict.get("arithmetic")
         if not isinstance(layers, list) or not all(isinstance(name, str) for name in layers):
             raise ArtifactError(f"{where}: layers = {layers!r:.60} is no list of names: quantize the model again")
-        for key in ("half", "weight_only", "attention_products"):
+        for key in ("half", "weight_only", "attention_products", "fused"):
             names = config_dict.get(key, [])
             if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
                 raise ArtifactError(f"{where}: {key} = {names!r:.60} is no list of names: quantize the model again")
@@ -62,6 +63,7 @@ class PTQ4DMConfig(QuantizationConfigMixin):
             raise ArtifactError(f"{where}: shared = {shared!r:.60} is no table of names: quantize the model again")
         if arithmetic not in ("float-out", "qdq"):
             raise ArtifactError(f"{where}: arithmetic = {arithmetic!r}: accepted are float-out, qdq")
+        check_axis(config_dict.get("time_axis"), None, where)
         config = cls.of_header(config_dict)
         return (config, kwargs) if return_unused_kwargs else config
 
@@ -86,6 +88,11 @@ class PTQ4DMConfig(QuantizationConfigMixin):
         return list(self.header.get("attention_products", []))
 
     @property
+    def fused(self) -> list[str]:
+        """The names of the attentions with fused projections."""
+        return list(self.header.get("fused", []))
+
+    @property
     def shared(self) -> dict[str, str]:
         """The further names of layers that the network has under several, each with the first."""
         return dict(self.header.get("shared", {}))
@@ -94,6 +101,12 @@ class PTQ4DMConfig(QuantizationConfigMixin):
     def smoothed(self) -> bool:
         """Whether some layers have smoothed inputs."""
         return bool(self.header.get("smoothed", False))
+
+    @property
+    def time_axis(self) -> dict[str, Any] | None:
+        """The span of time-steps that the network was calibrated over, and the argument that holds them; None where it
+        is not known."""
+        return self.header.get("time_axis")
 
     @property
     def arithmetic(self) -> str:

@@ -1,5 +1,6 @@
 """What tells diffusers that a network is quantized, so that it saves it as such."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from diffusers import ModelMixin
@@ -8,7 +9,9 @@ from torch import nn
 from ptq4dm.errors import ModelError
 from ptq4dm.integrations.config import Method, PTQ4DMConfig
 from ptq4dm.integrations.quantizer import PTQ4DMQuantizer
+from ptq4dm.pipelines.fused import fused_attentions
 from ptq4dm.quantization.shared import layers_entry
+from ptq4dm.quantization.time_axis import axis_entry
 from ptq4dm.registration import METHOD
 
 SCALES = "weight_scale"
@@ -28,7 +31,8 @@ def mark(model: Any, quantizer: PTQ4DMQuantizer) -> None:
     if SCALES not in kept:  # diffusers asks the first parameter that is not kept in float32 for the network's dtype
         model._keep_in_fp32_modules = [*kept, SCALES]
     if hasattr(model, "fuse_qkv_projections"):
-        vars(model)["fuse_qkv_projections"] = refuse_fusing
+        methods = ("fuse_qkv_projections", "unfuse_qkv_projections")
+        vars(model).update(dict.fromkeys(methods if fused_attentions(model) else methods[:1], refuse_fusing))
 
 
 def set_beside(config: Any) -> dict[str, Any]:
@@ -40,17 +44,21 @@ def set_beside(config: Any) -> dict[str, Any]:
 
 
 def refuse_fusing() -> None:
-    """In place of `fuse_qkv_projections`, which would take the integers for weights and tell nobody."""
-    raise ModelError("the projections of this network are quantized and cannot be fused: leave that out")
+    """In place of `fuse_qkv_projections`, which would take the integers for weights and tell nobody, and of
+    `unfuse_qkv_projections` where the single layers are gone."""
+    raise ModelError("the projections of this network are quantized and cannot be fused or unfused: leave that out")
 
 
-def marked(network: nn.Module, arithmetic: str) -> nn.Module:
-    """The quantized network itself, which diffusers can save from now on; other modules are left as they are."""
+def marked(network: nn.Module, arithmetic: str, time_axis: Mapping[str, Any] | None = None) -> nn.Module:
+    """The quantized network itself, which diffusers can save from now on; other modules are left as they are.
+
+    time_axis: the calibrated one, which is saved with it.
+    """
     if isinstance(network, ModelMixin) and quantization_of(network) is None:
         from ptq4dm.quantization.artifact import FORMAT_VERSION
 
         header = {"quant_method": METHOD, "format_version": FORMAT_VERSION, "arithmetic": arithmetic}
-        config = PTQ4DMConfig.of_header({**header, **layers_entry(network)})
+        config = PTQ4DMConfig.of_header({**header, **layers_entry(network), **axis_entry(time_axis)})
         mark(network, PTQ4DMQuantizer(config, pre_quantized=True))
     return network
 

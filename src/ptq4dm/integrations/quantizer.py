@@ -64,6 +64,7 @@ class PTQ4DMQuantizer(DiffusersQuantizer):
         if not self.pre_quantized:
             self.calibrated.check(model)
             return
+        from ptq4dm.pipelines.fused import drop_idle_layers, fuse_again
         from ptq4dm.quantization.attention_products import put_products
         from ptq4dm.quantization.filling import (
             put_empty_float_layers,
@@ -79,6 +80,8 @@ class PTQ4DMQuantizer(DiffusersQuantizer):
                 "this diffusers is too old to load smoothed layers or the arithmetic 'qdq': pip install -U diffusers"
             )
         saved = self.saved or ()
+        fuse_again(model, config.fused, type(model).__name__)
+        drop_idle_layers(model)
         rounded, smoothed = rounded_layers(config.layers, saved), smoothed_layers(config.layers, saved)
         put_empty_layers(model, config.layers, rounded, smoothed, type(model).__name__)
         put_empty_float_layers(model, config.half, config.weight_only, type(model).__name__)
@@ -132,6 +135,7 @@ class PTQ4DMQuantizer(DiffusersQuantizer):
         """Check what was loaded, or quantize it; say once that this is the simulated backend."""
         from ptq4dm.integrations.marking import mark
         from ptq4dm.quantization.filling import check_values
+        from ptq4dm.quantization.time_axis import check_axis, watch_time
 
         if self.pre_quantized:
             check_values(model.state_dict(), type(model).__name__)
@@ -139,6 +143,9 @@ class PTQ4DMQuantizer(DiffusersQuantizer):
             self.quantization_config = self.calibrated.apply(model)
             self.pre_quantized = True
         mark(model, self)
+        axis = self.quantization_config.time_axis
+        check_axis(axis, type(model), f"config.json of {type(model).__name__}")
+        watch_time(model, axis)
         model.requires_grad_(False)
         say_once(
             "simulated",

@@ -69,6 +69,12 @@ def layer_input(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor:
     return args[0] if args else kwargs["input"]
 
 
+def batch_of(args: Sequence[Any], kwargs: Mapping[str, Any]) -> int:
+    """The batch of a call: the size of the first tensor argument that has more than one dimension."""
+    tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor) and value.dim() > 1]
+    return len(tensors[0]) if tensors else 1
+
+
 def call_on(network: nn.Module, call: Call) -> Call:
     """The call with its tensors, nested ones too, on the device where `network` computes; their types stay."""
     device = placement(network)[0]
@@ -94,8 +100,13 @@ def torch_device(name: str) -> torch.device:
 
 
 def require_finite_weights(network: nn.Module, name: str) -> None:
-    """Raise ModelError that names the first tensor of `network` with NaN or infinite values."""
+    """Raise ModelError that names the first tensor of `network` with NaN or infinite values, or without any."""
     for tensor_name, tensor in network.state_dict().items():
+        if tensor.is_meta:
+            raise ModelError(
+                f"{name}.{tensor_name} is not in memory: the network is offloaded (enable_sequential_cpu_offload) or "
+                "was never loaded; quantize the pipeline before offloading it"
+            )
         broken = int((~torch.isfinite(tensor)).sum()) if tensor.is_floating_point() else 0
         if broken:
             raise ModelError(

@@ -5,10 +5,11 @@ Text encoders, image encoders and VAEs are called before or after; a ControlNet 
 """
 
 import copy
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Final
 
 import torch
 from diffusers import DiffusionPipeline
@@ -18,9 +19,12 @@ from torch.utils import _pytree as pytree
 from ptq4dm.errors import ModelError
 from ptq4dm.pipelines.adapters import require_no_adapters
 from ptq4dm.pipelines.at_work import run_watched
-from ptq4dm.pipelines.denoiser import Call, layer_input, require_finite_weights
+from ptq4dm.pipelines.denoiser import Call, batch_of, layer_input, require_finite_weights
 from ptq4dm.pipelines.pipeline import Pipeline
-from ptq4dm.pipelines.processors import require_unfused
+
+FEW_ROWS: Final = 256
+"""An input of more rows is one of tokens that a network lays flat, not of pictures or frames: keeping it for every step
+would take much memory."""
 
 
 @dataclass(frozen=True)
@@ -36,12 +40,14 @@ class Visit:
 class Run:
     """What a pipeline does in one run. visits: one a scheduler step, in order; examples: the first call of each
     denoiser, tensors copied; latest: the last call of each; inputs: by component and linear layer, the inputs of one
-    position a row (such as embeddings of the time-step), each with the index of its visit."""
+    position a row (such as embeddings of the time-step), each with the index of its visit; rows: of the batches of all
+    calls, by denoiser."""
 
     visits: tuple[Visit, ...]
     examples: Mapping[str, Call]
     latest: Mapping[str, Call] = field(default_factory=dict)
     inputs: Mapping[str, Mapping[str, Sequence[tuple[int, Tensor]]]] = field(default_factory=dict)
+    rows: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def denoisers(self) -> tuple[str, ...]:
@@ -58,11 +64,13 @@ class Notes:
     latest: dict[str, Call] = field(default_factory=dict)
     inputs: dict[str, dict[str, list[tuple[int, Tensor]]]] = field(default_factory=dict)
     pending: dict[str, Call] = field(default_factory=dict)
+    rows: Counter[str] = field(default_factory=Counter)
     within: bool = False
 
     def called(self, component: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Keep the call until the next step says whether it belongs to one; the latest caller comes last."""
         self.latest[component] = kept(args, kwargs)
+        self.rows[component] += batch_of(args, kwargs)
         earlier = self.pending.pop(component, None)
         self.pending[component] = earlier or self.examples.get(component) or self.latest[component]
 
@@ -80,8 +88,8 @@ class Notes:
         self.within = True
 
     def entered(self, component: str, layer: str, x: Tensor) -> None:
-        """Keep an input of a linear layer, (..., channels), if it has one position a row."""
-        if x.shape[:-1].numel() == len(x):
+        """Keep an input of a linear layer, (..., channels), if it has one position a row, and few rows."""
+        if x.shape[:-1].numel() == len(x) <= FEW_ROWS:
             self.inputs[component].setdefault(layer, []).append((len(self.visits), x.detach().clone()))
 
     def finish(self) -> Run:
@@ -92,7 +100,9 @@ class Notes:
             for name, layers in self.inputs.items()
             if name in self.examples
         }
-        return Run(tuple(visits), self.examples, {name: self.latest[name] for name in self.examples}, inputs)
+        latest = {name: self.latest[name] for name in self.examples}
+        rows = {name: self.rows[name] for name in self.examples}
+        return Run(tuple(visits), self.examples, latest, inputs, rows)
 
 
 def watch_run(pipeline: Pipeline, inputs: Mapping[str, Any]) -> Run:
@@ -129,26 +139,33 @@ def linear_inputs(source: DiffusionPipeline, notes: Notes) -> Iterator[None]:
 def with_found(pipeline: Pipeline, run: Run) -> Pipeline:
     """The pipeline with the denoisers that a run showed, in evaluation mode.
 
-    Raises ModelError: no config, adapters, fused projections, weights not finite.
+    Those without a config of their own stay as they are (`left_out`). Raises ModelError: no other one, adapters,
+    weights not finite.
     """
     found = replace(pipeline, components=run.denoisers)
+    left = left_out(found)
+    found = replace(found, components=tuple(name for name in run.denoisers if name not in left))
     for name, denoiser in found.denoisers.items():
-        require_config(denoiser, f"{pipeline.name}: {name}")
         require_no_adapters(denoiser, f"{pipeline.name}: {name}")
-        require_unfused(denoiser, f"{pipeline.name}: {name}")
         require_finite_weights(denoiser, f"{pipeline.name}: {name}")
         denoiser.eval()
     return found
 
 
-def require_config(network: nn.Module, name: str) -> None:
-    """Raise ModelError unless a network has a config, which an artifact of a pipeline is loaded by; several ControlNets
-    in one pipeline have none together."""
-    if not hasattr(network, "config"):
+def left_out(pipeline: Pipeline) -> dict[str, str]:
+    """Which of the denoisers that were found stay in float, with the reason: those without a config, as several
+    ControlNets in one pipeline are. Raises ModelError if no other is left."""
+    kinds = {name: type(part).__name__ for name, part in pipeline.denoisers.items() if not hasattr(part, "config")}
+    if len(kinds) == len(pipeline.components):
+        name, kind = next(iter(kinds.items()))
         raise ModelError(
-            f"{name} is a {type(network).__name__}, which has no config and could not be loaded again: give a pipeline "
-            "with one network in its place, such as a single ControlNet, or quantize it with ptq4dm.quantize_module"
+            f"{pipeline.name}: {name} is a {kind}, which has no config and could not be loaded again: quantize it with "
+            "ptq4dm.quantize_module"
         )
+    return {
+        name: f"{kind} has no config of its own, by which a quantized one is loaded again"
+        for name, kind in kinds.items()
+    }
 
 
 def kept(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:

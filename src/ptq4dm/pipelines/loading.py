@@ -38,7 +38,7 @@ def load_float_pipeline(folder: Path) -> DiffusionPipeline:
             models = {
                 name: load_model(folder, name, kind)
                 for name, part in index.items()
-                if (kind := class_of_part(*part)) is not None and issubclass(kind, diffusers.ModelMixin)
+                if (kind := class_of_part(*part)) is not None and is_model(kind)
             }
             kind = find_class(read_config(folder / INDEX)["_class_name"])
             return kind.from_pretrained(str(folder), use_safetensors=True, **models)
@@ -46,6 +46,11 @@ def load_float_pipeline(folder: Path) -> DiffusionPipeline:
         raise ModelError(
             f"{folder} cannot be loaded: {one_line(error)}; save or download the pipeline again"
         ) from error
+
+
+def is_model(kind: type) -> bool:
+    """Whether a class is that of one model with a config; several ControlNets in one have none."""
+    return issubclass(kind, diffusers.ModelMixin) and issubclass(kind, diffusers.ConfigMixin)
 
 
 def read_index(folder: Path) -> dict[str, list[str]]:

@@ -17,7 +17,6 @@ from ptq4dm.pipelines.adapters import require_no_adapters
 from ptq4dm.pipelines.denoiser import require_finite_weights
 from ptq4dm.pipelines.loading import hub_folder, load_float_pipeline
 from ptq4dm.pipelines.originals.convert import convert_checkpoint
-from ptq4dm.pipelines.processors import require_unfused
 from ptq4dm.pipelines.unconditional import config_of, why_not_drawable, why_not_unconditional
 from ptq4dm.zoo.zoo import MODELS, model_folder
 
@@ -131,7 +130,6 @@ def adopt(source: DiffusionPipeline, name: str) -> Pipeline:
         raise ModelError(f"{name} ({type(source).__name__}) cannot be sampled: {fault}")
     pipeline = Pipeline(source, name, ("unet",))
     require_no_adapters(pipeline.denoiser, f"{name}: {pipeline.component}")
-    require_unfused(pipeline.denoiser, f"{name}: {pipeline.component}")
     require_finite_weights(pipeline.denoiser, f"{name}: {pipeline.component}")
     pipeline.denoiser.eval()
     return pipeline

@@ -3,6 +3,7 @@
     model_index.json, scheduler/, ...       as diffusers writes them
     unet/config.json                        a denoiser's config + `quantization_config` (format version, layers)
     unet/diffusion_pytorch_model.safetensors  its tensors, with their fingerprint in the metadata
+    folded.safetensors                      smoothing factors that layers took in, where some did
     ptq4dm.json                             recipe, plans, calibration facts: what the report and `inspect` read
 
 A bare module has no pipeline and no config: its folder holds `module.safetensors` and `ptq4dm.json`, and is loaded
@@ -23,18 +24,21 @@ from ptq4dm import files
 from ptq4dm.errors import ArtifactError, ModelError
 from ptq4dm.pipelines.classes import find_class, library_of, public_class
 from ptq4dm.pipelines.denoiser import Call
+from ptq4dm.pipelines.fused import fuse_again, fused_attentions, saved_unfused
 from ptq4dm.pipelines.loading import FAULTS, one_line, quiet, saved_by_diffusers
 from ptq4dm.pipelines.pipeline import Pipeline
 from ptq4dm.pipelines.unconditional import why_not_unconditional
 from ptq4dm.quantization.attention_products import product_names
 from ptq4dm.quantization.facts import require_facts
 from ptq4dm.quantization.filling import fill
+from ptq4dm.quantization.folded_factors import read_factors, write_factors
 from ptq4dm.quantization.half_layers import half_names
 from ptq4dm.quantization.ip_adapters import attach_adapters
 from ptq4dm.quantization.layers_qdq import quantized_names
 from ptq4dm.quantization.plan import LayerPlan
 from ptq4dm.quantization.quantized_model import QuantizedDenoiser, QuantizedModel, example_call
 from ptq4dm.quantization.shared import layers_entry, saved_tensors, shared_names
+from ptq4dm.quantization.time_axis import axis_entry, check_axis
 from ptq4dm.quantization.weight_only import weight_only_names
 from ptq4dm.recipe import Recipe, recipe_from_dict
 
@@ -70,7 +74,7 @@ def fill_folder(model: QuantizedModel, building: Path) -> None:
         if model.pipeline is not None:
             weights = building / name / WEIGHTS
             weights.parent.mkdir()
-            entry = {**header, **layers_entry(denoiser.network)}
+            entry = {**header, **layers_entry(denoiser.network), **axis_entry(denoiser.facts.get("time_axis"))}
             config = {**plain_config(denoiser.network), "quantization_config": entry}
             files.write_json(weights.parent / "config.json", config)
         shared = shared_names(denoiser.network)
@@ -82,18 +86,28 @@ def fill_folder(model: QuantizedModel, building: Path) -> None:
             "weight_only": weight_only_names(denoiser.network),
             "attention_products": product_names(denoiser.network),
             "shared": shared,
+            "fused": fused_attentions(denoiser.network),
             "weights": str(weights.relative_to(building)),
             "plan": [dataclasses.asdict(layer) for layer in denoiser.plan],
             "facts": denoiser.facts,
         }
+    write_factors(building, {name: denoiser.folded for name, denoiser in model.denoisers.items()})
     facts = {
         **header,
         "pipeline": model.pipeline is not None,
         "denoisers": denoisers,
+        "fused_parts": {} if model.pipeline is None else fused_parts(model.pipeline),
         "recipe": model.recipe.to_dict(),
         "facts": model.facts,
     }
     files.write_json(building / FACTS, facts)
+
+
+def fused_parts(pipeline: Pipeline) -> dict[str, list[str]]:
+    """The attentions with fused projections in parts of a pipeline that are no denoisers (a VAE)."""
+    parts = {name: part for name, part in pipeline.source.components.items() if isinstance(part, nn.Module)}
+    found = {name: fused_attentions(part) for name, part in parts.items() if name not in pipeline.components}
+    return {name: names for name, names in found.items() if names}
 
 
 def write_pipeline_frame(pipeline: Pipeline, folder: Path) -> None:
@@ -107,7 +121,8 @@ def write_pipeline_frame(pipeline: Pipeline, folder: Path) -> None:
     files.write_json(folder / "model_index.json", index)
     for name, part in pipeline.source.components.items():
         if name not in pipeline.components and hasattr(part, "save_pretrained"):
-            part.save_pretrained(folder / name)
+            with saved_unfused(part):
+                part.save_pretrained(str(folder / name))  # several ControlNets want text
 
 
 def plain_config(network: nn.Module) -> dict[str, Any]:
@@ -194,11 +209,17 @@ def read_model(folder: Path, facts: dict[str, Any], module: nn.Module | None, ex
         name: read_network(folder, name, held, facts["arithmetic"], None if facts["pipeline"] else module)
         for name, held in facts["denoisers"].items()
     }
-    pipeline = read_pipeline(folder, networks) if facts["pipeline"] else None
+    pipeline = read_pipeline(folder, networks, facts.get("fused_parts", {})) if facts["pipeline"] else None
     if example is None and pipeline is not None and not why_not_unconditional(pipeline.source):
         example = example_call(pipeline)
     denoisers = {
-        name: QuantizedDenoiser(networks[name], tuple(LayerPlan(**row) for row in held["plan"]), example, held["facts"])
+        name: QuantizedDenoiser(
+            networks[name],
+            tuple(LayerPlan(**row) for row in held["plan"]),
+            example,
+            held["facts"],
+            read_factors(folder, name),
+        )
         for name, held in facts["denoisers"].items()
     }
     return QuantizedModel(denoisers, pipeline, recipe, facts["facts"])
@@ -231,6 +252,7 @@ def read_network(folder: Path, name: str, held: dict[str, Any], arithmetic: str,
     if module is None:
         module = empty_network(folder, name, arithmetic)
         attach_adapters(module, tensors, folder)
+    check_axis(held["facts"].get("time_axis"), type(module), folder)
     return fill(module, held, tensors, folder)
 
 
@@ -263,7 +285,7 @@ def diffusers_class(folder: Path, name: Any) -> Any:
     return found
 
 
-def read_pipeline(folder: Path, networks: dict[str, nn.Module]) -> Pipeline:
+def read_pipeline(folder: Path, networks: dict[str, nn.Module], fused: dict[str, list[str]]) -> Pipeline:
     """The diffusers pipeline around quantized networks. Raises ArtifactError: a part is missing."""
     index = files.read_json(folder / "model_index.json")
     for name, row in index.items():
@@ -274,4 +296,6 @@ def read_pipeline(folder: Path, networks: dict[str, nn.Module]) -> Pipeline:
     kind = diffusers_class(folder, index.get("_class_name"))
     with quiet():
         source = kind.from_pretrained(str(folder), use_safetensors=True, local_files_only=True, **networks)
+    for name, names in fused.items():
+        fuse_again(source.components[name], names, folder)
     return Pipeline(source, str(folder), tuple(networks))

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ptq4dm.errors import ArtifactError
+from ptq4dm.pipelines.fused import drop_idle_layers, fuse_again
 from ptq4dm.quantization.attention_products import put_products
 from ptq4dm.quantization.half_layers import HALF_FORMS, put_half_layers
 from ptq4dm.quantization.layers import QUANTIZABLE, quantized_form
@@ -22,6 +23,8 @@ def fill(network: nn.Module, entry: Mapping[str, Any], tensors: dict[str, Tensor
     entry: what the artifact says of the layers (`shared.layers_entry`). Raises ArtifactError if they do not fit.
     """
     layers, shared = entry["layers"], entry.get("shared", {})
+    fuse_again(network, entry.get("fused", []), folder)
+    drop_idle_layers(network)
     put_empty_layers(network, layers, rounded_layers(layers, tensors), smoothed_layers(layers, tensors), folder)
     put_empty_float_layers(network, entry.get("half", []), entry.get("weight_only", []), folder)
     put_products(network, entry.get("attention_products", []), where=str(folder))

@@ -149,9 +149,12 @@ def same(found: list[Tensor], wanted: list[Tensor]) -> bool:
 
 @torch.no_grad()
 def fold(quantized: nn.Module, folds: Folds, factors: Mapping[str, Tensor]) -> None:
-    """Divide the layers in front, in a quantized network of our own; the layers behind divide no more."""
+    """Divide the layers in front, in a quantized network of our own; the layers behind divide no more.
+
+    factors: by layer in front.
+    """
     for producer, consumers in folds.items():
-        divide_output(quantized.get_submodule(producer), factors[consumers[0]])
+        divide_output(quantized.get_submodule(producer), factors[producer])
         for name in consumers:
             vars(quantized.get_submodule(name))["_buffers"]["smoothing"] = None
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
-from torch import nn
+from torch import Tensor, nn
 
 from ptq4dm.errors import BackendError, ModelError
 from ptq4dm.pipelines.denoiser import Call, network_on, torch_device
@@ -28,24 +28,27 @@ class QuantizedDenoiser:
 
     network: the simulated network (pure torch; it defines the numbers), with `QuantizedLayer`s in place.
     plan: every layer, quantized or not, with the reason. example: one call of the network, from which engines learn
-    its inputs; None if they learn them from the first call that is made. facts: plain JSON data.
+    its inputs; None if they learn them from the first call that is made. facts: plain JSON data. folded: the smoothing
+    factors that layers took in, (channels,) by layer.
     """
 
     network: nn.Module
     plan: tuple[LayerPlan, ...]
     example: Call | None = None
     facts: dict[str, Any] = field(default_factory=dict)
+    folded: Mapping[str, Tensor] = field(default_factory=dict)
 
     def to_module(self, backend: str, arithmetic: str) -> nn.Module:
         """The network on a backend, with the class and call signature of the float one. Raises BackendError."""
         from ptq4dm.backends.registry import prepare  # backends come later in the walk; nothing above needs them
         from ptq4dm.integrations.marking import marked
 
+        axis = self.facts.get("time_axis")
         watch_time(self.network, None)  # the calls that engines are timed with are no use
         try:
-            return prepare(marked(self.network, arithmetic), self.example, backend, arithmetic)
+            return prepare(marked(self.network, arithmetic, axis), self.example, backend, arithmetic)
         finally:
-            watch_time(self.network, self.facts.get("time_axis"))
+            watch_time(self.network, axis)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from torch import Tensor, nn
 
-from ptq4dm.errors import TimeAxisWarning
+from ptq4dm.errors import ArtifactError, TimeAxisWarning
 from ptq4dm.pipelines.denoiser import Call
 
 SHARE: Final = 0.1
@@ -46,6 +46,25 @@ def time_of(value: Any) -> float | None:
     if isinstance(value, Tensor):
         return float(value.max()) if value.dim() < 2 and value.numel() else None
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def axis_entry(axis: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What a saved network's config says of the calibrated time axis."""
+    return {} if axis is None else {"time_axis": dict(axis)}
+
+
+def check_axis(axis: Any, network: type[nn.Module] | None, where: Any) -> None:
+    """Raise ArtifactError that names `where`: a saved time axis that is none, or is not of this kind of network."""
+    if axis is None:
+        return
+    fine = isinstance(axis, Mapping) and isinstance(axis.get("argument"), str)
+    if not fine or any(time_of(axis.get(key)) is None for key in ("low", "high")):
+        raise ArtifactError(f"{where}: time_axis = {axis!r:.60} is no span of time-steps: quantize the model again")
+    if network is not None and axis["argument"] not in inspect.signature(network.forward).parameters:
+        raise ArtifactError(
+            f"{where}: time_axis names {axis['argument']!r}, which {network.__name__} does not take: quantize the "
+            "model again"
+        )
 
 
 class TimeNote:
