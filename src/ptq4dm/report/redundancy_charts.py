@@ -70,7 +70,7 @@ def growth_part(facts: Mapping[str, Any]) -> dict[str, Any]:
     """The two curves."""
     caption = (
         f"Relative L2 against the float network with two standard errors over {facts['n']} held-out pictures: of x_t "
-        "where the INT8 network walks by itself (the dot: its picture), and of a single call at the float network's x_t."
+        "where the INT8 network walks by itself (the dot: its picture), and of a call at the float network's x_t."
     )
     return {
         "charts": [growth_chart(facts, width) for width in (FULL, NARROW)],
