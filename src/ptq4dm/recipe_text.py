@@ -1,6 +1,7 @@
 """A recipe as a TOML file with comments, which `load_recipe` reads as the same recipe again."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -37,10 +38,15 @@ def kept_lines(patterns: Sequence[str], beside: Mapping[str, str]) -> list[str]:
     return ["keep_float = [", *items, "]"]
 
 
+def bare(key: str) -> str:
+    """A key without quotes where it needs none."""
+    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else toml(key)
+
+
 def toml(value: Any) -> str:
     """A value of plain data in TOML, on one line."""
     if isinstance(value, Mapping):
-        items = ", ".join(f"{toml(key)} = {toml(item)}" for key, item in value.items())
+        items = ", ".join(f"{bare(key)} = {toml(item)}" for key, item in value.items())
         return f"{{ {items} }}" if items else "{}"
     if isinstance(value, list):
         return f"[{', '.join(map(toml, value))}]"

@@ -45,7 +45,8 @@ class MixedPlan:
 
     recipe: what `quantize` takes. kept: the layers that the plan leaves in float, those with the most error for their
     multiply-adds first. predicted, measured: relative L2 of a call. float_macs: the share of the multiply-adds in
-    float, with what the recipe keeps there anyway. sensitivity: what the choice was made by.
+    float, with what the recipe keeps there anyway. calls: of one picture each, that it was measured on. sensitivity:
+    what the choice was made by.
     """
 
     model: str
@@ -54,6 +55,7 @@ class MixedPlan:
     predicted: float
     measured: float
     float_macs: float
+    calls: int
     sensitivity: Sensitivity
 
     def to_dict(self) -> dict[str, Any]:
@@ -69,8 +71,7 @@ class MixedPlan:
             "floor": known.floor,
             "kept_macs": known.cost(self.kept),
             "float_macs": self.float_macs,
-            "pictures": len(MEASURED),
-            "calls": len(MEASURED) * CALLS,
+            "calls": self.calls,
         }
 
     def text(self) -> str:
@@ -79,7 +80,7 @@ class MixedPlan:
         head = [
             f"Written by `ptq4dm plan` for {self.model}: {len(self.kept)} of {len(known.shares)} layers that have an "
             "INT8 form stay in float.",
-            f"Relative L2 of a call: {percent(self.measured)} measured on {len(MEASURED) * CALLS} held-out calls "
+            f"Relative L2 of a call: {percent(self.measured)} measured on {self.calls} held-out calls "
             f"({percent(self.predicted)} expected); {percent(known.all_int8)} with all of them in INT8.",
             f"Multiply-adds in float: {percent(known.cost(self.kept))} by these layers, {percent(self.float_macs)} "
             "with those that the recipe keeps there anyway.",
@@ -179,18 +180,20 @@ class Planner:
         recipe = mixed_recipe(self.recipe, kept)
         denoiser = quantized(self.pipeline, recipe, self.calibration_set, self.progress)
         measured = mean_error(self.walked, denoiser.network)
-        macs = [item.macs or 0 for item in denoiser.plan if not item.quantized]
-        total = sum(item.macs or 0 for item in denoiser.plan)
-        predicted = self.sensitivity.predicted(kept)
-        share = sum(macs) / max(total, 1)
-        return MixedPlan(self.pipeline.name, recipe, tuple(kept), predicted, measured, share, self.sensitivity)
+        known, total = self.sensitivity, sum(item.macs or 0 for item in denoiser.plan)
+        in_float = sum(item.macs or 0 for item in denoiser.plan if not item.quantized)
+        calls = self.walked.x_t.shape[:2].numel()
+        share = in_float / max(total, 1)
+        return MixedPlan(self.pipeline.name, recipe, tuple(kept), known.predicted(kept), measured, share, calls, known)
 
     def meet(self, target: float) -> MixedPlan:
         """The cheapest plan whose measured error meets the target. Raises RecipeError."""
         known, aim, names = self.sensitivity, target, []
         most = known.most_sensitive(len(known.shares) - 1)
         while True:
-            chosen = known.cheapest(aim, names) or (most if aim < known.all_int8 else [])
+            chosen = known.cheapest(aim, names)
+            if chosen is None:
+                chosen = most
             if len(chosen) <= len(names) and names:  # the aim is met by what was tried: the next best one too
                 chosen = [*names, *(name for name in known.by_worth() if name not in names)][: len(names) + 1]
             found = self.plan(chosen)
