@@ -22,8 +22,8 @@ def test_each_sentence_is_computed_from_its_facts() -> None:
         "2 times the mean error of a single call (2 %); half of the largest error of x_t is there after 1 of 2"
         in growth
     )
-    assert "1 of 2 layer makes half" in share and "80% of the sum for 1.0% of the multiply-adds" in share
-    assert "leaves in float make 80%" in share and "1.50 times the squared error of all together" in share
+    assert "1 of 2 layer makes half" in share and "alone 120% of that of all together, for 1.0% of the" in share
+    assert "leaves in float make 120%" in share and "1.50 times the squared error of all together" in share
     assert redundancy_sentence(redundancy_rows()) == f"{noise} {growth} {share}"
 
 

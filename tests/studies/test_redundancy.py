@@ -16,7 +16,7 @@ from ptq4dm.quantization.rewrite import quantize_layers, with_layers
 from ptq4dm.ranges.observe import observe
 from ptq4dm.ranges.range_table import choose_ranges
 from ptq4dm.recipe import RangeRecipe, WeightRecipe
-from ptq4dm.studies.float_walk import FloatWalk
+from ptq4dm.studies.float_walk import FloatWalk, errors_along
 from ptq4dm.studies.layer_noise import decibels_of, layer_noise
 from ptq4dm.studies.redundancy import number_for
 from ptq4dm.studies.redundancy_sentences import GROWTH, NOISE, SHARES
@@ -113,6 +113,15 @@ def test_shares_are_those_of_networks_built_one_by_one(
     assert found.shares() == pytest.approx(shares, rel=1e-4)
     assert found.additivity() == pytest.approx(sum(shares.values()), rel=1e-4)
     assert 0.5 < found.additivity() < 2
+
+
+def test_predicted_variances_that_the_sampler_does_not_use_are_not_compared() -> None:
+    """The outputs of a float walk hold what the sampler used of each: the first half."""
+    x_t = torch.randn(1, 2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    walked = FloatWalk(torch.tensor([5]), x_t, x_t, x_t[0])
+    network = nn.Identity()
+    network.forward = lambda x, t: torch.cat([1.1 * x, x.exp()], 1)  # type: ignore[method-assign]
+    assert errors_along(walked, network, 2, False).relative_l2.flatten().tolist() == pytest.approx([0.1, 0.1])
 
 
 def test_independent_errors_add_up_and_equal_ones_do_not() -> None:

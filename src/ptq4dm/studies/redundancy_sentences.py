@@ -58,10 +58,10 @@ def share_sentence(facts: Mapping[str, Any]) -> str:
     makes = "layer makes" if facts["half"] == 1 else "layers make"
     sentence = (
         f"{facts['half']} of {len(layers)} {makes} half of the squared error; {first['layer']} makes most, "
-        f"{first['share'] / total:.0%} of the sum for {first['macs']:.1%} of the multiply-adds"
+        f"alone {first['share']:.0%} of that of all together, for {first['macs']:.1%} of the multiply-adds"
     )
     if left:
-        sentence += f", and the layers that the default recipe leaves in float make {left / total:.0%}"
+        sentence += f", and the layers that the default recipe leaves in float make {left:.0%}"
     return (
         f"{sentence}. Alone, layers make {total:.2f} times the squared error of all together: {addition_words(total)}."
     )
