@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import tomllib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,17 @@ from ptq4dm.errors import ModelError, RecipeError
 from ptq4dm.evaluation.fidelity import compare_calls
 from ptq4dm.pipelines.pipeline import open_pipeline
 from ptq4dm.quantization.plan import planned
-from ptq4dm.recipe import Recipe
+from ptq4dm.recipe import Recipe, recipe_from_dict
 from ptq4dm.studies import mixed_plan
 from ptq4dm.studies.mixed_plan import MEASURED, MixedPlan, Planner, plan_recipe
+
+START = """
+[calibration]
+samples = 4
+steps = 2
+[weights]
+error_feedback = false
+"""
 
 
 @pytest.fixture(scope="module")
@@ -31,8 +40,7 @@ def pipe() -> DDPMPipeline:
 
 @pytest.fixture(scope="module")
 def recipe() -> Recipe:
-    changes: dict[str, Any] = {"samples": 4, "steps": 2}
-    return ptq4dm.load_recipe("w8a8").replace(calibration=changes, weights={"error_feedback": False})
+    return recipe_from_dict(tomllib.loads(START))
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +140,7 @@ def test_a_target_from_the_command_line_goes_on_from_the_ranking_that_is_there(
     monkeypatch.setattr(mixed_plan, "measure_sensitivity", refuse)
     model, start, out = tmp_path / "model", tmp_path / "start.toml", tmp_path / "mixed.toml"
     pipe.save_pretrained(model)
-    start.write_text("[calibration]\nsamples = 4\nsteps = 2\n[weights]\nerror_feedback = false\n")
+    start.write_text(START)
     command = ["plan", str(model), "--out", str(out), "--recipe", str(start), "--work", str(work)]
     target = two.measured * 1.1
     assert main([*command, "--target-l2", str(target), "--json"]) == 0

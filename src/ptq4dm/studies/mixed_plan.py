@@ -219,7 +219,8 @@ def make_planner(
     ]
     every = mixed_recipe(recipe.replace(smoothing={"threshold": NO_FOLDS}), [])
     held_out = {"seeds": [*RANKED, *MEASURED], "calls": CALLS}
-    key = fingerprint({}, pipeline.fingerprint, calibration_set.fingerprint, every.to_dict(), held_out)
+    own_calls = {"x_t": calibration_set.x_t, "timesteps": calibration_set.timesteps}
+    key = fingerprint(own_calls, pipeline.fingerprint, every.replace(name="").to_dict(), held_out)
     place = work / f"sensitivity-{key}.json" if work is not None else None
     known = read_sensitivity(place)
     if known is None:
