@@ -111,13 +111,14 @@ def test_budgets_that_no_plan_can_have_are_told_before_the_work(
         raise AssertionError("calibrated")
 
     monkeypatch.setattr(mixed_plan, "collect", refuse)
-    for options, says in (
+    budgets: list[tuple[dict[str, Any], str]] = [
         ({}, "neither of keep_float and target_l2"),
         ({"keep_float": 1, "target_l2": 0.1}, "both of keep_float and target_l2"),
         ({"keep_float": 0}, "keep_float = 0"),
         ({"target_l2": 2.0}, "target_l2 = 2.0: accepted is a relative L2 between 0 and 1"),
         ({"keep_float": 999}, r"keep_float = 999, but the recipe rounds \d+ layers of .*: accepted are 1 to \d+"),
-    ):
+    ]
+    for options, says in budgets:
         with pytest.raises(RecipeError, match=says):
             plan_recipe(pipe, recipe, **options)
     with pytest.raises(RecipeError, match="a callable, which no file can hold"):
