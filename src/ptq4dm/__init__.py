@@ -19,12 +19,14 @@ if TYPE_CHECKING:
     from ptq4dm.quantization.quantized_model import QuantizedModel
     from ptq4dm.ranges.range_table import RangeTable
     from ptq4dm.recipe import Recipe, load_recipe
+    from ptq4dm.studies.mixed_plan import MixedPlan, plan_recipe
     from ptq4dm.workflow import quantize, quantize_module
 
 __version__ = "0.1.0"
 __all__ = [
     "CalibrationSet",
     "Call",
+    "MixedPlan",
     "PTQ4DMConfig",
     "PTQ4DMError",
     "Pipeline",
@@ -38,6 +40,7 @@ __all__ = [
     "load",
     "load_recipe",
     "open_pipeline",
+    "plan_recipe",
     "quantize",
     "quantize_module",
 ]
@@ -45,6 +48,7 @@ __all__ = [
 _HOMES = {
     "CalibrationSet": "ptq4dm.calibration.calibration_set",
     "Call": "ptq4dm.pipelines.denoiser",
+    "MixedPlan": "ptq4dm.studies.mixed_plan",
     "PTQ4DMConfig": "ptq4dm.integrations.config",
     "PTQ4DMError": "ptq4dm.errors",
     "Pipeline": "ptq4dm.pipelines.pipeline",
@@ -58,6 +62,7 @@ _HOMES = {
     "load": "ptq4dm.quantization.artifact",
     "load_recipe": "ptq4dm.recipe",
     "open_pipeline": "ptq4dm.pipelines.pipeline",
+    "plan_recipe": "ptq4dm.studies.mixed_plan",
     "quantize": "ptq4dm.workflow",
     "quantize_module": "ptq4dm.workflow",
 }

@@ -6,6 +6,7 @@ from typing import Any
 
 from PIL import Image
 
+from ptq4dm.studies.redundancy_sentences import GROWTH, NOISE, SHARES
 from ptq4dm.studies.verdict import verdicts
 
 WEIGHTS = {"timesteps": [980, 500, 0], "weights": [0.01, 3.0, 0.5], "measured": [0, 2], "standard_errors": [0.002, 0.1]}
@@ -37,6 +38,38 @@ def row(question: str, variant: str, error: float, baseline: str | None = "defau
     }
 
 
+def redundancy_rows() -> list[dict[str, Any]]:
+    """The three rows of facts: layers of 30 and 44 dB, an error that grows to 4 %, shares that add up to 1.5."""
+    noise = [
+        {
+            "layer": name,
+            "input": [db + 2, None],
+            "output": [db, db - 4],
+            "input_all": db + 2,
+            "output_all": db - 1,
+            "left_in_float": db < 40,
+        }
+        for name, db in (("up_blocks.0.conv<1>", 30.0), ("mid.attentions.0.to_q", 44.0))
+    ]
+    shares = [
+        {"layer": "up_blocks.0.conv<1>", "share": 1.2, "macs": 0.01, "left_in_float": True},
+        {"layer": "mid.attentions.0.to_q", "share": 0.3, "macs": 0.2, "left_in_float": False},
+    ]
+    facts: dict[str, dict[str, Any]] = {
+        NOISE: {"t": [980, 0], "n": 3, "layers": noise},
+        GROWTH: {"t": [980, 0], "n": 3, "x_t": {"mean": [0.0, 0.02], "standard_error": [0.0, 0.001]},
+                 "call": {"mean": [0.01, 0.03], "standard_error": [0.001, 0.001]},
+                 "picture": {"mean": 0.04, "standard_error": 0.002}},
+        SHARES: {"t": [980, 0], "n": 3, "relative_l2": 0.02, "additivity": 1.5, "additivity_at": [1.4, 1.6], "half": 1,
+                 "layers": shares},
+    }  # fmt: skip
+    return [
+        {"question": "redundancy", "variant": name, "key": name, "note": "", "baseline": None, "seconds": 1.0,
+         "facts": item}
+        for name, item in facts.items()
+    ]  # fmt: skip
+
+
 def write_study(folder: Path) -> Path:
     """Write `study.json` and the sheet that its rows name; returns the folder."""
     layer = {"layer": "up_blocks.0.conv<1>", "drift": 1.5, "min": [-1.0, -2.0], "max": [1.0, 2.0]}
@@ -57,6 +90,7 @@ def write_study(folder: Path) -> Path:
         row("auto", "uniform", 0.011),
         {"question": "auto", "variant": "what errors do", "key": "w", "note": "", "baseline": None, "seconds": 1.0,
          "facts": {"weights": WEIGHTS, "white": WEIGHTS}},
+        *redundancy_rows(),
     ]  # fmt: skip
     results = {
         "format_version": 1,

@@ -11,7 +11,9 @@ from typing import NoReturn
 
 from ptq4dm.errors import PTQ4DMError
 
-VERBS = ("demo", "quantize", "sample", "evaluate", "bench", "inspect", "report", "export", "convert", "study", "zoo")
+VERBS = (
+    "demo", "quantize", "sample", "evaluate", "bench", "inspect", "report", "export", "convert", "study", "plan", "zoo"
+)  # fmt: skip
 INTERRUPTED = 130
 
 

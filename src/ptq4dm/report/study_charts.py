@@ -1,6 +1,5 @@
 """The charts of a study: rows against the default recipe, errors over t, drift of the layers."""
 
-import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -8,7 +7,8 @@ from typing import Any, Final
 from markupsafe import Markup
 
 from ptq4dm.report.charts import TIME, whisker
-from ptq4dm.report.svg import Scale, area, box, frame, line, make_axes, nice_range, picture, text
+from ptq4dm.report.heat_map import HeatRow, heat_map
+from ptq4dm.report.svg import Scale, area, frame, line, make_axes, nice_range, picture, text
 from ptq4dm.report.words import decibels, percent
 from ptq4dm.studies.sentences import outcome_of
 
@@ -119,42 +119,22 @@ def curves_chart(question: str, rows: Sequence[Mapping[str, Any]], width: int, h
 
 def drift_map(facts: Mapping[str, Any], width: int, most: int = 20) -> Markup:
     """How wide each layer's input is at each band of t, as a share of its widest: the most drifting layers."""
-    layers = facts["layers"][:most]
-    left, pitch = (8, 26) if width < 500 else (310, 15)
-    top = 8
-    height = top + pitch * len(layers) + 40
-    t = facts["t"]
-    edges = [0.0, *((a + b) / 2 for a, b in itertools.pairwise(t)), t[-1] + (t[-1] - t[0]) / max(2 * len(t), 1) + 0.5]
-    scale = Scale(0, edges[-1], left, width - 16)
-    parts = []
-    for index, row in enumerate(layers):
-        y = top + index * pitch
+    layers, t = facts["layers"][:most], facts["t"]
+    rows = []
+    for row in layers:
         widths = widths_of(row)
         widest = max(value for value in widths if value is not None) or 1.0
-        name = shortened(row["layer"]) if width < 500 else row["layer"]
-        where = (left, y + 10) if width < 500 else (left - 8, y + 11)
-        parts.append(text(*where, f"{name}  {row['drift']:.1f} bit", "tick" if width < 500 else "tick end"))
-        for band, value in enumerate(widths):
-            if value is None:
-                continue
-            x, end = scale(edges[band]), scale(edges[band + 1])
-            tip = f"{row['layer']}, t about {t[band]:.0f}: {value:.3g} wide, {value / widest:.0%} of its widest"
-            cell = box(x, y + (12 if width < 500 else 1), end - x + 0.3, 12, "heat", tip)
-            parts.append(Markup('<g fill-opacity="{:.3f}">{}</g>').format(max(value / widest, 0.03), cell))
-    for value in (0, 250, 500, 750, 1000):
-        if value <= edges[-1] + 1:
-            parts.append(text(scale(min(value, edges[-1])), height - 22, str(value), "tick middle"))
-    parts.append(text(width - 16, height - 6, TIME, "label end"))
+        shades = [None if value is None else value / widest for value in widths]
+        tips = [
+            "" if value is None else f"t about {at:.0f}: {value:.3g} wide, {value / widest:.0%} of its widest"
+            for at, value in zip(t, widths, strict=True)
+        ]
+        rows.append(HeatRow(row["layer"], f"{row['drift']:.1f} bit", shades, tips))
     words = "; ".join(f"{row['layer']} {row['drift']:.2f} bits" for row in layers)
-    return picture("drift", width, height, "Width of each layer's input over the time-steps", words, *parts)
+    return heat_map("drift", "Width of each layer's input over the time-steps", words, rows, t, width)
 
 
 def widths_of(row: Mapping[str, Any]) -> list[float | None]:
     """From the 1st to the 99th percentile in each band; None where nothing was seen."""
     low, high = row["percentiles"]["1"], row["percentiles"]["99"]
     return [None if a is None or b is None else b - a for a, b in zip(low, high, strict=True)]
-
-
-def shortened(name: str) -> str:
-    """A layer's name in few letters."""
-    return name.replace("_blocks", "").replace("attentions", "attn").replace("resnets", "res")

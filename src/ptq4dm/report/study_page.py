@@ -9,7 +9,7 @@ from PIL import Image
 
 from ptq4dm.errors import ArtifactError
 from ptq4dm.files import new_file, read_json
-from ptq4dm.report import effect_charts, study_charts, words
+from ptq4dm.report import effect_charts, redundancy_charts, study_charts, words
 from ptq4dm.report.page import FULL, NARROW, environment
 from ptq4dm.report.sheets import data_uri
 from ptq4dm.studies.sentences import QUESTIONS, extreme_of, outcome_of, sentence
@@ -102,6 +102,8 @@ def question_context(
         facts = next((row["facts"] for row in rows if "facts" in row), None)
         found["weights"] = facts and [effect_charts.study_weights(facts, width) for width in (FULL, NARROW)]
         rows = measured_rows(rows)
+    if name == "redundancy":
+        return found | {"parts": redundancy_charts.parts_of(rows)}
     level = default["call"]["relative_l2"]["mean"] if default and name != "samplers" else None
     found["charts"] = [study_charts.rows_chart(name, rows, level, width) for width in (FULL, NARROW)]
     if default is None or name == "samplers":

@@ -8,6 +8,7 @@ from ptq4dm.studies.cases import Experiment
 from ptq4dm.studies.drift import drift
 from ptq4dm.studies.metrics import metrics
 from ptq4dm.studies.operations import operations
+from ptq4dm.studies.redundancy import redundancy
 from ptq4dm.studies.samplers import samplers
 from ptq4dm.studies.samples import samples
 from ptq4dm.studies.sources import sources
@@ -23,4 +24,5 @@ EXPERIMENTS: Final[dict[str, Experiment]] = {
     "bits": bits,
     "samples": samples,
     "samplers": samplers,
+    "redundancy": redundancy,
 }

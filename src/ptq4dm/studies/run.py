@@ -66,13 +66,14 @@ def run_study(
         started = time.perf_counter()
         rows = all_rows(study, [name for name in EXPERIMENTS if name in only or not only])
         measured = any("per_picture" in row for row in rows)
+        rounded = measured or any(row["question"] == "redundancy" for row in rows)
         results = {
             "format_version": FORMAT_VERSION,
             "model": {"name": pipeline.name, "fingerprint": study.model, "picture_shape": list(pipeline.picture_shape)},
             "num_train_timesteps": pipeline.num_train_timesteps,
             "settings": asdict(sizes),
             "recipe": study.recipe.to_dict(),
-            "left_in_float": study.sensitive["left_in_float"] if measured else {},
+            "left_in_float": study.sensitive["left_in_float"] if rounded else {},
             "float_sheet": study.sheet(study.walk(study.trajectories).pictures) if measured else "",
             "rows": rows,
             "verdicts": verdicts(rows),

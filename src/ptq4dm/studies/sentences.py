@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from ptq4dm.studies.auto_words import auto_sentence
+from ptq4dm.studies.redundancy_sentences import redundancy_sentence
 from ptq4dm.studies.rows import verdict_of
 from ptq4dm.studies.store import Row
 
@@ -17,6 +18,7 @@ QUESTIONS: Final = {
     "bits": "How few bits are enough?",
     "samples": "How few calibration samples are enough?",
     "samplers": "Does one calibration serve every sampler?",
+    "redundancy": "Why do 8 bits lose so little?",
     "distribution": "How far are the pictures from the data?",
 }
 """Each question in words."""
@@ -28,6 +30,8 @@ def sentence(question: str, rows: Sequence[Row]) -> str:
         return drift_sentence(rows[0]["facts"])
     if question == "auto":
         return auto_sentence(rows)
+    if question == "redundancy":
+        return redundancy_sentence(rows)
     if question == "distribution":
         return distribution_sentence([row for row in rows if "facts" in row])
     known = [row for row in rows if "per_picture" in row]

@@ -169,14 +169,20 @@ class Study:
         except (ArtifactError, KeyError, TypeError):  # not measured yet
             pass
         network = self.pipeline.denoiser
-        plan = leave_out(self.plan, dict.fromkeys(self.sweep.of_time, "follows the time-step"))
         calls = [call for call, _ in calls_on(network, self.default_set.calls(OBSERVED_AT_ONCE))]
         limit = SEARCH_CALLS if self.settings.quick else None
-        shares, _ = shares_within(network, self.int8_layers(plan, calls), calls, limit, self.shown)
+        shares, _ = shares_within(network, self.rounded_layers, calls, limit, self.shown)
         left = best_in_float(shares, count_macs(network, calls[0]), self.recipe.float_share)
         found = {"shares": shares, "left_in_float": left}
         write_json(path, {"key": key, "found": found})
         return found
+
+    @cached_property
+    def rounded_layers(self) -> dict[str, QuantizedLayer]:
+        """All layers that the default recipe may round, the sensitive ones too, in INT8."""
+        calls = [call for call, _ in calls_on(self.pipeline.denoiser, self.default_set.calls(OBSERVED_AT_ONCE))]
+        plan = leave_out(self.plan, dict.fromkeys(self.sweep.of_time, "follows the time-step"))
+        return self.int8_layers(plan, calls)
 
     @property
     def plan(self) -> tuple[LayerPlan, ...]:
