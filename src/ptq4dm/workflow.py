@@ -15,6 +15,7 @@ from ptq4dm.calibration.batches import calls_of_batches
 from ptq4dm.calibration.calibration_set import CalibrationSet
 from ptq4dm.calibration.collect import collect
 from ptq4dm.calibration.in_pipeline import statistics_in_pipeline
+from ptq4dm.calibration.time_bands import TIMESTEP, argument_of, require_named
 from ptq4dm.calibration.time_layers import layers_of_time
 from ptq4dm.errors import CalibrationError, RecipeError
 from ptq4dm.pipelines.adapters import require_no_adapters
@@ -30,6 +31,7 @@ from ptq4dm.quantization.error_feedback import round_again
 from ptq4dm.quantization.facts import calibration_facts, model_facts, product_facts, range_facts
 from ptq4dm.quantization.folding import Folds, fold
 from ptq4dm.quantization.half_layers import half_forms
+from ptq4dm.quantization.layers import QuantizedLayer
 from ptq4dm.quantization.layers_qdq import round_outputs
 from ptq4dm.quantization.macs import count_macs
 from ptq4dm.quantization.plan import float_by_method, leave_out, make_plan, patterns_of, planned
@@ -44,10 +46,12 @@ from ptq4dm.quantization.rewrite import quantize_layers, with_layers
 from ptq4dm.quantization.sensitivity import best_in_float
 from ptq4dm.quantization.smoothing import smoothing_of, watching_largest
 from ptq4dm.quantization.time_axis import time_axis_of
+from ptq4dm.quantization.time_bands import set_bands
 from ptq4dm.quantization.weight_only import reasons_of, weight_only_forms
 from ptq4dm.ranges.histograms import LayerStatistics, band_edges
 from ptq4dm.ranges.observe import observe
 from ptq4dm.ranges.range_table import RangeTable, choose_ranges
+from ptq4dm.ranges.time_bands import banded_ranges
 from ptq4dm.recipe import Recipe, load_recipe
 
 CALIBRATION_SET = "calibration_set.safetensors"
@@ -124,8 +128,9 @@ def quantize_opened(
     span = (0.0, float(pipeline.num_train_timesteps))
     along = calls_on(pipeline.denoiser, calls_along_time(pipeline.picture_shape, pipeline.num_train_timesteps))
     denoiser, ranges = quantize_network(pipeline.denoiser, calls, span, recipe, progress, along)
-    axis = {"argument": "timestep", "low": 0.0, "high": span[1] - 1}
+    axis = {"argument": TIMESTEP, "low": 0.0, "high": span[1] - 1}
     denoiser = replace(denoiser, example=example_call(pipeline), facts={**denoiser.facts, "time_axis": axis})
+    denoiser = in_time_bands(denoiser, ranges, recipe, TIMESTEP, progress)
     if work is not None:
         calibration_set.save(work / CALIBRATION_SET)
         ranges.save(work / RANGE_TABLE)
@@ -182,6 +187,9 @@ def quantize_at_work(
         )
         axis = time_axis_of(denoiser, run.examples[name], run.latest[name])
         quantized[name] = replace(quantized[name], facts={**quantized[name].facts, "time_axis": axis})
+        if recipe.activations.time_bands > 1:
+            argument = argument_of(name, run, axis)
+            quantized[name] = in_time_bands(quantized[name], ranges, recipe, argument, progress)
         if work is not None:
             ranges.save(work / f"{name}.{RANGE_TABLE}")
     facts = {"model": model_facts(pipeline.denoisers, pipeline), "calibration": facts | search_cost(quantized.values())}
@@ -224,7 +232,9 @@ def quantize_module(
     require_finite_weights(module, type(module).__name__)
     make_plan(module, recipe.keep_float)
     calls = list(calls_of_batches(module, calibration_batches, timestep))
-    denoiser, _ = quantize_network(module, calls, time_span(calls), recipe, progress)
+    denoiser, ranges = quantize_network(module, calls, time_span(calls), recipe, progress)
+    if recipe.activations.time_bands > 1:
+        denoiser = in_time_bands(denoiser, ranges, recipe, require_named(timestep), progress)
     facts = {
         "model": model_facts({BARE: module}, None),
         "calibration": {"calls": len(calls), "source": "calls given by the caller", **search_cost([denoiser])},
@@ -336,6 +346,22 @@ def round_network(
         "folded": {key: list(names) for key, names in folds.items()},
     }
     return QuantizedDenoiser(quantized, plan, calls[0], facts), ranges
+
+
+def in_time_bands(
+    denoiser: QuantizedDenoiser, ranges: RangeTable, recipe: Recipe, argument: str, progress: bool = False
+) -> QuantizedDenoiser:
+    """The denoiser, its layers now with a range for each band of time-steps, as the recipe asks; `time_bands` in its
+    facts says what that brings. argument: by which the network is told the time-step."""
+    layers = {name for name, layer in denoiser.network.named_modules() if isinstance(layer, QuantizedLayer)}
+    statistics = {name: item for name, item in ranges.statistics.items() if name in layers}
+    own = recipe.activations
+    found = banded_ranges(statistics, recipe.ranges, own.time_bands, own.band_gain, shown=progress)
+    if found is None:
+        return denoiser
+    set_bands(denoiser.network, argument, found.cuts, found.ranges)
+    facts = {"argument": argument, "cuts": list(found.cuts), "layers": len(found.ranges), "loss": list(found.loss)}
+    return replace(denoiser, facts={**denoiser.facts, "time_bands": facts})
 
 
 def linear_layers(network: nn.Module, names: Collection[str], planned: Sequence[str]) -> dict[str, nn.Linear]:

@@ -2,6 +2,8 @@
 
 import argparse
 from collections import Counter
+from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -27,19 +29,21 @@ def run(args: argparse.Namespace) -> None:
     for layer in model.plan:
         module = modules.get(f"{layer.name}.layer", modules.get(layer.name))  # `.layer`: its output is rounded too
         held = isinstance(module, QuantizedLayer)
-        scale = float(module.input_scale) if held else None
-        zero_point = int(module.input_zero_point) if held else None
+        scale = module.input_scale.tolist() if held else None
+        zero_point = module.input_zero_point.tolist() if held else None
         bits = weight_bits(module)
         layers.append({"name": layer.name, "kind": layer.kind, "quantized": layer.quantized, "reason": layer.reason,
                        "weight_bits": bits, "input_scale": scale, "input_zero_point": zero_point})  # fmt: skip
         rows.append((layer.name, layer.kind, "INT8" if held else "float", "" if bits is None else f"{bits} bit",
-                     f"{scale:.3g}" if scale is not None else "", "" if zero_point is None else zero_point,
+                     span(scale, ".3g"), span(zero_point, "d"),
                      layer.reason))  # fmt: skip
     weight_only = sum(len(weight_only_names(denoiser.network)) for denoiser in model.denoisers.values())
     by_method: Counter[str] = Counter()
     products: dict[str, str] = {}
+    time_bands: dict[str, dict[str, Any]] = {}
     smoothed = folded = 0
-    for denoiser in model.denoisers.values():
+    for component, denoiser in model.denoisers.items():
+        time_bands |= {component: found} if (found := denoiser.facts.get("time_bands")) else {}
         by_method.update(denoiser.facts.get("float_by_method", {}))
         products |= denoiser.facts.get("attention_products", {})
         smoothed += len(denoiser.facts.get("smoothed", []))
@@ -55,6 +59,7 @@ def run(args: argparse.Namespace) -> None:
         "attention_products": products,
         "smoothed": smoothed,
         "folded": folded,
+        "time_bands": time_bands,
         "calls_made": made,
         "sensitivity_calls": searched,
     }
@@ -73,10 +78,30 @@ def run(args: argparse.Namespace) -> None:
         total += "\nin float by the method: " + ", ".join(f"{count} {kind}" for kind, count in by_method.items())
     if smoothed:
         total += f"\n{smoothed} layers with smoothed inputs, {folded} of them by the layer in front"
+    total += "".join(f"\n{bands_words(found)}" for found in time_bands.values())
     if made is not None:
         total += f"\ncalibration: {made} calls of the network for pictures"
         total += f", {searched} to find sensitive layers" if searched else ""
     show(args, data, text + total)
+
+
+def span(values: list[float] | float | None, form: str) -> str:
+    """A number, or the least and the largest of those of several bands of time-steps."""
+    if values is None:
+        return ""
+    if not isinstance(values, list):
+        return format(values, form)
+    return f"{min(values):{form}} to {max(values):{form}}"
+
+
+def bands_words(found: Mapping[str, Any]) -> str:
+    """What the facts of a denoiser say of its bands of time-steps."""
+    cuts = ", ".join(f"{cut:g}" for cut in found["cuts"])
+    loss = found["loss"][len(found["cuts"])]
+    return (
+        f"{found['layers']} layers with {len(found['cuts']) + 1} scales each, by {found['argument']}, cut at {cuts}: "
+        f"their rounding error is {100 * loss:.3g} % of that with one scale"
+    )
 
 
 def modules_of(model: QuantizedModel) -> dict[str, nn.Module]:

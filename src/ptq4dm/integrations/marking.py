@@ -47,9 +47,9 @@ def refuse_fusing() -> None:
 def marked(network: nn.Module, arithmetic: str) -> nn.Module:
     """The quantized network itself, which diffusers can save from now on; other modules are left as they are."""
     if isinstance(network, ModelMixin) and quantization_of(network) is None:
-        from ptq4dm.quantization.artifact import FORMAT_VERSION
+        from ptq4dm.quantization.artifact import format_version
 
-        header = {"quant_method": METHOD, "format_version": FORMAT_VERSION, "arithmetic": arithmetic}
+        header = {"quant_method": METHOD, "format_version": format_version(network), "arithmetic": arithmetic}
         config = PTQ4DMConfig.of_header({**header, **layers_entry(network)})
         mark(network, PTQ4DMQuantizer(config, pre_quantized=True))
     return network

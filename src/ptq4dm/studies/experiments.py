@@ -10,6 +10,7 @@ from ptq4dm.studies.operations import operations
 from ptq4dm.studies.samplers import samplers
 from ptq4dm.studies.samples import samples
 from ptq4dm.studies.sources import sources
+from ptq4dm.studies.time_scales import time_scales
 from ptq4dm.studies.timesteps import timesteps
 
 EXPERIMENTS: Final[dict[str, Experiment]] = {
@@ -21,4 +22,5 @@ EXPERIMENTS: Final[dict[str, Experiment]] = {
     "bits": bits,
     "samples": samples,
     "samplers": samplers,
+    "time_scales": time_scales,
 }
