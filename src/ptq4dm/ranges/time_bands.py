@@ -20,6 +20,7 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Final
 
 import torch
 from torch import Tensor
@@ -27,11 +28,17 @@ from torch import Tensor
 from ptq4dm.numerics import ACTIVATION_MAX, asymmetric_params
 from ptq4dm.progress import progress
 from ptq4dm.ranges.histograms import LayerStatistics, merged
-from ptq4dm.ranges.many_laws import ADDITIVE, MERGED, coarse_ends, losses
+from ptq4dm.ranges.many_laws import ADDITIVE, MERGED, losses
 from ptq4dm.ranges.metrics import Metric, RangeRule, make_metric, mse
 from ptq4dm.ranges.mixture import mixture_of
-from ptq4dm.ranges.search import InputRange, pairs, search_range
+from ptq4dm.ranges.search import RATIO, InputRange, pairs, search_range
 from ptq4dm.recipe import RangeRecipe
+
+FINER: Final = RATIO**0.5
+"""Neighbours among the ends of ranges that cuts are placed by."""
+LEAST: Final = 0.02
+"""The shortest of those ends, as a share of the smallest extreme of any fine band."""
+MOST_ENDS: Final = 80
 
 
 @dataclass(frozen=True)
@@ -104,7 +111,7 @@ def mass_of(item: LayerStatistics, shares: Tensor | None) -> Tensor:
 def run_losses(item: LayerStatistics, mass: Tensor, metric: Metric, levels: int) -> Tensor:
     """(bands + 1, bands + 1) float64: c(i, j) of the module's text above the diagonal, 0 elsewhere."""
     filled = item.positions > 0
-    lows, highs = pairs(coarse_ends(-item.low[filled]).neg(), coarse_ends(item.high[filled]))
+    lows, highs = pairs(ends(-item.low[filled]).neg(), ends(item.high[filled]))
     coarser = replace(item, exponent=item.exponent + MERGED, counts=merged(item.counts, MERGED))
     each = losses(coarser, *asymmetric_params(lows, highs, levels), metric, levels) * mass
     summed = torch.cat([each.new_zeros(len(each), 1), each.cumsum(1)], 1)
@@ -112,6 +119,15 @@ def run_losses(item: LayerStatistics, mass: Tensor, metric: Metric, levels: int)
     for start in range(item.bands):
         found[start, start + 1 :] = (summed[:, start + 1 :] - summed[:, start : start + 1]).amin(0).clamp(min=0)
     return found
+
+
+def ends(extremes: Tensor) -> Tensor:
+    """Candidates for one end of a range, in size, by the extremes (bands,) on that side: from the largest down, and 0."""
+    largest, alive = float(extremes.max()), extremes[extremes > 0]
+    if largest <= 0:
+        return torch.zeros(1)
+    number = min(math.ceil(math.log(LEAST * float(alive.min()) / largest) / math.log(FINER)), MOST_ENDS)
+    return torch.cat([largest * FINER ** torch.arange(number + 1, dtype=torch.float32), torch.zeros(1)])
 
 
 def empty_runs(mass: Tensor) -> Tensor:
