@@ -173,9 +173,10 @@ def test_what_cannot_have_bands_refuses_them_with_the_mend(model, folder, tmp_pa
         model.export_onnx(tmp_path / "model.onnx")
     with pytest.raises(ArtifactError, match=r"time-step-dependent scales .* time_bands = 1"):
         read_calibrated(PTQ4DMConfig(folder))
+    calls = [((x[None], t), {}) for x, t in zip(*inputs())]
     for timestep, given in ((None, "None"), (lambda args, kwargs: args[1], "a function")):
         with pytest.raises(RecipeError, match=rf"timestep = {given}: give its name, such as timestep='t'"):
-            ptq4dm.quantize_module(Timed(), [((x[None], t), {}) for x, t in zip(*inputs())], RECIPE, timestep=timestep)
+            ptq4dm.quantize_module(Timed(), calls, RECIPE.replace(keep_float=(), min_channels=1), timestep=timestep)
 
 
 @pytest.mark.parametrize(

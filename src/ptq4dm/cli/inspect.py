@@ -2,7 +2,6 @@
 
 import argparse
 from collections import Counter
-from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -12,6 +11,7 @@ from ptq4dm.quantization.artifact import load
 from ptq4dm.quantization.layers import QuantizedLayer
 from ptq4dm.quantization.quantized_model import QuantizedModel
 from ptq4dm.quantization.summary import summary
+from ptq4dm.quantization.time_bands import bands_words
 from ptq4dm.quantization.weight_only import weight_only_names
 
 
@@ -92,16 +92,6 @@ def span(values: list[float] | float | None, form: str) -> str:
     if not isinstance(values, list):
         return format(values, form)
     return f"{min(values):{form}} to {max(values):{form}}"
-
-
-def bands_words(found: Mapping[str, Any]) -> str:
-    """What the facts of a denoiser say of its bands of time-steps."""
-    cuts = ", ".join(f"{cut:g}" for cut in found["cuts"])
-    loss = found["loss"][len(found["cuts"])]
-    return (
-        f"{found['layers']} layers with {len(found['cuts']) + 1} scales each, by {found['argument']}, cut at {cuts}: "
-        f"their rounding error is {100 * loss:.3g} % of that with one scale"
-    )
 
 
 def modules_of(model: QuantizedModel) -> dict[str, nn.Module]:

@@ -154,3 +154,13 @@ def refuse_bands(network: nn.Module, what: str) -> None:
             f"{what} holds one scale for each layer, and this network has time-step-dependent ones: use "
             "backend='openvino' or 'simulated', or quantize with [activations] time_bands = 1"
         )
+
+
+def bands_words(found: Mapping[str, Any]) -> str:
+    """What the facts of a denoiser say of its bands of time-steps."""
+    cuts = ", ".join(f"{cut:g}" for cut in found["cuts"])
+    loss = found["loss"][len(found["cuts"])]
+    return (
+        f"{found['layers']} layers with {len(found['cuts']) + 1} scales each, by {found['argument']}, cut at {cuts}: "
+        f"their rounding error is {100 * loss:.3g} % of that with one scale"
+    )

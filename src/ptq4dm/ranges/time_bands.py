@@ -122,7 +122,7 @@ def run_losses(item: LayerStatistics, mass: Tensor, metric: Metric, levels: int)
 
 
 def ends(extremes: Tensor) -> Tensor:
-    """Candidates for one end of a range, in size, by the extremes (bands,) on that side: from the largest down, and 0."""
+    """Candidates for one end of a range, in size, by the extremes (bands,) there: from the largest down, and 0."""
     largest, alive = float(extremes.max()), extremes[extremes > 0]
     if largest <= 0:
         return torch.zeros(1)
