@@ -155,6 +155,12 @@ def quantize_at_work(
     with watching_largest(parts) as largest:
         run = watch_run(pipeline, run_inputs(pipeline.source, [conditions[0]], [0], recipe.calibration.steps) or {})
     pipeline = with_found(pipeline, run)
+    axes = {
+        name: time_axis_of(denoiser, run.examples[name], run.latest[name])
+        for name, denoiser in pipeline.denoisers.items()
+    }
+    banded = recipe.activations.time_bands > 1
+    told_by = {name: argument_of(name, run, axis) for name, axis in axes.items() if banded}
     kept = patterns_of(pipeline.denoisers, recipe.keep_float)
     layers = {
         name: planned(make_plan(denoiser, kept[name], min_channels=recipe.min_channels))
@@ -185,11 +191,9 @@ def quantize_at_work(
             facts["calls_of"][name],
             timed=facts["layers_of_time"][name],
         )
-        axis = time_axis_of(denoiser, run.examples[name], run.latest[name])
-        quantized[name] = replace(quantized[name], facts={**quantized[name].facts, "time_axis": axis})
-        if recipe.activations.time_bands > 1:
-            argument = argument_of(name, run, axis)
-            quantized[name] = in_time_bands(quantized[name], ranges, recipe, argument, progress)
+        quantized[name] = replace(quantized[name], facts={**quantized[name].facts, "time_axis": axes[name]})
+        if name in told_by:
+            quantized[name] = in_time_bands(quantized[name], ranges, recipe, told_by[name], progress)
         if work is not None:
             ranges.save(work / f"{name}.{RANGE_TABLE}")
     facts = {"model": model_facts(pipeline.denoisers, pipeline), "calibration": facts | search_cost(quantized.values())}
@@ -232,9 +236,9 @@ def quantize_module(
     require_finite_weights(module, type(module).__name__)
     make_plan(module, recipe.keep_float)
     calls = list(calls_of_batches(module, calibration_batches, timestep))
+    argument = require_named(timestep) if recipe.activations.time_bands > 1 else ""
     denoiser, ranges = quantize_network(module, calls, time_span(calls), recipe, progress)
-    if recipe.activations.time_bands > 1:
-        denoiser = in_time_bands(denoiser, ranges, recipe, require_named(timestep), progress)
+    denoiser = in_time_bands(denoiser, ranges, recipe, argument, progress)
     facts = {
         "model": model_facts({BARE: module}, None),
         "calibration": {"calls": len(calls), "source": "calls given by the caller", **search_cost([denoiser])},

@@ -8,6 +8,7 @@ limit on pairs of weights, the corrected bias and the smoothing hold for every b
 import inspect
 import itertools
 import math
+import numbers
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -39,7 +40,7 @@ class TimeBands:
         """The band of a call's time-step, () or (samples,)."""
         place = list(inspect.signature(network.forward).parameters).index(self.argument)
         t = args[place] if place < len(args) else kwargs.get(self.argument)
-        t = torch.as_tensor(t) if isinstance(t, int | float) else t
+        t = torch.tensor(float(t), dtype=torch.float64) if isinstance(t, numbers.Real) else t
         if not isinstance(t, Tensor) or t.dim() > 1:
             given = f"of shape {tuple(t.shape)}" if isinstance(t, Tensor) else f"= {t!r}"
             raise ModelError(
@@ -53,10 +54,10 @@ class TimeBands:
         """The entry of a layer's table (K,) for the call in progress: (), or one a sample in a shape that broadcasts
         against `x`, whose first axis holds the samples, each as often as the network repeats it. Raises ModelError."""
         index = self.index.to(table.device)
-        if index.dim() == 0:
-            return table[index]
+        if index.dim() == 0 or not len(index):
+            return table[index] if index.dim() == 0 else table[0]  # no samples, no numbers to round
         assert x is not None  # an engine sets one band before it asks
-        if not len(index) or len(x) % len(index):
+        if len(x) % len(index):
             raise ModelError(
                 f"{len(index)} time-steps for a layer's input of shape {tuple(x.shape)}: this network does not keep "
                 "samples along the first axis, so it takes one time-step a call where scales depend on it"
