@@ -2,9 +2,9 @@
 
     python benchmarks/bench_time_scales.py [--quick] [--model emoji-32] [--artifact DIR] [--batch 8] [--bands 4]
 
-All are the same network and weights; each call is at a time-step of the next band, and the contestants alternate. The
-bands' scales are the artifact's own, spread by a factor: speed does not depend on them. Also told: how long each takes
-to prepare, and how far the resident memory rose.
+All are the same network and weights; the contestants alternate, and their calls go down in t, as those of a sampler do,
+CALLS to a band. The bands' scales are the artifact's own, spread by a factor: speed does not depend on them. Also told:
+how long each takes to prepare, and how far the resident memory rose.
 
 The lookup (`looked_up`) is made for this comparison only: every band has the zero point of the first, since a
 FakeQuantize whose ends are no constants runs in float, and its outputs are rounded twice, s_w in the convolution, s_x
@@ -37,6 +37,8 @@ from ptq4dm.ranges.search import InputRange
 
 SPREAD = 1.3
 """Between the scales of neighbouring bands."""
+CALLS = 5
+"""One after the other in the same band."""
 
 
 def main() -> None:
@@ -49,7 +51,7 @@ def main() -> None:
     pipeline, model = open_pair(args)
     example, steps = example_call(pipeline, args.batch), pipeline.num_train_timesteps
     banded = with_bands(model.network, args.bands, steps)
-    times = torch.linspace(0, steps - 1, args.bands).long()
+    times = torch.linspace(steps - 1, 0, CALLS * args.bands).long()
     builds: dict[str, Callable[[], Any]] = {
         "one scale": lambda: OpenVINOBackend().prepare(model.network, example),
         f"{args.bands} bands, a graph each": lambda: OpenVINOBackend().prepare(banded, example),
@@ -60,14 +62,14 @@ def main() -> None:
         release_free_memory()
         before, started = resident_memory(), time.perf_counter()
         made[name] = build()
-        made[name](example.args[0], times[0])
+        for t in times[::CALLS]:
+            made[name](example.args[0], t)
         rise = resident_memory() - before if before else None
         prepared[name] = {"seconds": time.perf_counter() - started, "resident_bytes": rise}
     with torch.no_grad():
         taken = alternate(
             {name: caller(network, example, times) for name, network in made.items()},
             args.rounds or (8 if args.quick else 40),
-            warm_up=args.bands,
             shown=sys.stderr.isatty(),
         )
     report(args, taken, prepared)

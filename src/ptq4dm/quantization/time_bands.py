@@ -24,12 +24,13 @@ from ptq4dm.ranges.search import InputRange
 class TimeBands:
     """A hook before the calls of a network, which notes the band of their time-step: of one t, or of one a sample.
 
-    argument: the network's argument that holds t. cuts: rising, K - 1 of them for K bands; t is in the band
-    `number of cuts <= t`. index: () or (samples,) int64, set by the call in progress.
+    argument: the network's argument that holds t; place: of it in a call. cuts: rising, K - 1 of them for K bands; t is
+    in the band `number of cuts <= t`. index: () or (samples,) int64, set by the call in progress.
     """
 
-    def __init__(self, argument: str, cuts: Sequence[float]):
-        self.argument, self.cuts = argument, tuple(float(cut) for cut in cuts)
+    def __init__(self, argument: str, place: int, cuts: Sequence[float]):
+        self.argument, self.place, self.cuts = argument, place, tuple(float(cut) for cut in cuts)
+        self.edges = torch.tensor(self.cuts, dtype=torch.float64)
         self.index = torch.zeros((), dtype=torch.int64)
 
     def __call__(self, network: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
@@ -38,8 +39,7 @@ class TimeBands:
 
     def bands_of(self, network: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
         """The band of a call's time-step, () or (samples,)."""
-        place = list(inspect.signature(network.forward).parameters).index(self.argument)
-        t = args[place] if place < len(args) else kwargs.get(self.argument)
+        t = args[self.place] if self.place < len(args) else kwargs.get(self.argument)
         t = torch.tensor(float(t), dtype=torch.float64) if isinstance(t, numbers.Real) else t
         if not isinstance(t, Tensor) or t.dim() > 1:
             given = f"of shape {tuple(t.shape)}" if isinstance(t, Tensor) else f"= {t!r}"
@@ -47,8 +47,7 @@ class TimeBands:
                 f"{type(network).__name__} has scales that depend on the time-step and was called with {self.argument} "
                 f"{given}: give one number, or one a sample"
             )
-        cuts = torch.tensor(self.cuts, dtype=torch.float64, device=t.device)
-        return torch.bucketize(t.detach().double(), cuts, right=True)
+        return torch.bucketize(t.detach().double(), self.edges.to(t.device), right=True)
 
     def pick(self, table: Tensor, x: Tensor | None = None) -> Tensor:
         """The entry of a layer's table (K,) for the call in progress: (), or one a sample in a shape that broadcasts
@@ -96,9 +95,10 @@ def put_bands(network: nn.Module, argument: str, cuts: Sequence[float], layers: 
 
     Raises ModelError if it has no such argument, or a layer that has no input scale.
     """
-    if argument not in inspect.signature(network.forward).parameters:
+    names = list(inspect.signature(network.forward).parameters)
+    if argument not in names:
         raise ModelError(f"{type(network).__name__}.forward has no argument {argument!r} that could be the time-step")
-    bands = TimeBands(argument, cuts)
+    bands = TimeBands(argument, names.index(argument), cuts)
     modules = dict(network.named_modules())
     for name in layers:
         layer = modules.get(name)

@@ -97,7 +97,7 @@ class Engine:
 
         Raises BackendError for several bands where the network mixes samples.
         """
-        present = index.unique().tolist()
+        present = sorted(set(index.reshape(-1).tolist()))
         parts = []
         for band in present:
             with at_band(bands, band):
