@@ -61,6 +61,16 @@ class WeightRecipe:
 
 
 @dataclass(frozen=True)
+class ActivationRecipe:
+    """Time-step-dependent scales of activations. time_bands: bands of time-steps with a scale and zero point of their
+    own, at most; 1 for one scale at all time-steps. band_gain: as few bands are taken as bring this share of what the
+    most would bring to the error of the rounding; 1 takes them all."""
+
+    time_bands: int = 1
+    band_gain: float = 0.9
+
+
+@dataclass(frozen=True)
 class SmoothingRecipe:
     """How differences between input channels are moved to the weights (SmoothQuant, arXiv 2211.10438).
 
@@ -96,6 +106,7 @@ class Recipe:
     ranges: RangeRecipe = field(default_factory=RangeRecipe)
     weights: WeightRecipe = field(default_factory=WeightRecipe)
     smoothing: SmoothingRecipe = field(default_factory=SmoothingRecipe)
+    activations: ActivationRecipe = field(default_factory=ActivationRecipe)
 
     def replace(self, **changes: Any) -> "Recipe":
         """A copy with changes; a mapping given for a section changes only the keys in it. Raises RecipeError."""
@@ -112,8 +123,10 @@ class Recipe:
         return dataclasses.replace(self, **merged)
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain JSON data; callables are named."""
-        return plain(dataclasses.asdict(self))
+        """As plain JSON data; callables are named. Without `activations` where they are those of every time-step, as in
+        the artifacts of a version that knew no others."""
+        values = plain(dataclasses.asdict(self))
+        return values if self.activations.time_bands > 1 else {k: v for k, v in values.items() if k != "activations"}
 
 
 MOST_SAMPLES = 1_000_000
@@ -128,6 +141,7 @@ SECTIONS = {
     "ranges": RangeRecipe,
     "weights": WeightRecipe,
     "smoothing": SmoothingRecipe,
+    "activations": ActivationRecipe,
 }
 
 
@@ -211,6 +225,11 @@ def validated(recipe: Recipe, where: str) -> Recipe:
     recipe = dataclasses.replace(recipe, keep_float=tuple(recipe.keep_float))
     if recipe.arithmetic not in ("float-out", "qdq"):
         raise RecipeError(f"{where}: arithmetic = {recipe.arithmetic!r}; accepted are 'float-out' and 'qdq'")
+    if recipe.activations.time_bands > 1 and recipe.arithmetic != "float-out":
+        raise RecipeError(
+            f"{where}: [activations] time_bands = {recipe.activations.time_bands} goes with arithmetic = 'float-out' "
+            "only: set it to 1 for 'qdq'"
+        )
     if recipe.attention_products and recipe.arithmetic != "float-out":
         raise RecipeError(f"{where}: attention_products = true goes with arithmetic = 'float-out' only")
     for name, value, most in (
@@ -218,12 +237,20 @@ def validated(recipe: Recipe, where: str) -> Recipe:
         ("steps", recipe.calibration.steps, MOST_STEPS),
         ("batch_size", recipe.calibration.batch_size, MOST_SAMPLES),
         ("bands", recipe.ranges.bands, MOST_BANDS),
+        ("time_bands", recipe.activations.time_bands, None),
         ("min_channels", recipe.min_channels, None),
     ):
         if value < 1:
             raise RecipeError(f"{where}: {name} = {value} should be at least 1")
         if most is not None and value > most:
             raise RecipeError(f"{where}: {name} = {value} should be at most {most}")
+    if recipe.activations.time_bands > recipe.ranges.bands:
+        raise RecipeError(
+            f"{where}: [activations] time_bands = {recipe.activations.time_bands} should be at most [ranges] bands = "
+            f"{recipe.ranges.bands}, in which the statistics are kept: raise that"
+        )
+    if not 0 < recipe.activations.band_gain <= 1:
+        raise RecipeError(f"{where}: band_gain = {recipe.activations.band_gain} should be above 0, and at most 1")
     if not 2 <= recipe.weights.bits <= 8:
         raise RecipeError(f"{where}: [weights] bits = {recipe.weights.bits} should be from 2 to 8")
     if not 0 <= recipe.float_share <= 1:

@@ -18,6 +18,7 @@ from ptq4dm.calibration.collect import collect
 from ptq4dm.calibration.cost import calls_left, counting_rows, rows_of
 from ptq4dm.calibration.in_pipeline import statistics_in_pipeline
 from ptq4dm.calibration.step_weights import LAW_POWER, weigh_steps
+from ptq4dm.calibration.time_bands import TIMESTEP, argument_of, require_named
 from ptq4dm.calibration.time_layers import layers_of_time
 from ptq4dm.calibration.timesteps import AUTO
 from ptq4dm.errors import CalibrationError, RecipeError
@@ -34,6 +35,7 @@ from ptq4dm.quantization.error_feedback import round_again
 from ptq4dm.quantization.facts import calibration_facts, model_facts, product_facts, range_facts
 from ptq4dm.quantization.folding import Folds, fold
 from ptq4dm.quantization.half_layers import half_forms
+from ptq4dm.quantization.layers import QuantizedLayer
 from ptq4dm.quantization.layers_qdq import round_outputs
 from ptq4dm.quantization.macs import count_macs
 from ptq4dm.quantization.plan import float_by_method, leave_out, make_plan, patterns_of, planned
@@ -48,10 +50,12 @@ from ptq4dm.quantization.rewrite import quantize_layers, with_layers
 from ptq4dm.quantization.sensitivity import best_in_float
 from ptq4dm.quantization.smoothing import smoothing_of, watching_largest
 from ptq4dm.quantization.time_axis import time_axis_of
+from ptq4dm.quantization.time_bands import set_bands
 from ptq4dm.quantization.weight_only import reasons_of, weight_only_forms
 from ptq4dm.ranges.histograms import LayerStatistics, band_edges
 from ptq4dm.ranges.observe import observe
 from ptq4dm.ranges.range_table import RangeTable, choose_ranges
+from ptq4dm.ranges.time_bands import banded_ranges
 from ptq4dm.recipe import Recipe, load_recipe
 
 CALIBRATION_SET = "calibration_set.safetensors"
@@ -136,8 +140,9 @@ def quantize_opened(
     span = (0.0, float(pipeline.num_train_timesteps))
     along = calls_on(pipeline.denoiser, calls_along_time(pipeline.picture_shape, pipeline.num_train_timesteps))
     denoiser, ranges = quantize_network(pipeline.denoiser, calls, span, recipe, progress, along)
-    axis = {"argument": "timestep", "low": 0.0, "high": span[1] - 1}
+    axis = {"argument": TIMESTEP, "low": 0.0, "high": span[1] - 1}
     denoiser = replace(denoiser, example=example_call(pipeline), facts={**denoiser.facts, "time_axis": axis})
+    denoiser = in_time_bands(denoiser, ranges, recipe, TIMESTEP, progress)
     if work is not None:
         calibration_set.save(work / CALIBRATION_SET)
         ranges.save(work / RANGE_TABLE)
@@ -201,6 +206,12 @@ def quantize_at_work(
     pipeline = with_found(pipeline, run)
     for denoiser in pipeline.denoisers.values():
         fused_attentions(denoiser)  # projections of which only some are fused are told before the long work
+    axes = {
+        name: time_axis_of(denoiser, run.examples[name], run.latest[name])
+        for name, denoiser in pipeline.denoisers.items()
+    }
+    banded = recipe.activations.time_bands > 1
+    told_by = {name: argument_of(name, run, axis) for name, axis in axes.items() if banded}
     kept = patterns_of(pipeline.denoisers, recipe.keep_float)
     layers = {
         name: planned(make_plan(denoiser, kept[name], min_channels=recipe.min_channels))
@@ -236,8 +247,9 @@ def quantize_at_work(
             timed=facts["layers_of_time"][name],
         )
         rows_made[name] += quantized[name].facts["sensitivity_calls"] * rows
-        axis = time_axis_of(denoiser, run.examples[name], run.latest[name])
-        quantized[name] = replace(quantized[name], facts={**quantized[name].facts, "time_axis": axis})
+        quantized[name] = replace(quantized[name], facts={**quantized[name].facts, "time_axis": axes[name]})
+        if name in told_by:
+            quantized[name] = in_time_bands(quantized[name], ranges, recipe, told_by[name], progress)
         if work is not None:
             ranges.save(work / f"{name}.{RANGE_TABLE}")
     cost = {**search_cost(quantized.values()), "rows_made": rows_made}
@@ -285,10 +297,12 @@ def quantize_module(
     require_no_adapters(module, type(module).__name__)
     require_finite_weights(module, type(module).__name__)
     fused_attentions(module)
+    argument = require_named(timestep) if recipe.activations.time_bands > 1 else ""
     with idle_layers_aside([module]):
         make_plan(module, recipe.keep_float)
         calls = list(calls_of_batches(module, calibration_batches, timestep))
-        denoiser, _ = quantize_network(module, calls, time_span(calls), recipe, progress)
+        denoiser, ranges = quantize_network(module, calls, time_span(calls), recipe, progress)
+        denoiser = in_time_bands(denoiser, ranges, recipe, argument, progress)
         facts = {
             "model": model_facts({BARE: module}, None),
             "calibration": {"calls": len(calls), "source": "calls given by the caller", **search_cost([denoiser])},
@@ -401,6 +415,22 @@ def round_network(
         "folded": {key: list(names) for key, names in folds.items()},
     }
     return QuantizedDenoiser(quantized, plan, calls[0], facts, folded), ranges
+
+
+def in_time_bands(
+    denoiser: QuantizedDenoiser, ranges: RangeTable, recipe: Recipe, argument: str, progress: bool = False
+) -> QuantizedDenoiser:
+    """The denoiser, its layers now with a range for each band of time-steps, as the recipe asks; `time_bands` in its
+    facts says what that brings. argument: by which the network is told the time-step."""
+    layers = {name for name, layer in denoiser.network.named_modules() if isinstance(layer, QuantizedLayer)}
+    statistics = {name: item for name, item in ranges.statistics.items() if name in layers}
+    own = recipe.activations
+    found = banded_ranges(statistics, recipe.ranges, own.time_bands, own.band_gain, shown=progress)
+    if found is None:
+        return denoiser
+    set_bands(denoiser.network, argument, found.cuts, found.ranges)
+    facts = {"argument": argument, "cuts": list(found.cuts), "layers": len(found.ranges), "loss": list(found.loss)}
+    return replace(denoiser, facts={**denoiser.facts, "time_bands": facts})
 
 
 def linear_layers(network: nn.Module, names: Collection[str], planned: Sequence[str]) -> dict[str, nn.Linear]:

@@ -2,6 +2,7 @@
 
 import argparse
 from collections import Counter
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -10,6 +11,7 @@ from ptq4dm.quantization.artifact import load
 from ptq4dm.quantization.layers import QuantizedLayer
 from ptq4dm.quantization.quantized_model import QuantizedModel
 from ptq4dm.quantization.summary import summary
+from ptq4dm.quantization.time_bands import bands_words
 from ptq4dm.quantization.weight_only import weight_only_names
 
 
@@ -27,19 +29,21 @@ def run(args: argparse.Namespace) -> None:
     for layer in model.plan:
         module = modules.get(f"{layer.name}.layer", modules.get(layer.name))  # `.layer`: its output is rounded too
         held = isinstance(module, QuantizedLayer)
-        scale = float(module.input_scale) if held else None
-        zero_point = int(module.input_zero_point) if held else None
+        scale = module.input_scale.tolist() if held else None
+        zero_point = module.input_zero_point.tolist() if held else None
         bits = weight_bits(module)
         layers.append({"name": layer.name, "kind": layer.kind, "quantized": layer.quantized, "reason": layer.reason,
                        "weight_bits": bits, "input_scale": scale, "input_zero_point": zero_point})  # fmt: skip
         rows.append((layer.name, layer.kind, "INT8" if held else "float", "" if bits is None else f"{bits} bit",
-                     f"{scale:.3g}" if scale is not None else "", "" if zero_point is None else zero_point,
+                     span(scale, ".3g"), span(zero_point, "d"),
                      layer.reason))  # fmt: skip
     weight_only = sum(len(weight_only_names(denoiser.network)) for denoiser in model.denoisers.values())
     by_method: Counter[str] = Counter()
     products: dict[str, str] = {}
+    time_bands: dict[str, dict[str, Any]] = {}
     smoothed = folded = 0
-    for denoiser in model.denoisers.values():
+    for component, denoiser in model.denoisers.items():
+        time_bands |= {component: found} if (found := denoiser.facts.get("time_bands")) else {}
         by_method.update(denoiser.facts.get("float_by_method", {}))
         products |= denoiser.facts.get("attention_products", {})
         smoothed += len(denoiser.facts.get("smoothed", []))
@@ -59,6 +63,7 @@ def run(args: argparse.Namespace) -> None:
         "attention_products": products,
         "smoothed": smoothed,
         "folded": folded,
+        "time_bands": time_bands,
         "calls_made": made,
         "sensitivity_calls": searched,
         "left_in_float": stays,
@@ -81,6 +86,7 @@ def run(args: argparse.Namespace) -> None:
     if smoothed:
         total += f"\n{smoothed} layers with smoothed inputs, {folded} of them by the layer in front"
     total += "".join(f"\n{name} is in float: {reason}" for name, reason in stays.items())
+    total += "".join(f"\n{bands_words(found)}" for found in time_bands.values())
     if made is not None:
         total += f"\ncalibration: {made} calls of the network for pictures"
         total += f", {searched} to find sensitive layers" if searched else ""
@@ -90,6 +96,15 @@ def run(args: argparse.Namespace) -> None:
                 "the same pictures; with guidance a call has two rows a picture"
             )
     show(args, data, text + total)
+
+
+def span(values: list[float] | float | None, form: str) -> str:
+    """A number, or the least and the largest of those of several bands of time-steps."""
+    if values is None:
+        return ""
+    if not isinstance(values, list):
+        return format(values, form)
+    return f"{min(values):{form}} to {max(values):{form}}"
 
 
 def modules_of(model: QuantizedModel) -> dict[str, nn.Module]:

@@ -40,6 +40,7 @@ from ptq4dm.pipelines.pipeline import Pipeline, require_unconditional
 from ptq4dm.pipelines.sampling import sample
 from ptq4dm.quantization.quantized_model import QuantizedModel, example_call, pipeline_on
 from ptq4dm.quantization.summary import summary
+from ptq4dm.quantization.time_bands import bands_words
 
 FORMAT_VERSION: Final = 1
 RESULTS: Final = "results.json"
@@ -100,6 +101,7 @@ def evaluate(
         deployed: Any = model.to_module(backend)  # carries its backend's name and notes
         engine = str(deployed.ptq4dm_backend)
         notes += [*map(str, deployed.ptq4dm_notes), *device_notes(device)]
+        notes += [bands_words(found)] if (found := model.denoiser().facts.get("time_bands")) else []
         networks = {"int8": simulated} if engine == SIMULATED else {"int8": deployed, SIMULATED: simulated}
         walk = compare_calls(float_pipeline, networks, sampler, steps, seeds, batch_size, shown)
         drawn = {"float": walk.pictures}

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from ptq4dm.evaluation.fidelity import relative_l2
 from ptq4dm.pipelines.denoiser import predict
 from ptq4dm.quantization.plan import LayerPlan
+from ptq4dm.quantization.time_bands import bands_of
 
 
 def layer_errors(
@@ -38,7 +39,10 @@ def layer_errors(
     handles = [float_network.get_submodule(name).register_forward_hook(hook(name)) for name in layers]
     try:
         with torch.no_grad():
+            bands = bands_of(quantized_network)
             for x_t, timestep in calls:
+                if bands is not None:  # the layers are called by themselves, not by their network
+                    bands(quantized_network, (x_t, timestep), {})
                 predict(float_network, x_t, timestep)
     finally:
         for handle in handles:

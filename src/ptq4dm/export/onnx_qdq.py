@@ -13,6 +13,7 @@ from ptq4dm.export.qdq_layers import with_qdq_layers
 from ptq4dm.export.trace import TracedGraph, check_onnx, trace_to_onnx
 from ptq4dm.pipelines.denoiser import Call
 from ptq4dm.quantization.attention_products import refuse_products
+from ptq4dm.quantization.time_bands import refuse_bands
 
 PROTOBUF_LIMIT = 2 << 30
 """Bytes that one ONNX file can hold."""
@@ -29,6 +30,7 @@ def export_qdq(network: nn.Module, example: Call, path: str | Path) -> Path:
     ArtifactError if the file cannot be written.
     """
     refuse_products(network, "the ONNX export")
+    refuse_bands(network, "the ONNX export")
     with tempfile.TemporaryDirectory() as folder, files.new_file(Path(path)) as building:
         graph = write_qdq(network, bind(network, example), Path(folder) / "qdq.onnx")
         check_model(graph.path)

@@ -164,6 +164,11 @@ def ranges_of(folder: Path, facts: dict[str, Any], component: str | None) -> Cal
             f"{folder} multiplies attention's matrices in 8 bits (attention_products), which are not put on a float "
             "checkpoint: quantize this one with ptq4dm.quantize"
         )
+    if denoiser.get("time_bands"):
+        raise ArtifactError(
+            f"{folder} has time-step-dependent scales ([activations] time_bands), which are not put on a float "
+            "checkpoint: quantize this one with ptq4dm.quantize, or make the artifact with time_bands = 1"
+        )
     tensors = read_weights(folder, denoiser)
     rounded = rounded_layers(denoiser["layers"], tensors)
     inner = {name: f"{name}.layer" if name in rounded else name for name in denoiser["layers"]}

@@ -98,6 +98,11 @@ class PTQ4DMConfig(QuantizationConfigMixin):
         return dict(self.header.get("shared", {}))
 
     @property
+    def time_bands(self) -> dict[str, Any] | None:
+        """The bands of time-steps that scales depend on; None if they do not."""
+        return self.header.get("time_bands")
+
+    @property
     def smoothed(self) -> bool:
         """Whether some layers have smoothed inputs."""
         return bool(self.header.get("smoothed", False))

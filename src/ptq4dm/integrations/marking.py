@@ -55,9 +55,9 @@ def marked(network: nn.Module, arithmetic: str, time_axis: Mapping[str, Any] | N
     time_axis: the calibrated one, which is saved with it.
     """
     if isinstance(network, ModelMixin) and quantization_of(network) is None:
-        from ptq4dm.quantization.artifact import FORMAT_VERSION
+        from ptq4dm.quantization.artifact import format_version
 
-        header = {"quant_method": METHOD, "format_version": FORMAT_VERSION, "arithmetic": arithmetic}
+        header = {"quant_method": METHOD, "format_version": format_version(network), "arithmetic": arithmetic}
         config = PTQ4DMConfig.of_header({**header, **layers_entry(network), **axis_entry(time_axis)})
         mark(network, PTQ4DMQuantizer(config, pre_quantized=True))
     return network

@@ -73,6 +73,7 @@ class PTQ4DMQuantizer(DiffusersQuantizer):
             smoothed_layers,
         )
         from ptq4dm.quantization.shared import share
+        from ptq4dm.quantization.time_bands import restore_bands
 
         config = self.quantization_config
         if self.saved is None and (config.arithmetic == "qdq" or config.smoothed):
@@ -86,6 +87,7 @@ class PTQ4DMQuantizer(DiffusersQuantizer):
         put_empty_layers(model, config.layers, rounded, smoothed, type(model).__name__)
         put_empty_float_layers(model, config.half, config.weight_only, type(model).__name__)
         put_products(model, config.attention_products, where=type(model).__name__)
+        restore_bands(model, config.time_bands, type(model).__name__)
         share(model, config.shared, type(model).__name__)
 
     def update_missing_keys(self, model: nn.Module, missing_keys: list[str], prefix: str) -> list[str]:

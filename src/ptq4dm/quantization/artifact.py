@@ -39,10 +39,14 @@ from ptq4dm.quantization.plan import LayerPlan
 from ptq4dm.quantization.quantized_model import QuantizedDenoiser, QuantizedModel, example_call
 from ptq4dm.quantization.shared import layers_entry, saved_tensors, shared_names
 from ptq4dm.quantization.time_axis import axis_entry, check_axis
+from ptq4dm.quantization.time_bands import bands_entry, bands_of
 from ptq4dm.quantization.weight_only import weight_only_names
 from ptq4dm.recipe import Recipe, recipe_from_dict
 
 FORMAT_VERSION = 2
+BANDED_VERSION = 3
+"""Of artifacts whose scales depend on the time-step, so that a version that knew one scale a layer refuses them."""
+READS = f"this ptq4dm reads {FORMAT_VERSION} and {BANDED_VERSION}"
 FACTS = "ptq4dm.json"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 BARE_WEIGHTS = "module.safetensors"
@@ -64,7 +68,9 @@ def write_artifact(model: QuantizedModel, folder: Path) -> Path:
 
 def fill_folder(model: QuantizedModel, building: Path) -> None:
     """Write the files of an artifact into a folder that is being built."""
-    header = {"quant_method": "ptq4dm", "format_version": FORMAT_VERSION, "arithmetic": model.recipe.arithmetic}
+    networks = [denoiser.network for denoiser in model.denoisers.values()]
+    version = max(map(format_version, networks), default=FORMAT_VERSION)
+    header = {"quant_method": "ptq4dm", "format_version": version, "arithmetic": model.recipe.arithmetic}
     if model.pipeline is not None:
         write_pipeline_frame(model.pipeline, building)
     denoisers = {}
@@ -74,7 +80,8 @@ def fill_folder(model: QuantizedModel, building: Path) -> None:
         if model.pipeline is not None:
             weights = building / name / WEIGHTS
             weights.parent.mkdir()
-            entry = {**header, **layers_entry(denoiser.network), **axis_entry(denoiser.facts.get("time_axis"))}
+            own = {"format_version": format_version(denoiser.network), **axis_entry(denoiser.facts.get("time_axis"))}
+            entry = {**header, **layers_entry(denoiser.network), **own}
             config = {**plain_config(denoiser.network), "quantization_config": entry}
             files.write_json(weights.parent / "config.json", config)
         shared = shared_names(denoiser.network)
@@ -87,6 +94,7 @@ def fill_folder(model: QuantizedModel, building: Path) -> None:
             "attention_products": product_names(denoiser.network),
             "shared": shared,
             "fused": fused_attentions(denoiser.network),
+            **bands_entry(denoiser.network),
             "weights": str(weights.relative_to(building)),
             "plan": [dataclasses.asdict(layer) for layer in denoiser.plan],
             "facts": denoiser.facts,
@@ -154,18 +162,19 @@ def read_facts(folder: Path) -> dict[str, Any]:
     return facts
 
 
+def format_version(network: nn.Module) -> int:
+    """The format that a quantized network is saved in."""
+    return FORMAT_VERSION if bands_of(network) is None else BANDED_VERSION
+
+
 def check_version(version: Any, where: Path) -> None:
     """Refuse a format that this version of ptq4dm does not know."""
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:
         raise ArtifactError(f"{where}: format_version = {version!r} is no version: quantize the model again")
-    if version > FORMAT_VERSION:
-        raise ArtifactError(
-            f"{where}: format_version = {version}, this ptq4dm reads {FORMAT_VERSION}: pip install -U ptq4dm"
-        )
+    if version > BANDED_VERSION:
+        raise ArtifactError(f"{where}: format_version = {version}, {READS}: pip install -U ptq4dm")
     if version < FORMAT_VERSION:
-        raise ArtifactError(
-            f"{where}: format_version = {version}, this ptq4dm reads {FORMAT_VERSION}: quantize the model again"
-        )
+        raise ArtifactError(f"{where}: format_version = {version}, {READS}: quantize the model again")
 
 
 def load(folder: str | Path, module: nn.Module | None = None, example: Call | None = None) -> QuantizedModel:

@@ -23,6 +23,7 @@ OF_A_DENOISER: Final = {
     "float_by_method": (dict,),
     "folded": (dict,),
     "smoothed": (list,),
+    "time_bands": (dict,),
 }
 """Kinds of the facts that other parts rely on."""
 

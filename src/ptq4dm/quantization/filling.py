@@ -14,6 +14,7 @@ from ptq4dm.quantization.half_layers import HALF_FORMS, put_half_layers
 from ptq4dm.quantization.layers import QUANTIZABLE, quantized_form
 from ptq4dm.quantization.layers_qdq import OutputQuantized
 from ptq4dm.quantization.shared import all_tensors, share
+from ptq4dm.quantization.time_bands import restore_bands
 from ptq4dm.quantization.weight_only import has_weight_only_form, put_weight_only_layers
 
 
@@ -28,6 +29,7 @@ def fill(network: nn.Module, entry: Mapping[str, Any], tensors: dict[str, Tensor
     put_empty_layers(network, layers, rounded_layers(layers, tensors), smoothed_layers(layers, tensors), folder)
     put_empty_float_layers(network, entry.get("half", []), entry.get("weight_only", []), folder)
     put_products(network, entry.get("attention_products", []), where=str(folder))
+    restore_bands(network, entry.get("time_bands"), folder)
     share(network, shared, folder)
     try:
         network.load_state_dict(all_tensors(tensors, shared), strict=True)

@@ -8,7 +8,7 @@ exact reference.
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Final, Self
+from typing import TYPE_CHECKING, Final, Self
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +17,9 @@ from torch.nn.modules.conv import _ConvNd
 
 from ptq4dm.errors import ModelError
 from ptq4dm.numerics import quantize
+
+if TYPE_CHECKING:
+    from ptq4dm.quantization.time_bands import TimeBands
 
 CONVOLUTIONS: Final = {nn.Conv1d: F.conv1d, nn.Conv2d: F.conv2d, nn.Conv3d: F.conv3d}
 TRANSPOSED: Final = {
@@ -55,6 +58,10 @@ class QuantizedLayer(FixedTypes, ABC):
     float32 (out,) or None; `smoothing` float32 (in,) or None, by which the input is divided and the weights were
     multiplied. `weight_scale` float32 (out,) is a parameter without gradient: some networks ask their first
     parameter for the type to compute in.
+
+    With `bands`, those of its network, scale and zero point are tables (K,), one entry a band of time-steps
+    (`quantization.time_bands`); `input_step`, `output_scale` and `zero_point` give those of the call in progress, for
+    a call with one t a sample in a shape that broadcasts against the input `x`.
     """
 
     weight: Tensor
@@ -63,6 +70,7 @@ class QuantizedLayer(FixedTypes, ABC):
     input_zero_point: Tensor
     bias: Tensor | None
     smoothing: Tensor | None
+    bands: "TimeBands | None"
 
     def __init__(self, weight_shape: tuple[int, ...], bias: bool):
         super().__init__()
@@ -73,6 +81,7 @@ class QuantizedLayer(FixedTypes, ABC):
         self.register_buffer("input_zero_point", torch.zeros((), dtype=torch.uint8))
         self.register_buffer("bias", torch.zeros(out, dtype=torch.float32) if bias else None)
         self.register_buffer("smoothing", None)
+        self.bands = None
 
     def forward(self, input: Tensor) -> Tensor:
         """The layer's output, in the dtype of its input, which has the name that PyTorch's own layers give it."""
@@ -84,19 +93,33 @@ class QuantizedLayer(FixedTypes, ABC):
 
     def centred_input(self, x: Tensor) -> Tensor:
         """q_x - z_x: the integers that enter the products, in the dtype of `x`."""
-        zero_point = self.input_zero_point.to(x.dtype)
-        return quantize(x, self.input_step().to(x.dtype), zero_point) - zero_point
+        zero_point = self.zero_point(x).to(x.dtype)
+        return quantize(x, self.input_step(x).to(x.dtype), zero_point) - zero_point
 
-    def input_step(self) -> Tensor:
+    def zero_point(self, x: Tensor | None = None) -> Tensor:
+        """z_x."""
+        return self.input_zero_point if self.bands is None else self.bands.pick(self.input_zero_point, x)
+
+    def scale(self, x: Tensor | None = None) -> Tensor:
+        """s_x."""
+        return self.input_scale if self.bands is None else self.bands.pick(self.input_scale, x)
+
+    def input_step(self, x: Tensor | None = None) -> Tensor:
         """What one integer of the input stands for: s_x, or s_x times the smoothing of each channel, rounded to float32
         once, in a shape that broadcasts against the input."""
         if self.smoothing is None:
-            return self.input_scale
-        return (self.input_scale.float() * self.smoothing.float()).view(-1, *[1] * (self.weight.dim() - 2))
+            return self.scale(x)
+        return self.scale(x).float() * self.per_channel(self.smoothing.float())
 
-    def output_scale(self, dtype: torch.dtype) -> Tensor:
-        """s_x * s_w per output channel, rounded to float32 once (so that every backend multiplies by the same)."""
-        return (self.input_scale.float() * self.weight_scale.float()).to(dtype)
+    def output_scale(self, dtype: torch.dtype, x: Tensor | None = None) -> Tensor:
+        """s_x * s_w per output channel, rounded to float32 once (so that every backend multiplies by the same); (out,),
+        or with an input in a shape that broadcasts against the output."""
+        weight_scale = self.weight_scale.float()
+        return (self.scale(x).float() * (weight_scale if x is None else self.per_channel(weight_scale))).to(dtype)
+
+    def per_channel(self, values: Tensor) -> Tensor:
+        """A value a channel in the shape that broadcasts against the layer's input or output."""
+        return values.view(-1, *[1] * (self.weight.dim() - 2))
 
 
 class SpatialLayer(QuantizedLayer):
@@ -117,9 +140,8 @@ class SpatialLayer(QuantizedLayer):
 
     def compute(self, x: Tensor) -> Tensor:
         """The sums on the scale of the output, and the bias."""
-        channel = (-1,) + (1,) * (self.weight.dim() - 2)
-        y = self.sums(self.centred_input(x)) * self.output_scale(x.dtype).view(channel)
-        return y if self.bias is None else y + self.bias.to(x.dtype).view(channel)
+        y = self.sums(self.centred_input(x)) * self.output_scale(x.dtype, x)
+        return y if self.bias is None else y + self.per_channel(self.bias.to(x.dtype))
 
 
 class QuantizedConv(SpatialLayer):
@@ -203,7 +225,7 @@ class QuantizedLinear(QuantizedLayer):
 
     def compute(self, x: Tensor) -> Tensor:
         """(..., in) float -> (..., out) float."""
-        y = F.linear(self.centred_input(x), self.weight.to(x.dtype)) * self.output_scale(x.dtype)
+        y = F.linear(self.centred_input(x), self.weight.to(x.dtype)) * self.output_scale(x.dtype, x)
         return y if self.bias is None else y + self.bias.to(x.dtype)
 
 

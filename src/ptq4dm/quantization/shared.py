@@ -11,6 +11,7 @@ from ptq4dm.quantization.attention_products import product_names
 from ptq4dm.quantization.half_layers import half_names
 from ptq4dm.quantization.layers import QuantizedLayer
 from ptq4dm.quantization.layers_qdq import quantized_names
+from ptq4dm.quantization.time_bands import bands_entry
 from ptq4dm.quantization.weight_only import weight_only_names
 
 
@@ -28,12 +29,12 @@ def shared_names(network: nn.Module) -> dict[str, str]:
 def layers_entry(network: nn.Module) -> dict[str, Any]:
     """What a quantized network's config says of its layers: the names of the quantized ones, of those with weights in
     float16 and with 8-bit weights only, of attentions with 8-bit products and with fused projections, further names of
-    any, and whether some have smoothed inputs."""
+    any, whether some have smoothed inputs, and its bands of time-steps."""
     smoothed = any(isinstance(module, QuantizedLayer) and module.smoothing is not None for module in network.modules())
     entry: dict[str, Any] = {"layers": quantized_names(network)} | ({"smoothed": True} if smoothed else {})
     further = {"half": half_names(network), "weight_only": weight_only_names(network), "shared": shared_names(network),
                "attention_products": product_names(network), "fused": fused_attentions(network)}  # fmt: skip
-    return entry | {key: value for key, value in further.items() if value}
+    return entry | {key: value for key, value in further.items() if value} | bands_entry(network)
 
 
 def share(network: nn.Module, shared: Mapping[str, str], where: Any) -> None:

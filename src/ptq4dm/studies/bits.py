@@ -62,7 +62,8 @@ def clip_to(levels: int) -> Any:
 
     def clip(layer: nn.Module, args: tuple[Tensor]) -> tuple[Tensor]:
         assert isinstance(layer, QuantizedLayer)
-        most = (levels - layer.input_zero_point.to(args[0].dtype)) * layer.input_step().to(args[0].dtype)
-        return (args[0].minimum(most),)
+        x = args[0]
+        most = (levels - layer.zero_point(x).to(x.dtype)) * layer.input_step(x).to(x.dtype)
+        return (x.minimum(most),)
 
     return clip

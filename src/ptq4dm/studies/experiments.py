@@ -12,6 +12,7 @@ from ptq4dm.studies.redundancy import redundancy
 from ptq4dm.studies.samplers import samplers
 from ptq4dm.studies.samples import samples
 from ptq4dm.studies.sources import sources
+from ptq4dm.studies.time_scales import time_scales
 from ptq4dm.studies.timesteps import timesteps
 
 EXPERIMENTS: Final[dict[str, Experiment]] = {
@@ -25,4 +26,5 @@ EXPERIMENTS: Final[dict[str, Experiment]] = {
     "samples": samples,
     "samplers": samplers,
     "redundancy": redundancy,
+    "time_scales": time_scales,
 }

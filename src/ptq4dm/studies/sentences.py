@@ -19,9 +19,12 @@ QUESTIONS: Final = {
     "samples": "How few calibration samples are enough?",
     "samplers": "Does one calibration serve every sampler?",
     "redundancy": "Why do 8 bits lose so little?",
+    "time_scales": "What do scales that depend on the time-step buy?",
     "distribution": "How far are the pictures from the data?",
 }
 """Each question in words."""
+ONE_BAND: Final = "one band"
+"""How the variants end that others of the question `time_scales` are compared with."""
 
 
 def sentence(question: str, rows: Sequence[Row]) -> str:
@@ -32,6 +35,8 @@ def sentence(question: str, rows: Sequence[Row]) -> str:
         return auto_sentence(rows)
     if question == "redundancy":
         return redundancy_sentence(rows)
+    if question == "time_scales":
+        return time_scales_sentence([row for row in rows if "per_picture" in row])
     if question == "distribution":
         return distribution_sentence([row for row in rows if "facts" in row])
     known = [row for row in rows if "per_picture" in row]
@@ -73,6 +78,29 @@ def distribution_sentence(rows: Sequence[Row]) -> str:
     parts += [f"{', '.join(names)} {'is' if len(names) == 1 else 'are'} {word}" for names, word in
               ((farther, "farther from the data"), (nearer, "nearer to it")) if names]  # fmt: skip
     return f"By the {found[0][1]['measure']} over {found[0][1]['n']} pictures each, {'; '.join(parts)}."
+
+
+def time_scales_sentence(rows: Sequence[Row]) -> str:
+    """What the best number of bands does to the error of a call, for each number of bits, against one band."""
+    by_key = {row["key"]: row for row in rows}
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        if not row["variant"].endswith(ONE_BAND) and row["baseline"] in by_key and "relative_l2" in row["per_picture"]:
+            groups.setdefault(row["variant"].split(",")[0], []).append(row)
+    if not groups:
+        return "No row has a paired difference from one band yet."
+    parts = [time_scales_part(own, by_key) for own in groups.values()]
+    return f"{' '.join(parts)} Over {rows[0]['n']} pictures."
+
+
+def time_scales_part(rows: Sequence[Row], by_key: Mapping[str, Row]) -> str:
+    """What the best of some rows of the same bits does."""
+    best = min(rows, key=lambda row: row["call"]["relative_l2"]["mean"])
+    one, other = (100 * row["call"]["relative_l2"]["mean"] for row in (by_key[best["baseline"]], best))
+    outcome = {"better": "beyond the 95 % interval", "worse": "worse beyond the 95 % interval"}.get(
+        outcome_of(best), "no difference beyond the 95 % interval"
+    )
+    return f"{best['variant']}: {other:.3g} % a call against {one:.3g} % with one band, {outcome}."
 
 
 def named(rows: Sequence[Row], worst: bool) -> str:

@@ -13,6 +13,7 @@ from ptq4dm.backends.cpu.binding import BoundCall, Traceable, answer, bind
 from ptq4dm.backends.cpu.state import settings_of
 from ptq4dm.errors import BackendError, BackendWarning
 from ptq4dm.pipelines.denoiser import Call
+from ptq4dm.quantization.time_bands import TimeBands, at_band, bands_of, each_band
 
 
 @dataclass(frozen=True)
@@ -28,16 +29,19 @@ class ExecutedLayer:
 
 @dataclass(frozen=True)
 class Compiled:
-    """A graph on an engine. run: the bound tensors in, the flat outputs out; executed: what ran for each layer."""
+    """A graph on an engine. run: the bound tensors in, the flat outputs out; executed: what ran for each layer;
+    independent: whether each sample's answer is known to depend on its own inputs only."""
 
     run: Callable[[tuple[Tensor, ...]], list[Tensor]]
     output_spec: pytree.TreeSpec
     executed: tuple[ExecutedLayer, ...] = ()
+    independent: bool = False
 
 
 class Engine:
     """Runs a network's calls; a call of another structure or picture size compiles a graph of its own, and so does a
-    call after the network was told something in place (`settings_of`).
+    call after the network was told something in place (`settings_of`). A network whose scales depend on the time-step
+    has a graph for each band of them; samples of one call in several bands run on several.
 
     Holds `network` only to compile from; `executed` tells what really ran in INT8. On the CPU, in float32.
     """
@@ -47,7 +51,8 @@ class Engine:
         self.compile_graph = compile
         self.graphs: dict[Hashable, Compiled] = {}
         if example is not None:
-            self.graph_of(bind(network, example))
+            for _ in each_band(network):
+                self.graph_of(bind(network, example))
 
     def graph_of(self, bound: BoundCall) -> Compiled:
         """The graph for calls like `bound` of the network as it is set, compiled at the first. Raises BackendError."""
@@ -81,8 +86,36 @@ class Engine:
         bound = bind(self.network, Call(args, kwargs))
         if any(tensor.dim() and not len(tensor) for tensor in bound.tensors):
             return self.answer_of_none(bound)
+        bands = bands_of(self.network)
+        if bands is not None:
+            return self.answer_by_band(bound, bands, bands.bands_of(self.network, args, kwargs))
         graph = self.graph_of(bound)
         return answer(graph.run(bound.tensors), graph.output_spec, bound.structured)
+
+    def answer_by_band(self, bound: BoundCall, bands: TimeBands, index: Tensor) -> Any:
+        """The answer to a call whose samples are in the bands `index`, () or (samples,): a run for each band.
+
+        Raises BackendError for several bands where the network mixes samples.
+        """
+        present = sorted(set(index.reshape(-1).tolist()))
+        parts = []
+        for band in present:
+            with at_band(bands, band):
+                graph = self.graph_of(bound)
+            if len(present) == 1:
+                return answer(graph.run(bound.tensors), graph.output_spec, bound.structured)
+            sizes = {len(tensor) for tensor in bound.tensors if tensor.dim()}
+            if not graph.independent or sizes != {len(index)}:
+                raise BackendError(
+                    f"{type(self.network).__name__} was called with time-steps in {len(present)} bands of its scales, "
+                    "and mixes the samples of a call: give all of them one time-step, or use backend='simulated'"
+                )
+            rows = (index == band).nonzero().squeeze(1)
+            own = tuple(tensor[rows] if tensor.dim() else tensor for tensor in bound.tensors)
+            parts.append((rows, graph.run(own)))
+        order = torch.cat([rows for rows, _ in parts]).argsort()
+        outputs = [torch.cat(column)[order] for column in zip(*(part for _, part in parts), strict=True)]
+        return answer(outputs, graph.output_spec, bound.structured)
 
 
 def warn_of_float(engine: str, executed: Sequence[ExecutedLayer]) -> None:

@@ -10,13 +10,17 @@ from typing import Any
 
 from torch import nn
 
+from ptq4dm.quantization.time_bands import bands_of
+
 FREEU = ("s1", "s2", "b1", "b2")
 """Where diffusers writes the factors of FreeU, on the blocks of the way up."""
 
 
 def settings_of(network: nn.Module) -> Hashable:
-    """The attention processors of a network, by class and plain attributes, and its factors of FreeU."""
-    found = []
+    """The attention processors of a network, by class and plain attributes, its factors of FreeU, and the band of
+    time-steps that its scales are those of."""
+    bands = bands_of(network)
+    found: list[Hashable] = [] if bands is None else [("band", int(bands.index))]
     for name, module in network.named_modules():
         own = vars(module)
         processor = own.get("processor", own["_modules"].get("processor"))

@@ -99,7 +99,7 @@ def quantized_input(layer: QuantizedLayer, x: "ov.Output", channels_first: bool 
     """
     from openvino import opset13 as ops
 
-    zero_point = int(layer.input_zero_point)
+    zero_point = int(layer.zero_point())
     step = layer.input_step().float()
     step = step.reshape(-1, 1, 1) if channels_first and step.dim() else step
     quotient = ops.divide(x, ops.constant(step.numpy()))

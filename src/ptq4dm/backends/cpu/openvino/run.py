@@ -12,6 +12,7 @@ from ptq4dm.backends.cpu.openvino.self_check import self_check
 from ptq4dm.backends.stand_in import stand_in
 from ptq4dm.errors import MissingDependencyError
 from ptq4dm.pipelines.denoiser import Call
+from ptq4dm.quantization.time_bands import each_band
 
 
 class OpenVINOBackend:
@@ -33,7 +34,8 @@ class OpenVINOBackend:
         if reason:
             raise MissingDependencyError(reason)
         check_expressible(network)
-        self_check(quantized_layers(network))
+        for _ in each_band(network):
+            self_check(quantized_layers(network))
         return stand_in(network, Engine(network, example, compile_graph))
 
 
@@ -43,4 +45,4 @@ def compile_graph(network: nn.Module, bound: BoundCall) -> Compiled:
     run = BatchRunner(lowered.model, shapes_of(bound.tensors), lowered.independent)
     executed = executed_layers(run.first, quantized_layers(network))
     warn_of_float("OpenVINO", executed)
-    return Compiled(run, lowered.output_spec, executed)
+    return Compiled(run, lowered.output_spec, executed, lowered.independent)

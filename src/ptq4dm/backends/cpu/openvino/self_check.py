@@ -49,7 +49,7 @@ def representatives(layers: dict[str, QuantizedLayer]) -> dict[str, QuantizedLay
 def kind(layer: QuantizedLayer) -> tuple:
     """What decides which kernel an engine takes: type, geometry, and whether channels fill its vectors."""
     inputs, outputs = layer.weight.shape[1], layer.weight.shape[0]
-    plain = (int(layer.input_zero_point) == 0, layer.smoothing is None)
+    plain = (int(layer.zero_point()) == 0, layer.smoothing is None)
     channels = (inputs % 2, inputs < 4, inputs % 16 == 0, outputs % 16 == 0, *plain)
     if isinstance(layer, SpatialLayer):
         more = layer.output_padding if isinstance(layer, QuantizedTransposedConv) else ()
@@ -105,7 +105,7 @@ def hard_inputs(layer: QuantizedLayer) -> Tensor:
     anything = torch.randint(0, ACTIVATION_MAX + 1, (2, channels, *spatial), generator=generator)
     extremes = torch.where(anything > ACTIVATION_MAX // 2, ACTIVATION_MAX, 0)
     integers = torch.cat([torch.full_like(anything[:1], ACTIVATION_MAX), extremes, anything]).double()
-    return dequantize(integers, layer.input_step().double(), layer.input_zero_point.double()).float()
+    return dequantize(integers, layer.input_step().double(), layer.zero_point().double()).float()
 
 
 def distance(layer: QuantizedLayer, x: Tensor, y: Tensor) -> float:
