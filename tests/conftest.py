@@ -1,5 +1,11 @@
 """What all tests share: a quiet, small torch and a tiny random pipeline."""
 
+# ruff: noqa: E402 (the environment comes first)
+import os
+
+os.environ.setdefault("TRITON_INTERPRET", "1")
+"""Triton reads this when a kernel is made, its own too: before anything imports it. 0 runs the kernels on a GPU."""
+
 import pytest
 import torch
 from diffusers import DDPMPipeline

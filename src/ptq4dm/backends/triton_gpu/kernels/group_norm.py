@@ -1,0 +1,175 @@
+"""Group normalisation, SiLU and quantization in one kernel: floats in any layout to signed bytes with channels last.
+
+    v = (x - mean_g) / sqrt(var_g + eps) * weight[c] + bias[c]
+    v = v * (1 + scale[n, c]) + shift[n, c]                            where a time embedding scales and shifts
+    q = clamp(round(v * sigmoid(v) / s[c]) + z, 0, 255) - 128          (SiLU where asked for)
+
+Moments are gathered chunk by chunk and joined by Chan's rule, which stays accurate where the mean of a group is far
+above its spread (Chan, Golub, LeVeque, "Updating formulae and a pairwise algorithm for computing sample variances",
+1979). Source: Wu, He, "Group Normalization", ECCV 2018. Everything is float32 between the load and the integer, so in
+half precision fewer numbers are rounded than by separate operators. Limit: bytes; x is read twice (the second time
+mostly from the L2 cache), one byte is written.
+"""
+
+import torch
+import torch.nn.functional as F
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ptq4dm.backends.triton_gpu.kernels.launching import INTERPRETED, Walk, launch, power_of_two, walk
+from ptq4dm.backends.triton_gpu.kernels.quantize import reference as quantize_reference
+from ptq4dm.backends.triton_gpu.kernels.rounding import to_integers
+
+ELEMENTS, WARPS, WIDE = 4096, 4, 32
+"""Launch: elements of a chunk, warps that share them, channels of a program: 64 bytes in a row in half precision."""
+
+
+@triton.jit
+def group_norm_kernel(
+    x,
+    weight,
+    bias,
+    scale,
+    shift,
+    step,
+    zero_point,
+    q,
+    places,
+    channels,
+    groups,
+    eps,
+    stride_sample,
+    stride_place,
+    stride_channel,
+    IN_GROUP: tl.constexpr,
+    SILU: tl.constexpr,
+    PER_CHANNEL: tl.constexpr,
+    PLACES: tl.constexpr,
+    GROUPS: tl.constexpr,
+    CHANNELS: tl.constexpr,
+):
+    """GROUPS groups of one sample, chunks of PLACES places of them; CHANNELS: a power of two, at least IN_GROUP."""
+    sample = tl.program_id(1).to(tl.int64)
+    group = tl.program_id(0) * GROUPS + tl.arange(0, GROUPS)
+    inner = tl.arange(0, CHANNELS)
+    channel = group[:, None] * IN_GROUP + inner[None, :]
+    ours = (group < groups)[:, None] & (inner < IN_GROUP)[None, :]
+    along = sample * stride_sample + channel.to(tl.int64) * stride_channel
+    count = 0.0
+    mean = tl.zeros((GROUPS,), dtype=tl.float32)
+    square = tl.zeros((GROUPS,), dtype=tl.float32)
+    for start in range(0, places, PLACES):
+        place = start + tl.arange(0, PLACES)
+        there = (place < places)[:, None, None] & ours[None, :, :]
+        at = place.to(tl.int64)[:, None, None] * stride_place + along[None, :, :]
+        value = tl.load(x + at, mask=there, other=0.0).to(tl.float32)
+        size = tl.minimum(places - start, PLACES).to(tl.float32) * IN_GROUP
+        chunk = tl.sum(tl.sum(value, axis=2), axis=0) / size
+        spread = tl.where(there, value - chunk[None, :, None], 0.0)
+        away, total = chunk - mean, count + size
+        square += tl.sum(tl.sum(spread * spread, axis=2), axis=0) + away * away * (count * size / total)
+        mean += away * (size / total)
+        count = total
+    inverse = 1.0 / tl.sqrt_rn(square / count + eps)
+    factor = inverse[:, None] * tl.load(weight + channel, mask=ours, other=0.0).to(tl.float32)
+    added = tl.load(bias + channel, mask=ours, other=0.0).to(tl.float32)
+    if scale is not None:
+        factor_of_time = 1.0 + tl.load(scale + sample * channels + channel, mask=ours, other=0.0).to(tl.float32)
+        factor, added = factor * factor_of_time, added * factor_of_time
+        added += tl.load(shift + sample * channels + channel, mask=ours, other=0.0).to(tl.float32)
+    if PER_CHANNEL:
+        unit = tl.load(step + channel, mask=ours, other=1.0)[None, :, :]
+    else:
+        unit = tl.load(step)
+    zero = tl.load(zero_point).to(tl.int32)
+    for start in range(0, places, PLACES):
+        place = start + tl.arange(0, PLACES)
+        there = (place < places)[:, None, None] & ours[None, :, :]
+        at = place.to(tl.int64)[:, None, None] * stride_place + along[None, :, :]
+        value = tl.load(x + at, mask=there, other=0.0).to(tl.float32)
+        value = (value - mean[None, :, None]) * factor[None, :, :] + added[None, :, :]
+        if SILU:
+            value = value / (1.0 + tl.exp(tl.minimum(-value, 88.0)))  # beyond that silu is 0 to any integer
+        to = (sample * places + place)[:, None, None] * channels + channel[None, :, :]
+        tl.store(q + to, to_integers(value, unit, zero), mask=there)
+
+
+def group_norm_quantize(
+    x: Tensor,
+    groups: int,
+    weight: Tensor,
+    bias: Tensor,
+    eps: float,
+    silu: bool,
+    step: Tensor,
+    zero_point: Tensor,
+    scale: Tensor | None = None,
+    shift: Tensor | None = None,
+) -> Tensor:
+    """(samples, *spatial, channels) float, of any strides, -> int8 of the same shape, contiguous.
+
+    weight, bias: (channels,). scale, shift: (samples, channels), contiguous, or both None. step, zero_point: as
+    `quantize.quantize` has them.
+    """
+    q = torch.empty(x.shape, dtype=torch.int8, device=x.device)
+    if not q.numel():
+        return q
+    channels = x.shape[-1]
+    way, inside = by_sample(x), channels // groups
+    wide = power_of_two(inside, 1)
+    together = min(power_of_two(groups, 1), max(1, WIDE // wide))
+    chunk = min(power_of_two(way.places), max(1, (65536 if INTERPRETED else ELEMENTS) // (together * wide)))
+    launch(
+        group_norm_kernel,
+        (triton.cdiv(groups, together), way.samples),
+        way.tensor,
+        weight,
+        bias,
+        scale,
+        shift,
+        step,
+        zero_point,
+        q,
+        way.places,
+        channels,
+        groups,
+        eps,
+        *way.strides,
+        IN_GROUP=inside,
+        SILU=silu,
+        PER_CHANNEL=step.numel() > 1,
+        PLACES=chunk,
+        GROUPS=together,
+        CHANNELS=wide,
+        num_warps=WARPS,
+    )
+    return q
+
+
+def by_sample(x: Tensor) -> Walk:
+    """The walk over x (samples, *spatial, channels) that keeps samples apart."""
+    way = walk(x[0])
+    if way.samples > 1:  # the places of a sample do not lie at one stride
+        return by_sample(x.contiguous())
+    return Walk(x, x.shape[0], way.places, (x.stride(0), way.strides[1], x.stride(-1)))
+
+
+def reference(
+    x: Tensor,
+    groups: int,
+    weight: Tensor,
+    bias: Tensor,
+    eps: float,
+    silu: bool,
+    step: Tensor,
+    zero_point: Tensor,
+    scale: Tensor | None = None,
+    shift: Tensor | None = None,
+) -> Tensor:
+    """The same by torch's own operators in float32."""
+    y = F.group_norm(x.float().movedim(-1, 1), groups, weight.float(), bias.float(), eps).movedim(1, -1)
+    if scale is not None and shift is not None:
+        apart = (len(x), *[1] * (x.dim() - 2), -1)
+        y = y * (1 + scale.float().view(apart)) + shift.float().view(apart)
+    return quantize_reference(F.silu(y) if silu else y, step, zero_point)
