@@ -18,10 +18,13 @@ from triton import knobs
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from ptq4dm.backends.triton_gpu.kernels.convolution import Geometry, convolution_kernel
+from ptq4dm.backends.triton_gpu.geometry import Geometry
+from ptq4dm.backends.triton_gpu.kernels.convolution import convolution_kernel
 from ptq4dm.backends.triton_gpu.kernels.group_norm import group_norm_kernel
 from ptq4dm.backends.triton_gpu.kernels.launching import CANDIDATES, GROUPED, Settings
+from ptq4dm.backends.triton_gpu.kernels.layer_norm import layer_norm_kernel
 from ptq4dm.backends.triton_gpu.kernels.linear import linear_kernel
+from ptq4dm.backends.triton_gpu.kernels.quantize import quantize_kernel
 
 INSTRUCTIONS = ("wgmma.mma_async", "mma.sync", "cp.async.cg", "ld.global", "st.global", "ld.local", "st.local")
 SCALES = ("input_scale", "weight_scale", "bias")
@@ -91,6 +94,23 @@ def group_norm(capability: int, in_group: int, groups: int, places: int) -> Repo
     fixed = {"scale": None, "shift": None, "eps": 1e-5, "stride_channel": 1, "IN_GROUP": in_group, "SILU": True}
     fixed |= {"PER_CHANNEL": False, "PLACES": places, "GROUPS": groups, "CHANNELS": triton.next_power_of_2(in_group)}
     return compiled(group_norm_kernel, pointers, numbers, fixed, capability, num_warps=4)
+
+
+def quantize(capability: int) -> Report:
+    """Rounding alone, of channels-last data in float16 with a step a channel."""
+    pointers = {"x": "*fp16", "step": "*fp32", "zero_point": "*i8", "q": "*i8"}
+    numbers = ("places", "channels", "stride_sample", "stride_place")
+    fixed = {"stride_channel": 1, "PER_CHANNEL": True, "PLACES": 32, "CHANNELS": 128}
+    return compiled(quantize_kernel, pointers, numbers, fixed, capability, num_warps=4)
+
+
+def layer_norm(capability: int, channels: int) -> Report:
+    """Layer normalisation, scale and shift of the time-step, and rounding, in float16."""
+    pointers = {"x": "*fp16", "scale": "*fp16", "shift": "*fp16", "step": "*fp32", "zero_point": "*i8", "q": "*i8"}
+    numbers = ("rows", "channels", "rows_a_sample")
+    fixed = {"weight": None, "bias": None, "eps": 1e-5, "PER_CHANNEL": False}
+    fixed |= {"ROWS": 1, "CHANNELS": triton.next_power_of_2(channels)}
+    return compiled(layer_norm_kernel, pointers, numbers, fixed, capability, num_warps=4)
 
 
 def absent(kernel, pointers: dict[str, str]) -> dict[str, None]:

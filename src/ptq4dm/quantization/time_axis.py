@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Mapping
 from typing import Any, Final
 
+import torch
 from torch import Tensor, nn
 
 from ptq4dm.errors import TimeAxisWarning
@@ -59,8 +60,8 @@ class TimeNote:
         self.told = False
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Look at the time-step of a call."""
-        if self.told:
+        """Look at the time-step of a call; not while it is being compiled or captured in a CUDA graph."""
+        if self.told or torch.compiler.is_compiling() or torch.cuda.is_current_stream_capturing():
             return
         given = args[self.place] if self.place < len(args) else kwargs.get(self.argument)
         t, margin = time_of(given), SHARE * (self.high - self.low)

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 pytest.importorskip("triton")
-from ptq4dm.backends.triton_gpu.kernels.convolution import Geometry, convolution, reference
+from ptq4dm.backends.triton_gpu.geometry import Geometry
+from ptq4dm.backends.triton_gpu.kernels.convolution import convolution, reference
 from ptq4dm.backends.triton_gpu.kernels.launching import Settings
 from ptq4dm.backends.triton_gpu.packing import packed, tap_sums
 

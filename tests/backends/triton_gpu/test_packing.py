@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from hard_cases import bytes_of
 
 pytest.importorskip("triton")
-from ptq4dm.backends.triton_gpu.kernels.convolution import Geometry
+from ptq4dm.backends.triton_gpu.geometry import Geometry
 from ptq4dm.backends.triton_gpu.packing import LARGEST_DEPTH, packed, tap_sums
 
 

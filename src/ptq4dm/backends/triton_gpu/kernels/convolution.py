@@ -11,17 +11,15 @@ Source: implicit GEMM (Chetlur et al., "cuDNN: efficient primitives for deep lea
 as in Jacob et al., CVPR 2018, Sec. 2.3. Limit: 2 * places * taps * in * out operations at the INT8 rate.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from ptq4dm.backends.triton_gpu.geometry import Geometry
 from ptq4dm.backends.triton_gpu.kernels.epilogue import finish
-from ptq4dm.backends.triton_gpu.kernels.launching import GROUPED, Settings, default_settings, launch
+from ptq4dm.backends.triton_gpu.kernels.launching import GROUPED, Settings, dense, launch, settings_for
 from ptq4dm.backends.triton_gpu.kernels.tiles import tile_of
 
 
@@ -137,40 +135,6 @@ def convolution_kernel(
     )
 
 
-@dataclass(frozen=True)
-class Geometry:
-    """How a convolution's window walks; each of three axes (depth, height, width), those that it lacks with 1 tap.
-
-    upsample: by how much height and width of the input are repeated before (nearest neighbour).
-    """
-
-    taps: tuple[int, int, int]
-    stride: tuple[int, int, int] = (1, 1, 1)
-    padding: tuple[int, int, int] = (0, 0, 0)
-    dilation: tuple[int, int, int] = (1, 1, 1)
-    upsample: int = 1
-
-    def out_size(self, size: Sequence[int]) -> tuple[int, int, int]:
-        """(depth, height, width) of the output for those of the input."""
-        grown = (size[0], size[1] * self.upsample, size[2] * self.upsample)
-        d, h, w = (
-            (grown[axis] + 2 * self.padding[axis] - self.dilation[axis] * (self.taps[axis] - 1) - 1)
-            // self.stride[axis]
-            + 1
-            for axis in range(3)
-        )
-        return d, h, w
-
-    @property
-    def most(self) -> tuple[int, int, int]:
-        """How many taps of a window can hang over an end of each axis."""
-        d, h, w = (
-            min(-(-padding // dilation), taps)
-            for padding, dilation, taps in zip(self.padding, self.dilation, self.taps, strict=True)
-        )
-        return d, h, w
-
-
 def convolution(
     q: Tensor,
     weight: Tensor,
@@ -199,7 +163,7 @@ def convolution(
     if not out.numel():
         return out
     rows = out.numel() // columns
-    best = settings or default_settings(rows, columns, channels, q.device)
+    best = settings or settings_for(rows, columns, channels, weight.shape[1], q.device)
     grid = (triton.cdiv(rows, best.rows) * triton.cdiv(columns, best.columns),)
     launch(
         convolution_kernel,
@@ -211,8 +175,8 @@ def convolution(
         zero_point,
         weight_scale,
         bias,
-        embedding,
-        residual,
+        dense(embedding),
+        dense(residual),
         out,
         out_step,
         out_zero_point,

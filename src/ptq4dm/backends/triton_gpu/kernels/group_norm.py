@@ -17,7 +17,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ptq4dm.backends.triton_gpu.kernels.launching import INTERPRETED, Walk, launch, power_of_two, walk
+from ptq4dm.backends.triton_gpu.kernels.launching import INTERPRETED, Walk, dense, launch, power_of_two, walk
 from ptq4dm.backends.triton_gpu.kernels.quantize import reference as quantize_reference
 from ptq4dm.backends.triton_gpu.kernels.rounding import to_integers
 
@@ -109,7 +109,7 @@ def group_norm_quantize(
 ) -> Tensor:
     """(samples, *spatial, channels) float, of any strides, -> int8 of the same shape, contiguous.
 
-    weight, bias: (channels,). scale, shift: (samples, channels), contiguous, or both None. step, zero_point: as
+    weight, bias: (channels,). scale, shift: (samples, channels), or both None. step, zero_point: as
     `quantize.quantize` has them.
     """
     q = torch.empty(x.shape, dtype=torch.int8, device=x.device)
@@ -126,8 +126,8 @@ def group_norm_quantize(
         way.tensor,
         weight,
         bias,
-        scale,
-        shift,
+        dense(scale),
+        dense(shift),
         step,
         zero_point,
         q,

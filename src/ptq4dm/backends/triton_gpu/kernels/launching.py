@@ -3,6 +3,7 @@
 The interpreter starts a program in milliseconds whatever its size, so there a tile takes all that it may.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -29,6 +30,11 @@ class Settings:
     depth: int
     warps: int = 4
     stages: int = 3
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return f"{self.rows}x{self.columns}x{self.depth}, {self.warps} warps, {self.stages} stages"
 
     @property
     def shared_bytes(self) -> int:
@@ -65,6 +71,19 @@ CANDIDATES: Final = (
 def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **options: Any) -> None:
     """Start a kernel. Products and sums are not joined into one rounding, so results are those of torch."""
     kernel[grid](*arguments, **options, enable_fp_fusion=False)
+
+
+MEASURED: Final[dict[tuple[int, int, int], dict[int, Settings]]] = {}
+"""The tiles that were fastest here, by (columns, channels, taps) of a product, then by its rows (`choice`)."""
+
+
+def settings_for(rows: int, columns: int, channels: int, taps: int, device: torch.device) -> Settings:
+    """The tile measured for the nearest number of rows, if that is within a factor of two; else the default."""
+    measured = MEASURED.get((columns, channels, taps), {})
+    near = min(measured, key=lambda other: abs(math.log(other / rows)), default=0)
+    if near and max(near, rows) <= 2 * min(near, rows):
+        return measured[near]
+    return default_settings(rows, columns, channels, device)
 
 
 def default_settings(rows: int, columns: int, depth: int, device: torch.device) -> Settings:
@@ -131,6 +150,11 @@ def sums_a_thread(device: torch.device) -> int:
 def multiprocessors(device: torch.device) -> int:
     """How many multiprocessors a device has."""
     return torch.cuda.get_device_properties(device).multi_processor_count
+
+
+def dense(x: Tensor | None) -> Tensor | None:
+    """A tensor as kernels read it that take no strides."""
+    return None if x is None else x.contiguous()
 
 
 @dataclass(frozen=True)

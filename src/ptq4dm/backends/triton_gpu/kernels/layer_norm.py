@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ptq4dm.backends.triton_gpu.kernels.launching import INTERPRETED, launch, power_of_two
+from ptq4dm.backends.triton_gpu.kernels.launching import INTERPRETED, dense, launch, power_of_two
 from ptq4dm.backends.triton_gpu.kernels.quantize import reference as quantize_reference
 from ptq4dm.backends.triton_gpu.kernels.rounding import to_integers
 
@@ -79,7 +79,7 @@ def layer_norm_quantize(
 ) -> Tensor:
     """(samples, ..., channels) float -> int8 of the same shape, contiguous.
 
-    weight, bias: (channels,) or None. scale, shift: (samples, channels), contiguous, or both None. step, zero_point: as
+    weight, bias: (channels,) or None. scale, shift: (samples, channels), or both None. step, zero_point: as
     `quantize.quantize` has them.
     """
     q = torch.empty(x.shape, dtype=torch.int8, device=x.device)
@@ -94,14 +94,14 @@ def layer_norm_quantize(
         x.contiguous(),
         weight,
         bias,
-        scale,
-        shift,
+        dense(scale),
+        dense(shift),
         step,
         zero_point,
         q,
         rows,
         channels,
-        rows // x.shape[0],
+        rows // (x.shape[0] if x.dim() > 1 else 1),
         eps,
         PER_CHANNEL=step.numel() > 1,
         ROWS=tall,

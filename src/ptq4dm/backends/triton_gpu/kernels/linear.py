@@ -13,7 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ptq4dm.backends.triton_gpu.kernels.epilogue import finish
-from ptq4dm.backends.triton_gpu.kernels.launching import GROUPED, Settings, default_settings, launch
+from ptq4dm.backends.triton_gpu.kernels.launching import GROUPED, Settings, dense, launch, settings_for
 from ptq4dm.backends.triton_gpu.kernels.tiles import tile_of
 
 
@@ -101,7 +101,7 @@ def linear(
     """(samples, ..., in) int8 -> (samples, ..., out) in `dtype`, or int8 where `out_step` is given.
 
     weight: int8 (out, in). weight_sums: int32 (out,). input_scale: float32 (). zero_point: int8 (), less 128.
-    weight_scale, bias: float32 (out,). embedding: (samples, out). residual: of the shape of the output, contiguous.
+    weight_scale, bias: float32 (out,). embedding: (samples, out). residual: of the shape of the output.
     out_step: float32 of one number or (out,), with out_zero_point int8 ().
     """
     depth, columns = q.shape[-1], weight.shape[0]
@@ -109,7 +109,7 @@ def linear(
     if not out.numel():
         return out
     rows = out.numel() // columns
-    best = settings or default_settings(rows, columns, depth, q.device)
+    best = settings or settings_for(rows, columns, depth, 1, q.device)
     grid = (triton.cdiv(rows, best.rows) * triton.cdiv(columns, best.columns),)
     launch(
         linear_kernel,
@@ -121,15 +121,15 @@ def linear(
         zero_point,
         weight_scale,
         bias,
-        embedding,
-        residual,
+        dense(embedding),
+        dense(residual),
         out,
         out_step,
         out_zero_point,
         rows,
         depth,
         columns,
-        rows // q.shape[0],
+        rows // (q.shape[0] if q.dim() > 1 else 1),
         PER_CHANNEL=out_step is not None and out_step.numel() > 1,
         ROWS=best.rows,
         COLUMNS=best.columns,
