@@ -42,7 +42,7 @@ from ptq4dm.quantization.rewrite import quantize_layers, with_layers
 from ptq4dm.quantization.sensitivity import best_in_float
 from ptq4dm.quantization.smoothing import smoothing_of, watching_largest
 from ptq4dm.quantization.time_axis import time_axis_of
-from ptq4dm.quantization.weight_only import reasons_of, weight_only_form
+from ptq4dm.quantization.weight_only import reasons_of, weight_only_forms
 from ptq4dm.ranges.histograms import LayerStatistics, band_edges
 from ptq4dm.ranges.observe import observe
 from ptq4dm.ranges.range_table import RangeTable, choose_ranges
@@ -286,16 +286,21 @@ def round_network(
     following = linear_layers(network, timed, planned(plan)) if recipe.time_in_float else {}
     plan = leave_out(plan, reasons_of(following))
     layers = quantize_layers(network, plan, ranges, recipe.weights, progress)
-    weight_only = {name: weight_only_form(following[name], name) for name in list(following)[1:]}
+    weight_only = weight_only_forms(network, list(following)[1:])
+    whole_range = replace(recipe.weights, portable=False)
     if recipe.weights.error_feedback:
         round_again(network, layers, calls, recipe.weights, progress)
-        round_again(network, weight_only, along, replace(recipe.weights, portable=False), progress)
+        round_again(network, weight_only, along, whole_range, progress)
     if recipe.float_share:
         shares, made = shares_within(network, layers, calls, limit, progress)
         plan = leave_out(plan, best_in_float(shares, macs, recipe.float_share))
     left = [name for name in (*layers, *following) if name not in {*planned(plan), *weight_only}]
+    if recipe.weights.error_feedback:
+        sensitive = weight_only_forms(network, [name for name in left if name in layers])
+        round_again(network, sensitive, calls, whole_range, progress)
+        weight_only |= sensitive
     layers = {name: layers[name] for name in planned(plan)}
-    quantized = with_layers(network, {**layers, **half_forms(network, left), **weight_only})
+    quantized = with_layers(network, {**half_forms(network, left), **weight_only, **layers})
     smoothing = {name: item.smoothing for name, item in statistics.items() if item.smoothing is not None}
     smoothing = {name: factors for name, factors in smoothing.items() if name in layers}
     folds = {key: names for key, names in (folds or {}).items() if not {key, *names} & {*left, *weight_only}}

@@ -7,10 +7,10 @@ from torch import nn
 
 import ptq4dm
 from ptq4dm.pipelines.denoiser import Call
-from ptq4dm.quantization.half_layers import HalfLinear
 from ptq4dm.quantization.plan import make_plan, planned
 from ptq4dm.quantization.rewrite import quantize_layers, with_layers
 from ptq4dm.quantization.sensitivity import best_in_float, error_shares
+from ptq4dm.quantization.weight_only import WeightOnlyLinear
 from ptq4dm.ranges.observe import observe
 from ptq4dm.ranges.range_table import choose_ranges
 from ptq4dm.recipe import RangeRecipe, WeightRecipe
@@ -58,12 +58,18 @@ def test_shares_are_those_of_networks_built_one_by_one(network):
 
 def test_the_most_error_for_the_fewest_multiply_adds():
     macs = {"a": 10, "b": 60, "c": 10, "d": 30, "e": 890}
-    shares = {"a": 0.3, "b": 0.5, "c": 0.04, "d": 0.2, "e": 0.06}
-    assert list(best_in_float(shares, macs, 0.11)) == ["a", "b", "d"]  # 1 + 6 + 3 %; c makes too little
+    shares = {"a": 0.3, "b": 0.5, "c": 0.004, "d": 0.2, "e": 0.06}
+    assert list(best_in_float(shares, macs, 0.11)) == [
+        "a",
+        "b",
+        "d",
+    ]  # 1 + 6 + 3 %; c makes too little, e less than its work
     assert list(best_in_float(shares, macs, 0.08)) == ["a", "b"]
     assert list(best_in_float(shares, macs, 0.045)) == ["a", "d"]  # b does not fit any more
     assert best_in_float(shares, macs, 0.0) == {}
-    assert best_in_float(shares, macs, 0.01)["a"].startswith("sensitive: rounding it makes 30% of the output's squared")
+    assert best_in_float(shares, macs, 0.01)["a"].startswith(
+        "sensitive: rounding it makes 30.0% of the output's squared"
+    )
 
 
 @torch.no_grad()
@@ -75,11 +81,11 @@ def test_a_sensitive_layer_stays_in_float_within_the_recipes_share(network):
     )
     assert planned(default.plan) == ["up", "down"] and planned(none.plan) == ["skip", "up", "down"]
     reason = next(layer.reason for layer in default.plan if layer.name == "skip")
-    assert reason.startswith("sensitive: ") and type(default.network.skip) is HalfLinear
+    assert reason.startswith("sensitive: ") and type(default.network.skip) is WeightOnlyLinear
     (x,) = calls()[0].args
     wanted = network(x)["sample"]
     errors = [float((model.network(x)["sample"] - wanted).norm()) for model in (default, none)]
-    assert errors[0] < 0.2 * errors[1]
+    assert errors[0] < 0.6 * errors[1]
 
 
 def test_layers_of_time_are_watched_at_every_time_step():

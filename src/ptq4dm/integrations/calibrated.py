@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ptq4dm.errors import ArtifactError, ModelError, RecipeError
@@ -19,7 +20,7 @@ from ptq4dm.quantization.layers_qdq import OutputQuantized, integer_bias
 from ptq4dm.quantization.plan import layer_names
 from ptq4dm.quantization.rewrite import quantize_layer
 from ptq4dm.quantization.shared import layers_entry
-from ptq4dm.quantization.weight_only import weight_only_form
+from ptq4dm.quantization.weight_only import has_weight_only_form, weight_only_form
 from ptq4dm.ranges.search import InputRange
 from ptq4dm.recipe import WeightRecipe
 from ptq4dm.registration import METHOD
@@ -50,7 +51,8 @@ class CalibratedRanges:
         modules = dict(network.named_modules())
         for name, shape in self.shapes.items():
             layer = modules.get(name)
-            found = tuple(weight_of(layer).shape) if layer is not None and isinstance(layer, QUANTIZABLE) else None
+            held = has_weight_only_form(layer) if name in self.weight_only else isinstance(layer, QUANTIZABLE)
+            found = tuple(weight_of(layer).shape) if layer is not None and held else None
             if found != shape:
                 raise ArtifactError(
                     f"{self.folder} was calibrated on another network: {name} has weights of {shape} there, of {found} "
@@ -74,7 +76,6 @@ class CalibratedRanges:
     def quantized(self, layer: nn.Module, name: str) -> nn.Module:
         """One layer, its weights rounded now."""
         if name in self.weight_only:
-            assert isinstance(layer, nn.Linear)  # of those that `check` allows, only these have (out, in)
             return weight_only_form(layer, name)
         if name in self.half:
             return half_form(layer)
@@ -127,8 +128,8 @@ def ranges_of(folder: Path, facts: dict[str, Any], component: str | None) -> Cal
     half = denoiser.get("half", [])
     weights = {**inner, **{name: name for name in (*weight_only, *half)}}
     for name in weight_only:
-        if tensors[f"{name}.weight"].dim() != 2:
-            raise ArtifactError(f"{folder}: {name!r} is no linear layer with 8-bit weights: quantize the model again")
+        if tensors[f"{name}.weight"].dtype != torch.int8:
+            raise ArtifactError(f"{folder}: {name!r} has no 8-bit weights: quantize the model again")
     return CalibratedRanges(
         str(folder),
         {name: saved_range(tensors, f"{path}.input") for name, path in inner.items()},

@@ -12,7 +12,7 @@ from ptq4dm.quantization.half_layers import HALF_FORMS, put_half_layers
 from ptq4dm.quantization.layers import QUANTIZABLE, quantized_form
 from ptq4dm.quantization.layers_qdq import OutputQuantized
 from ptq4dm.quantization.shared import all_tensors, share
-from ptq4dm.quantization.weight_only import put_weight_only_layers
+from ptq4dm.quantization.weight_only import has_weight_only_form, put_weight_only_layers
 
 
 def fill(network: nn.Module, entry: Mapping[str, Any], tensors: dict[str, Tensor], folder: Path) -> nn.Module:
@@ -74,10 +74,8 @@ def put_empty_float_layers(network: nn.Module, half: Sequence[str], weight_only:
     `where`."""
     modules = dict(network.named_modules())
     for name in weight_only:
-        if not isinstance(modules.get(name), nn.Linear):
-            raise ArtifactError(
-                f"{where}: the network has no linear layer {name!r} for 8-bit weights: quantize it again"
-            )
+        if not has_weight_only_form(modules.get(name)):
+            raise ArtifactError(f"{where}: the network has no layer {name!r} for 8-bit weights: quantize it again")
     put_weight_only_layers(network, weight_only)
     for name in half:
         if type(modules.get(name)) not in HALF_FORMS:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ptq4dm.pipelines.denoiser import Call, layer_input
 from ptq4dm.progress import progress
 from ptq4dm.quantization.layers import QuantizedConv, QuantizedLayer, QuantizedLinear
-from ptq4dm.quantization.weight_only import WeightOnlyLinear
+from ptq4dm.quantization.weight_only import WeightOnlyConv, WeightOnlyLayer, WeightOnlyLinear
 from ptq4dm.ranges.observe import evaluating
 
 WINDOWS = 4096
@@ -33,7 +33,7 @@ AT_ONCE = 1 << 27
 STRIP = 256
 """Rows of a matrix that are added to at once, from its diagonal on: the rest mirrors them."""
 
-Rounded = QuantizedLayer | WeightOnlyLinear
+Rounded = QuantizedLayer | WeightOnlyLayer
 """Layers with integers for weights."""
 
 
@@ -134,7 +134,7 @@ def windows_wanted(width: int) -> int:
 
 def has_windows(layer: Rounded) -> bool:
     """Whether each output of a layer is made of one window of all its input channels, which is not too large."""
-    if isinstance(layer, QuantizedConv):
+    if isinstance(layer, QuantizedConv | WeightOnlyConv):
         plain = layer.groups == 1 and not isinstance(layer.padding, str)
     else:
         plain = isinstance(layer, QuantizedLinear | WeightOnlyLinear)
@@ -144,7 +144,7 @@ def has_windows(layer: Rounded) -> bool:
 def windows(x: Tensor, layer: Rounded) -> Tensor:
     """The windows of `x` as a view: (batch, *positions, in, *kernel), or (..., in) for a linear layer. Channels lie
     side by side in memory, which makes single windows fast to take."""
-    if not isinstance(layer, QuantizedConv):
+    if not isinstance(layer, QuantizedConv | WeightOnlyConv):
         return x
     assert not isinstance(layer.padding, str)  # has_windows
     x = F.pad(x, [side for width in reversed(layer.padding) for side in (width, width)])

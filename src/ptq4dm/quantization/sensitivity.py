@@ -22,7 +22,7 @@ from ptq4dm.ranges.observe import evaluating
 
 CALLS = 2
 """How many of the calibration calls the error is measured on."""
-WORTH = 0.05
+WORTH = 0.005
 """The least share of the error for which a layer stays in float."""
 
 
@@ -60,7 +60,8 @@ def taken_of(calls: Sequence[Call]) -> Sequence[Call]:
 
 def best_in_float(shares: Mapping[str, float], macs: Mapping[str, int], budget: float) -> dict[str, str]:
     """The layers to leave in float, with the reason: those with the most error for their multiply-adds, of which each
-    makes at least `WORTH` of it, as long as all together stay within `budget` of the multiply-adds.
+    makes at least `WORTH` of it and a larger share than of the multiply-adds, as long as all together stay within
+    `budget` of these.
 
     macs: of every layer of the network, by name.
     """
@@ -68,11 +69,11 @@ def best_in_float(shares: Mapping[str, float], macs: Mapping[str, int], budget: 
     chosen = {}
     for name in sorted(shares, key=lambda name: -shares[name] / max(macs.get(name, 0), 1)):
         cost = macs.get(name, 0) / max(total, 1)
-        if shares[name] < WORTH or spent + cost > budget:
+        if shares[name] < max(WORTH, cost) or spent + cost > budget:
             continue
         spent += cost
         chosen[name] = (
-            f"sensitive: rounding it makes {shares[name]:.0%} of the output's squared error, for {cost:.1%} of the "
+            f"sensitive: rounding it makes {shares[name]:.1%} of the output's squared error, for {cost:.1%} of the "
             "multiply-adds"
         )
     return chosen

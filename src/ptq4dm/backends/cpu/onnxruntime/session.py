@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ptq4dm.errors import MissingDependencyError
+from ptq4dm.errors import BackendError, MissingDependencyError
 from ptq4dm.export.trace import TracedGraph
 
 ERRORS_ONLY = 3
@@ -31,8 +31,8 @@ def open_session(
     """A session on the CPU, on as many threads as torch uses.
 
     optimized: where to save the graph as ONNX Runtime rewrote it. optimize=False runs each node as written: the
-    float meaning of a QDQ graph. without: names of ONNX Runtime's optimizers to leave out. Raises
-    MissingDependencyError without onnxruntime.
+    float meaning of a QDQ graph. without: names of ONNX Runtime's optimizers to leave out. Raises BackendError for a
+    graph that ONNX Runtime refuses, MissingDependencyError without onnxruntime.
     """
     reason = why_unavailable()
     if reason:
@@ -47,7 +47,19 @@ def open_session(
         options.optimized_model_filepath = str(optimized)
     source = model if isinstance(model, bytes) else str(model)
     providers = ["CPUExecutionProvider"]
-    return onnxruntime.InferenceSession(source, options, providers, disabled_optimizers=list(without))
+    try:
+        return onnxruntime.InferenceSession(source, options, providers, disabled_optimizers=list(without))
+    except refusals() as error:
+        raise BackendError(
+            f"ONNX Runtime {onnxruntime.__version__} refuses the graph of the network: {error}; backend='simulated' "
+            "runs every network"
+        ) from error
+
+
+def refusals() -> tuple[type[Exception], ...]:
+    """What ONNX Runtime raises for a graph that it cannot load; its exceptions have no base of their own."""
+    state: Any = importlib.import_module("onnxruntime.capi.onnxruntime_pybind11_state")
+    return (state.Fail, state.InvalidArgument, state.InvalidGraph, state.NotImplemented, state.RuntimeException)
 
 
 def runner(session: Any, graph: TracedGraph) -> Callable[[tuple[Tensor, ...]], list[Tensor]]:
