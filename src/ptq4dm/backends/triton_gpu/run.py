@@ -1,5 +1,6 @@
 """The Triton backend: INT8 kernels in place of a network's quantized layers, on an NVIDIA GPU."""
 
+import copy
 import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn
@@ -51,12 +52,13 @@ class TritonBackend:
             raise kind(reason)
         from ptq4dm.backends.triton_gpu.blocks import fuse
         from ptq4dm.backends.triton_gpu.self_check import self_check
+        from ptq4dm.backends.triton_gpu.weight_only import half_precision_forms
 
         layers, left = with_kernels(network)
         self.tell(left, len(layers) + len(left))
         forms, choices = self.chosen(network, layers, example)
         self_check(layers, forms, checking_device(network))
-        prepared = with_layers(network, forms).eval()
+        prepared = with_layers(network, forms | copy.deepcopy(half_precision_forms(network))).eval()
         fuse(prepared)
         for module in prepared.modules():
             if isinstance(module, nn.Conv2d):
