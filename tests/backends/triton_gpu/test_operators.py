@@ -18,9 +18,9 @@ def calls():
     q, weight = bytes_of(2, 1, 3, 4, 5), bytes_of(6, 9, 5, seed=1)
     table = tap_sums(weight, WINDOW.taps, WINDOW.most)
     scales = (torch.tensor(0.1), ZERO, ONES)
-    x, one = torch.randn(2, 6, 3, 4).half().movedim(1, -1), torch.ones(4)
+    x, one = torch.randn(2, 6, 3, 4).half().movedim(1, -1), torch.ones(6)
     matrix = (q, bytes_of(6, 5), torch.ones(6, dtype=torch.int32), *scales)
-    modulation = (torch.ones(2, 4), one.expand(2, 4))
+    modulation = (torch.ones(2, 6), one.expand(2, 6))
     full = (ONES, torch.randn(2, 6), torch.randn(2, 1, 3, 4, 6), torch.tensor([0.5]), ZERO)
     return {
         "quantize": (operators.quantize, (x, STEP, ZERO)),

@@ -65,6 +65,8 @@ class TritonBackend:
                 module.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] (torch's stub lacks it)
         for hooks in ("_forward_pre_hooks", "_forward_pre_hooks_with_kwargs"):  # the note on the time axis comes later
             vars(prepared)[hooks] = vars(network)[hooks]
+        if "is_quantized" in vars(prepared):  # diffusers refuses to cast such networks; scales keep their types here
+            vars(prepared)["is_quantized"] = False
         vars(prepared).update(save_pretrained=refuse_saving, ptq4dm_layers=(*choices, *without_kernel(left)))
         return prepared
 
