@@ -24,7 +24,8 @@ format: $(READY)
 
 install: $(READY)
 
-# torch comes first and alone: the pinned CPU build, so that nothing later pulls a CUDA one.
+# torch comes first and alone, from wherever pip is set to look. On PyPI the pinned version is a CUDA build; with
+# PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu in the environment pip takes the CPU build instead.
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch

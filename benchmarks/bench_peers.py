@@ -20,7 +20,7 @@ from bench_network import cifar_shaped
 from common import AVX2, CAP_NOTE, add_isa, parser, save, under_each_isa
 from diffusers import DDPMPipeline
 from peers import EAGER, OURS, PEERS
-from peers.measure import Effort, fidelity, fidelity_row, speed_row, times
+from peers.measure import Effort, fidelity, fidelity_row, is_finite, speed_row, times
 from peers.page import cells, claim_line, page, read_results
 from peers.peer import Deployed, Peer, Subject, require, shipped_bytes
 from peers.verdict import verdict
@@ -42,6 +42,7 @@ STOCK_NOTE = (
     "OpenVINO's own float graph computes wrong numbers under ONEDNN_MAX_CPU_ISA=AVX2 on a processor with AVX-512, and "
     "NNCF's graph keeps these parts: their fidelity is not compared here"
 )
+NAN_NOTE = "answers with NaN or infinity here, so its fidelity is not compared"
 
 
 @dataclass(frozen=True)
@@ -147,6 +148,7 @@ def report(args: argparse.Namespace, subject: Subject, names: list[str], work: P
     for row in rows.values():
         print(" | ".join(cells(row)))
     print("\n".join(claim_line(claim, rows) for claim in claims))
+    broken = [f"{row['title']}, {row['settings']}: {NAN_NOTE}" for row in rows.values() if not row.get("finite", True)]
     results = {
         "what": "one network quantized by several tools, each as deployed",
         "network": args.network,
@@ -157,7 +159,7 @@ def report(args: argparse.Namespace, subject: Subject, names: list[str], work: P
         "versions": {name: installed_version(name) for name in PACKAGES},
         "rows": rows,
         "claims": claims,
-        "notes": [STOCK_NOTE, CAP_NOTE] if capped else [],
+        "notes": [*([STOCK_NOTE, CAP_NOTE] if capped else []), *broken],
     }
     save(f"peers-{args.network}", args, results)
 
@@ -183,11 +185,13 @@ def measured(subject: Subject, folders: Mapping[str, Path], effort: Effort, capp
     errors = fidelity(subject, compared, effort, shown)
     seconds = times(deployed, x_t, timestep, effort.rounds, shown)
     for name, item in deployed.items():
+        finite = name not in errors or is_finite(errors[name])
         rows[name] |= {
             "int8_share": item.int8_share,
             "executed": item.executed,
             "bytes": shipped_bytes(folders[name] / PEERS[name].part),
-            "fidelity": fidelity_row(errors[name], errors[OURS]) if name in errors else None,
+            "fidelity": fidelity_row(errors[name], errors[OURS]) if name in errors and finite else None,
+            "finite": finite,
             **speed_row(seconds[name], seconds[EAGER], seconds[OURS]),
         }
     return rows

@@ -48,13 +48,13 @@ def open_pair(args: argparse.Namespace) -> tuple[Pipeline, QuantizedModel]:
 
 def under_each_isa(args: argparse.Namespace, extra: tuple[str, ...] = ()) -> bool:
     """Run this very script once per instruction set in processes of their own; False if this process is to run it."""
-    capped = all(os.environ.get(name) == value for name, value in AVX2.items())
-    if args.isa == "native" or (args.isa == "avx2" and capped):
+    settings = {"native": {}, "avx2": AVX2}
+    if args.isa != "both" and {name: os.environ[name] for name in AVX2 if name in os.environ} == settings[args.isa]:
         return False
-    for isa in ("native", "avx2") if args.isa == "both" else ("avx2",):
-        setting = AVX2 if isa == "avx2" else {}
+    for isa in settings if args.isa == "both" else (args.isa,):
         arguments = [*sys.argv[1:], "--isa", isa, *extra]
-        subprocess.run([sys.executable, sys.argv[0], *arguments], env={**os.environ, **setting}, check=True)
+        freed = {name: value for name, value in os.environ.items() if name not in AVX2}  # a shell may have set them
+        subprocess.run([sys.executable, sys.argv[0], *arguments], env={**freed, **settings[isa]}, check=True)
     return True
 
 
@@ -73,6 +73,11 @@ def machine() -> str:
     return re.sub(r"[^a-z0-9]+", "-", words.lower()).strip("-")
 
 
+def ratio_interval(ratio: dict[str, Any]) -> str:
+    """The interval of a ratio and its confidence, in brackets."""
+    return f"({ratio['low']:.2f} to {ratio['high']:.2f}, {100 * ratio['confidence']:.3g} %)"
+
+
 def print_speed(speed: dict[str, Any]) -> None:
     """The table of a speed section: times, ratios with intervals, the limit."""
     processor = this_processor()
@@ -84,7 +89,7 @@ def print_speed(speed: dict[str, Any]) -> None:
         print(f"  {row['engine']:22s} {row['precision']:5s} {median:36s} {row['ratio_to_eager']:5.2f}x eager")
     for ratio in speed["ratios"]:
         mark = "  <- fastest FP32 engine" if ratio["fastest_float"] else ""
-        print(f"  INT8 {ratio['name']:34s} {ratio['value']:.2f}x ({ratio['low']:.2f} to {ratio['high']:.2f}){mark}")
+        print(f"  INT8 {ratio['name']:34s} {ratio['value']:.2f}x {ratio_interval(ratio)}{mark}")
     limit = speed.get("predicted_limit")
     if limit:
         share = f"{100 * limit['int8_share']:.1f} % of {limit['macs'] / 1e9:.2f} GMAC a sample in INT8"

@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw
 
 import ptq4dm
 
-# pipeline, size = DiffusionPipeline.from_pretrained("stable-diffusion-v1-5/stable-diffusion-inpainting"), {}
+# pipeline, size = ptq4dm.open_pipeline("stable-diffusion-v1-5/stable-diffusion-inpainting").source, {}
 pipeline, size = tiny_pipeline("stable-diffusion-inpainting")  # the line to change
 
 for number in range(4):  # stand-ins: put your own pictures and masks (white: paint anew) in these folders

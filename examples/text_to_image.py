@@ -6,7 +6,7 @@ from offline import tiny_pipeline
 
 import ptq4dm
 
-# pipeline, size = DiffusionPipeline.from_pretrained("stable-diffusion-v1-5/stable-diffusion-v1-5"), {}
+# pipeline, size = ptq4dm.open_pipeline("stable-diffusion-v1-5/stable-diffusion-v1-5").source, {}
 pipeline, size = tiny_pipeline("stable-diffusion")  # the line to change
 
 recipe = ptq4dm.load_recipe("w8a8").replace(calibration={"samples": 4, "steps": 8, "batch_size": 4})

@@ -7,7 +7,7 @@ from offline import tiny_pipeline
 
 import ptq4dm
 
-# pipeline, size = DiffusionPipeline.from_pretrained("Wan-AI/Wan2.1-T2V-1.3B-Diffusers"), {"height": 480, "width": 832}
+# pipeline, size = ptq4dm.open_pipeline("Wan-AI/Wan2.1-T2V-1.3B-Diffusers").source, {"height": 480, "width": 832}
 pipeline, size = tiny_pipeline("wan")  # the line to change
 
 prompts = ("a cat runs", "rain on a lake")

@@ -23,7 +23,7 @@ def latent_pipeline():
     return source
 
 
-def rounded(weight, portable, importance, name, crossing):
+def rounded(weight, portable, importance, name, crossing, bits):
     """Weights rounded plainly: the search for their scales works in threads, which do not see the pretended device."""
     scale = weight.flatten(1).abs().amax(1) / 127
     return (weight / scale.view(-1, *[1] * (weight.dim() - 1))).round().to(torch.int8), scale

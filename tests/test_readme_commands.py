@@ -20,4 +20,5 @@ def test_the_command_lines(tmp_path, monkeypatch, capsys):
     assert [command[:2] for command in commands] == [["ptq4dm", program] for program in PROGRAMS]
     for _, *arguments in commands:
         assert main(arguments) == 0, f"{shlex.join(arguments)}: {capsys.readouterr().err}"
+    assert capsys.readouterr().err.count("quantized layers in INT8\n") >= 2  # `sample` and `bench` say so
     assert (tmp_path / "pictures.png").exists() and (tmp_path / "results" / "report.html").exists()

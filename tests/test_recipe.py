@@ -32,6 +32,10 @@ def test_the_default_preset_is_what_the_paper_released():
         ("sample = 3", r"unknown key 'sample' in .*: accepted are"),
         ("[calibration]\nsample = 3", r"unknown key 'sample' in .*\[calibration\]: accepted are batch_size, .*samples"),
         ("[calibration]\nsamples = 0", "samples = 0 should be at least 1"),
+        ("[calibration]\nsamples = 1000000000000", "samples = 1000000000000 should be at most 1000000"),
+        ("[calibration]\nsteps = 100001", "steps = 100001 should be at most 100000"),
+        ("[calibration]\nbatch_size = 1000001", "batch_size = 1000001 should be at most 1000000"),
+        ("[ranges]\nbands = 10001", "bands = 10001 should be at most 10000"),
         ("[calibration]\nsamples = 'many'", "samples = 'many' should be a int"),
         ("[weights]\nportable = 1", "portable = 1 should be a bool"),
         ("arithmetic = 'fp4'", "arithmetic = 'fp4'; accepted are 'float-out' and 'qdq'"),
@@ -67,6 +71,12 @@ def test_a_wrong_recipe_built_in_python_is_named(recipe, message):
     with pytest.raises(RecipeError, match=message) as caught:
         load_recipe(recipe)
     assert "\n" not in str(caught.value)
+
+
+def test_the_most_of_everything_is_accepted():
+    most = {"samples": 1_000_000, "steps": 100_000, "batch_size": 1_000_000}
+    recipe = Recipe().replace(calibration=most, ranges={"bands": 10_000}, min_channels=10**9)
+    assert load_recipe(recipe) == recipe
 
 
 def test_replace_names_a_wrong_key():

@@ -54,6 +54,11 @@ def fidelity_row(errors: CallErrors, ours: CallErrors) -> dict[str, Any]:
     return row
 
 
+def is_finite(errors: CallErrors) -> bool:
+    """Whether a network answered every call with numbers."""
+    return bool(torch.isfinite(errors.relative_l2).all())
+
+
 def mean_of(values: np.ndarray) -> Any:
     """The mean of values as a function of how often each is drawn."""
     return lambda counts: float(np.average(values, weights=counts))

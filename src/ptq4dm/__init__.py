@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ptq4dm.pipelines.condition_datasets import dataset_conditions
     from ptq4dm.pipelines.condition_folders import folder_conditions
     from ptq4dm.pipelines.denoiser import Call
+    from ptq4dm.pipelines.originals.convert import convert_checkpoint
     from ptq4dm.pipelines.pipeline import Pipeline, open_pipeline
     from ptq4dm.quantization.artifact import load
     from ptq4dm.quantization.quantized_model import QuantizedModel
@@ -31,6 +32,7 @@ __all__ = [
     "RangeTable",
     "Recipe",
     "accelerate",
+    "convert_checkpoint",
     "dataset_conditions",
     "folder_conditions",
     "load",
@@ -50,6 +52,7 @@ _HOMES = {
     "RangeTable": "ptq4dm.ranges.range_table",
     "Recipe": "ptq4dm.recipe",
     "accelerate": "ptq4dm.integrations.accelerated",
+    "convert_checkpoint": "ptq4dm.pipelines.originals.convert",
     "dataset_conditions": "ptq4dm.pipelines.condition_datasets",
     "folder_conditions": "ptq4dm.pipelines.condition_folders",
     "load": "ptq4dm.quantization.artifact",

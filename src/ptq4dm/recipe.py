@@ -49,12 +49,14 @@ class WeightRecipe:
     """How weights are rounded. portable: exact on processors that add pairs of products in int16 (no VNNI) too;
     weighted: minimise the layer's output error under the calibration data instead of the error of the weights.
     error_feedback: what rounding a weight does to the output is taken back by the weights rounded after it (GPTQ, arXiv
-    2210.17323), where the calibration calls are at hand: not for conditional pipelines."""
+    2210.17323), where the calibration calls are at hand: not for conditional pipelines. bits: integers of fewer than 8
+    bits are stored in 8, and run as such."""
 
     portable: bool = True
     weighted: bool = True
     bias_correction: bool = True
     error_feedback: bool = True
+    bits: int = 8
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,8 @@ class Recipe:
     keep_float: patterns (fnmatch) of layer names that stay in float. min_channels: layers with fewer input or output
     channels stay in float: the first and last convolutions, which carry the picture itself, cost little. float_share:
     the share of the multiply-adds that the layers whose rounding harms most may take in float; 0 for none.
-    time_in_float: linear layers that follow the time-step alone have float inputs, and weights in 8 bits. arithmetic:
+    time_in_float: linear layers that follow the time-step alone have float inputs, and weights in 8 bits.
+    attention_products: attention's two matrix products in 8 bits too, on the simulated backend only. arithmetic:
     `float-out` (INT8 in, int32 sums, float out) or `qdq` (outputs rounded as well, as ONNX Runtime's QLinearConv must).
     """
 
@@ -87,6 +90,7 @@ class Recipe:
     min_channels: int = 8
     float_share: float = 0.1
     time_in_float: bool = True
+    attention_products: bool = False
     calibration: CalibrationRecipe = field(default_factory=CalibrationRecipe)
     ranges: RangeRecipe = field(default_factory=RangeRecipe)
     weights: WeightRecipe = field(default_factory=WeightRecipe)
@@ -110,6 +114,13 @@ class Recipe:
         """As plain JSON data; callables are named."""
         return plain(dataclasses.asdict(self))
 
+
+MOST_SAMPLES = 1_000_000
+"""Calibration samples, and trajectories denoised at once: a thousand times the default."""
+MOST_STEPS = 100_000
+"""Of the calibration trajectory: more than any model was trained with."""
+MOST_BANDS = 10_000
+"""Each layer keeps a histogram for each band."""
 
 SECTIONS = {
     "calibration": CalibrationRecipe,
@@ -199,15 +210,21 @@ def validated(recipe: Recipe, where: str) -> Recipe:
     recipe = dataclasses.replace(recipe, keep_float=tuple(recipe.keep_float))
     if recipe.arithmetic not in ("float-out", "qdq"):
         raise RecipeError(f"{where}: arithmetic = {recipe.arithmetic!r}; accepted are 'float-out' and 'qdq'")
-    for name, value in (
-        ("samples", recipe.calibration.samples),
-        ("steps", recipe.calibration.steps),
-        ("batch_size", recipe.calibration.batch_size),
-        ("bands", recipe.ranges.bands),
-        ("min_channels", recipe.min_channels),
+    if recipe.attention_products and recipe.arithmetic != "float-out":
+        raise RecipeError(f"{where}: attention_products = true goes with arithmetic = 'float-out' only")
+    for name, value, most in (
+        ("samples", recipe.calibration.samples, MOST_SAMPLES),
+        ("steps", recipe.calibration.steps, MOST_STEPS),
+        ("batch_size", recipe.calibration.batch_size, MOST_SAMPLES),
+        ("bands", recipe.ranges.bands, MOST_BANDS),
+        ("min_channels", recipe.min_channels, None),
     ):
         if value < 1:
             raise RecipeError(f"{where}: {name} = {value} should be at least 1")
+        if most is not None and value > most:
+            raise RecipeError(f"{where}: {name} = {value} should be at most {most}")
+    if not 2 <= recipe.weights.bits <= 8:
+        raise RecipeError(f"{where}: [weights] bits = {recipe.weights.bits} should be from 2 to 8")
     if not 0 <= recipe.float_share <= 1:
         raise RecipeError(f"{where}: float_share = {recipe.float_share} should be from 0 to 1")
     if not 0 <= recipe.smoothing.alpha <= 1:
@@ -236,6 +253,8 @@ def load_recipe(recipe: "Recipe | str | Path") -> Recipe:
     read = json.loads if path.suffix == ".json" else tomllib.loads
     try:
         values = read(path.read_text())
+    except OSError as error:
+        raise RecipeError(f"{path} cannot be read: {error.strerror or error}: name a file that you may read") from error
     except (json.JSONDecodeError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path} is no {'JSON' if read is json.loads else 'TOML'} file: {error}") from error
     if not isinstance(values, dict):

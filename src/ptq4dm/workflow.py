@@ -21,11 +21,13 @@ from ptq4dm.pipelines.adapters import require_no_adapters
 from ptq4dm.pipelines.conditions import Condition, check_conditions, default_conditions, run_inputs
 from ptq4dm.pipelines.denoiser import Call, call_on, placement, require_finite_weights
 from ptq4dm.pipelines.denoisers import watch_run, with_found
-from ptq4dm.pipelines.pipeline import Pipeline, open_pipeline
+from ptq4dm.pipelines.pipeline import Pipeline, modes_kept, open_pipeline
+from ptq4dm.pipelines.processors import require_unfused
 from ptq4dm.pipelines.unconditional import why_not_unconditional
+from ptq4dm.quantization.attention_products import quantize_products
 from ptq4dm.quantization.bisection import shares_within
 from ptq4dm.quantization.error_feedback import round_again
-from ptq4dm.quantization.facts import calibration_facts, model_facts, range_facts
+from ptq4dm.quantization.facts import calibration_facts, model_facts, product_facts, range_facts
 from ptq4dm.quantization.folding import Folds, fold
 from ptq4dm.quantization.half_layers import half_forms
 from ptq4dm.quantization.layers_qdq import round_outputs
@@ -85,7 +87,20 @@ def quantize(
         PTQ4DMError: a user error, with the value, what is accepted and the mend.
     """
     recipe = load_recipe(recipe)
-    pipeline = open_pipeline(model)
+    with modes_kept(model):
+        return quantize_opened(open_pipeline(model), recipe, conditions, calibration_set, pictures, work, progress)
+
+
+def quantize_opened(
+    pipeline: Pipeline,
+    recipe: Recipe,
+    conditions: Sequence[Condition] | None,
+    calibration_set: CalibrationSet | None,
+    pictures: Tensor | None,
+    work: Path | None,
+    progress: bool,
+) -> QuantizedModel:
+    """`quantize` for a pipeline that is open, with its denoisers in evaluation mode."""
     if why_not_unconditional(pipeline.source):
         if calibration_set is not None or pictures is not None:
             raise CalibrationError(
@@ -129,6 +144,8 @@ def quantize_at_work(
     check_conditions(pipeline.source, conditions)
     if recipe.arithmetic != "float-out":
         raise RecipeError(f"arithmetic = {recipe.arithmetic!r}: a conditional pipeline is quantized to 'float-out'")
+    if recipe.attention_products:
+        raise RecipeError("attention_products = true: only unconditional models and bare modules can be calibrated so")
     parts = {name: part for name, part in pipeline.source.components.items() if isinstance(part, nn.Module)}
     with watching_largest(parts) as largest:
         run = watch_run(pipeline, run_inputs(pipeline.source, [conditions[0]], [0], recipe.calibration.steps) or {})
@@ -203,6 +220,7 @@ def quantize_module(
     """
     recipe = load_recipe(recipe)
     require_no_adapters(module, type(module).__name__)
+    require_unfused(module, type(module).__name__)
     require_finite_weights(module, type(module).__name__)
     make_plan(module, recipe.keep_float)
     calls = list(calls_of_batches(module, calibration_batches, timestep))
@@ -257,6 +275,9 @@ def quantize_network(
     if recipe.arithmetic == "qdq":
         rounded = round_outputs(denoiser.network, calls, recipe.ranges, progress)
         denoiser = replace(denoiser, network=rounded)
+    if recipe.attention_products:
+        rounded = quantize_products(denoiser.network, calls, recipe.ranges, progress)
+        denoiser = replace(denoiser, network=rounded, facts={**denoiser.facts, **product_facts(network, rounded)})
     return denoiser, ranges
 
 
@@ -271,13 +292,15 @@ def round_network(
     pictures: int = 1,
     timed: Collection[str] = (),
     along: Sequence[Call] = (),
+    shares: Mapping[str, float] | None = None,
 ) -> tuple[QuantizedDenoiser, RangeTable]:
     """Choose ranges by the statistics of the inputs of layers, round, leave the most sensitive in float, and rewrite.
 
     calls: some that the network was calibrated on; the first becomes the example. folds: which layers take in the
     smoothing that the statistics tell of. limit: how many calls may be made to find the sensitive layers. pictures:
     how many each call is of, for the count of what that cost. timed: the layers that follow the time-step alone.
-    along: calls to round those with error feedback by.
+    along: calls to round those with error feedback by. shares: of the output's squared error by layer, where they are
+    known already.
     """
     made = 0
     ranges = choose_ranges(statistics, recipe.ranges, shown=progress)
@@ -287,12 +310,13 @@ def round_network(
     plan = leave_out(plan, reasons_of(following))
     layers = quantize_layers(network, plan, ranges, recipe.weights, progress)
     weight_only = weight_only_forms(network, list(following)[1:])
-    whole_range = replace(recipe.weights, portable=False)
+    whole_range = replace(recipe.weights, portable=False, bits=8)
     if recipe.weights.error_feedback:
         round_again(network, layers, calls, recipe.weights, progress)
         round_again(network, weight_only, along, whole_range, progress)
     if recipe.float_share:
-        shares, made = shares_within(network, layers, calls, limit, progress)
+        if shares is None:
+            shares, made = shares_within(network, layers, calls, limit, progress)
         plan = leave_out(plan, best_in_float(shares, macs, recipe.float_share))
     left = [name for name in (*layers, *following) if name not in {*planned(plan), *weight_only}]
     if recipe.weights.error_feedback:

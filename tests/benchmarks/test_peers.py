@@ -1,5 +1,6 @@
 """The comparison with other tools: shares, ratios, claims and the page, without the tools themselves."""
 
+import json
 import re
 import tomllib
 from pathlib import Path
@@ -141,6 +142,17 @@ def test_measured_rows(subject: Subject, tmp_path, monkeypatch) -> None:
     assert "no_such_package" in rows["absent"]["reason"] and "pip install" in rows["absent"]["reason"]
     capped = bench_peers.measured(subject, folders, effort, capped=True)
     assert capped["b"]["fidelity"] is None and capped["ptq4dm"]["fidelity"] is not None
+
+
+def test_a_tool_that_answers_nan_is_not_compared(subject: Subject, tmp_path, monkeypatch) -> None:
+    """As torch.compile's float network does under ONEDNN_MAX_CPU_ISA=AVX2."""
+    tools = {"eager": fake(1.0, 0.0, float=True), "ptq4dm": fake(1.01, 1.0), "b": fake(float("nan"), 0.5)}
+    monkeypatch.setattr(bench_peers, "PEERS", tools)
+    effort = Effort(pictures=2, steps=2, batch=2, rounds=2)
+    rows = bench_peers.measured(subject, dict.fromkeys(tools, tmp_path), effort, capped=False)
+    assert rows["b"]["fidelity"] is None and not rows["b"]["finite"]
+    assert rows["ptq4dm"]["finite"] and rows["ptq4dm"]["fidelity"] is not None
+    json.dumps(rows, allow_nan=False)
 
 
 def row(share: float, relative: float | None, time: float, size: int, **facts) -> dict:

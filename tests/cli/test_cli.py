@@ -1,6 +1,7 @@
 """The command line as a user meets it: one line for a mistake, exit code 2, nothing half-written."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -11,8 +12,12 @@ import pytest
 from tiny import tiny_pipeline
 
 from ptq4dm.cli.main import main
+from ptq4dm.evaluation.text import executed_line
 
 RECIPE = "[calibration]\nsamples = 4\nsteps = 3\nbatch_size = 4\n"
+
+UNREADABLE = "/proc/self/mem"
+"""A file for everyone, root too, of which the first byte cannot be read."""
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +67,22 @@ def test_sample_draws_the_same_pictures_for_the_same_seed(place, capsys, tmp_pat
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
 
 
+def test_sample_tells_what_ran_in_int8(place, capsys, tmp_path):
+    pytest.importorskip("openvino")
+    layers = printed(capsys, "inspect", place / "int8", "--json")["quantized"]
+    arguments = ["sample", place / "int8", "--out", tmp_path / "a.png", "--count", 2, "--steps", 2]
+    assert main([str(item) for item in [*arguments, "--backend", "openvino"]]) == 0
+    assert f"openvino ran {layers} of {layers} quantized layers in INT8\n" in capsys.readouterr().err
+
+
+def test_layers_that_an_engine_left_in_float_are_named():
+    layers = [{"layer": name, "int8": name != "b"} for name in "abc"]
+    assert executed_line({"engine": "onnxruntime", "layers": layers}) == (
+        "onnxruntime ran 2 of 3 quantized layers in INT8, not b"
+    )
+    assert executed_line(None) == ""
+
+
 def test_sample_draws_with_the_float_model_too(place, capsys, tmp_path):
     common = ["--count", 2, "--steps", 2, "--scheduler", "euler", "--json"]
     data = printed(capsys, "sample", place / "float", "--float", "--out", tmp_path / "f.png", *common)
@@ -93,6 +114,19 @@ def test_zoo_names_the_built_in_model(capsys):
         (["sample", "{place}/float", "--out", "{tmp}/a.png"], "no ptq4dm.json"),
         (["sample", "{place}/int8", "--out", "{tmp}/a.png", "--scheduler", "magic"], "magic"),
         (["sample", "{place}/int8", "--out", "{tmp}/a.png", "--backend", "tpu"], "no backend 'tpu'"),
+        (
+            ["quantize", "{place}/float", "--out", "{tmp}/a", "--recipe", UNREADABLE],
+            f"{UNREADABLE} cannot be read: Inp",
+        ),
+        (["quantize", "{place}/float", "--out", "{tmp}/a", "--samples", "1000000000000"], "should be at most 1000000"),
+        (
+            ["sample", "{place}/float", "--float", "--out", "{tmp}/a.png", "--backend", "tpu"],
+            "backend 'tpu' beside --f",
+        ),
+        (
+            ["evaluate", "{place}/int8", "--float", "{place}/float", "--out", "{tmp}/r", "--inception", "{tmp}/none"],
+            "/none",
+        ),
         (["report", "{tmp}"], "results.json"),
         (["evaluate", "{place}/int8", "--float", "{place}/none", "--out", "{tmp}/r"], "no model"),
     ],
@@ -156,6 +190,34 @@ def test_a_name_too_long_for_a_file_is_one_line(place, capsys, tmp_path, monkeyp
     assert LONG in refused(capsys, *[item.format(place=place, tmp=tmp_path) for item in arguments])
 
 
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (PermissionError(13, "Permission denied", "/a/file"), "cannot use '/a/file': Permission denied: name another"),
+        (OSError(28, "No space left on device", "/a/file"), "'/a/file': No space left on device: free some space"),
+        (OSError(28, "No space left on device"), "the disk is full, or where the output goes: free some space"),
+        (OSError(12, "Cannot allocate memory"), "Cannot allocate memory"),
+    ],
+)
+def test_what_the_system_refuses_is_one_line(capsys, monkeypatch, error, says):
+    def run(args):
+        raise error
+
+    monkeypatch.setattr("ptq4dm.cli.zoo.run", run)
+    assert says in refused(capsys, "zoo")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs the device that is always full")
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_an_output_that_is_full_is_one_line(unbuffered):
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "ptq4dm.cli.main", "zoo"]
+        env = os.environ | {"PYTHONUNBUFFERED": unbuffered}
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, env=env)
+    says = "ptq4dm: error: the disk is full, or where the output goes: free some space\n"
+    assert (done.returncode, done.stderr) == (2, says)
+
+
 @pytest.mark.parametrize("during", ["diffusers", "torch"])
 def test_ctrl_c_while_libraries_are_imported_is_one_line(during):
     """The finder stands for a Ctrl-C at that moment."""
@@ -179,4 +241,6 @@ def test_usage_mistakes_exit_with_2(arguments, capsys):
     with pytest.raises(SystemExit) as stopped:
         main(arguments)
     assert stopped.value.code == 2
-    assert "Traceback" not in capsys.readouterr().err
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1
+    assert err.startswith("ptq4dm: error: ") and "--help`)" in err

@@ -1,6 +1,7 @@
 """What every backend must do. A new backend joins by a row in `ptq4dm.backends.registry`."""
 
 import copy
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -82,7 +83,10 @@ def test_a_batch_of_no_samples_is_taken_where_the_float_network_takes_it(backend
         module(x_t[:0], t[:0])
     plain = torch.nn.Sequential(torch.nn.Conv2d(3, 16, 3, stride=2), torch.nn.SiLU(), torch.nn.Conv2d(16, 8, 1)).eval()
     recipe = ptq4dm.Recipe(arithmetic=ARITHMETIC[module.ptq4dm_backend], min_channels=1)
-    small = ptq4dm.quantize_module(plain, [((x_t,), {})], recipe).to_module(module.ptq4dm_backend)
+    name = module.ptq4dm_backend
+    told = pytest.warns(BackendWarning, match="1 of 2 .*(0)") if name == "onnxruntime" else nullcontext()
+    with told:  # ONNX Runtime multiplies 3 channels in float
+        small = ptq4dm.quantize_module(plain, [((x_t,), {})], recipe).to_module(name)
     with torch.no_grad():
         assert small(x_t[:0]).shape == plain(x_t[:0]).shape == (0, 8, 7, 7)
         assert small(x_t).shape == plain(x_t).shape

@@ -1,10 +1,13 @@
 """Layers take their input as PyTorch's own do, by position and as `input=`: the same numbers on every backend."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from torch import nn
 
 import ptq4dm
+from ptq4dm.errors import BackendWarning
 from ptq4dm.quantization.half_layers import half_names
 from ptq4dm.quantization.layers import QuantizedLayer
 from ptq4dm.quantization.layers_qdq import OutputQuantized
@@ -56,4 +59,6 @@ def test_a_network_that_calls_its_layers_by_keyword(changes, kind, backends):
     for backend in backends:
         if backend != "simulated":
             pytest.importorskip(backend)
-        assert torch.equal(named.to_module(backend)(x), plain.to_module(backend)(x)), backend
+        told = pytest.warns(BackendWarning, match="1 of 4 .*(up)") if backend == "onnxruntime" else nullcontext()
+        with told:  # ONNX Runtime runs the transposed convolution in float
+            assert torch.equal(named.to_module(backend)(x), plain.to_module(backend)(x)), backend

@@ -1,11 +1,20 @@
 """The commands on the page, parsed by the command line itself, give back what was done."""
 
+import contextlib
+import functools
 import json
 import shlex
 from pathlib import Path
+from typing import Any
 
-from ptq4dm.cli.main import build_parser
+import numpy as np
+import pytest
+from PIL import Image
+from tiny import tiny_pipeline
+
+from ptq4dm.cli.main import build_parser, main
 from ptq4dm.evaluation.commands import RECIPE, commands
+from ptq4dm.evaluation.evaluate import evaluate
 from ptq4dm.recipe import load_recipe
 
 OPTIONS = {
@@ -54,3 +63,34 @@ def test_any_other_recipe_is_written_down_and_named(tmp_path: Path) -> None:
 def test_the_built_in_artifact_is_not_overwritten(tmp_path: Path) -> None:
     first, second = commands(load_recipe("w8a8"), "emoji-32", Path("emoji-32"), tmp_path, [1_000_000], OPTIONS)
     assert parsed(first).out == Path("emoji-32-int8") and parsed(second).model == "emoji-32-int8"
+
+
+def test_folders_of_pictures_and_the_float_model_are_named(tmp_path: Path) -> None:
+    options = OPTIONS | {"float": "a model", "reference": tmp_path / "the data"}
+    recipe = load_recipe("w8a8").replace(calibration={"source": "diffused"})
+    first, second = commands(recipe, "a model", tmp_path, tmp_path, [1_000_000], options, pictures="my pictures")
+    assert parsed(first).pictures == Path("my pictures")
+    assert (parsed(second).float_model, parsed(second).reference) == ("a model", tmp_path / "the data")
+
+
+def test_an_evaluation_on_the_command_line_is_repeated_with_what_it_was_given(
+    tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ptq4dm.cli.evaluate.evaluate", functools.partial(evaluate, speed_rounds=0))
+    tiny_pipeline().save_pretrained(tmp_path / "float")
+    (tmp_path / "data").mkdir()
+    for number in range(4):
+        pixels = np.random.default_rng(number).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "data" / f"{number}.png")
+    (tmp_path / "tiny.toml").write_text('[calibration]\nsamples = 4\nsource = "diffused"\n')
+    made_by = ["quantize", "float", "--recipe", "tiny.toml", "--pictures", "data", "--out", "int8"]
+    done_by = ["evaluate", "int8", "--float", "float", "--reference", "data", "--out", "results"]
+    few = ["--count", "4", "--steps", "2", "--backend", "simulated"]
+    with contextlib.chdir(tmp_path):
+        for arguments in (made_by, [*done_by, *few]):
+            assert main([*arguments, "--json"]) == 0, capsys.readouterr().err
+        first, second = json.loads((tmp_path / "results" / "results.json").read_text())["commands"]
+    again = parsed(first)
+    assert (again.model, again.pictures, again.out) == ("float", Path("data"), Path("int8"))
+    again = parsed(second)
+    assert (again.model, again.float_model, again.reference) == ("int8", "float", Path("data"))

@@ -18,7 +18,7 @@ from ptq4dm.evaluation.fidelity import picture_psnr
 from ptq4dm.evaluation.layer_errors import layer_errors
 from ptq4dm.evaluation.measure import limit_of, ratios_of, speed_tables
 from ptq4dm.evaluation.sheet import sheet
-from ptq4dm.evaluation.text import results_text
+from ptq4dm.evaluation.text import results_text, speed_lines
 from ptq4dm.files import read_json, read_tensors
 from ptq4dm.pipelines.pipeline import Pipeline, open_pipeline
 from ptq4dm.pipelines.sampling import sample
@@ -194,7 +194,11 @@ def test_ratios_are_against_every_float_engine_and_the_fastest_is_marked() -> No
     assert ratios["eager"]["value"] == pytest.approx(4.0)
     assert ratios["openvino"]["value"] == pytest.approx(3.0)
     assert [name for name, ratio in ratios.items() if ratio["fastest_float"]] == ["openvino"]
-    rows = speed_tables(times, 3)["rows"]
+    assert {ratio["confidence"] for ratio in ratios.values()} == {0.75}  # of 3 rounds: 1 - 2^-2
+    tables = speed_tables(times, 3)
+    assert tables["spread"].endswith("ratios: 75 % interval of the median of paired rounds")
+    assert "(3.00 to 3.00, 75 % interval)" in "\n".join(speed_lines(tables))
+    rows = tables["rows"]
     assert [row["ratio_to_eager"] for row in rows] == pytest.approx([1.0, 4 / 3, 4.0, 4 / 9])
 
 

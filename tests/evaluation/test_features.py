@@ -154,3 +154,5 @@ def test_nothing_is_unpickled_from_a_weights_file(tmp_path: Path) -> None:
         weights_file.read_state_dict(path, weights_file.file_sha256(path), "Evil")
     with pytest.raises(EvaluationError, match="no Evil weights at"):
         weights_file.read_state_dict(tmp_path / "none.pth", "", "Evil")
+    with pytest.raises(EvaluationError, match=r"Evil weights .* cannot be read: .*: name a file that you may read"):
+        weights_file.read_state_dict(Path("/proc/self/mem"), "", "Evil")

@@ -15,7 +15,15 @@ from ptq4dm.evaluation.hardware import (
     peak_memory,
     this_processor,
 )
-from ptq4dm.evaluation.speed import alternate, fastest, median_ranks, predicted_limit, speedup, spread
+from ptq4dm.evaluation.speed import (
+    alternate,
+    fastest,
+    median_confidence,
+    median_ranks,
+    predicted_limit,
+    speedup,
+    spread,
+)
 
 
 def test_contestants_take_turns_and_warm_up_untimed() -> None:
@@ -42,6 +50,19 @@ def test_the_ranks_enclose_the_median_as_often_as_promised(n: int) -> None:
         assert 1 - 2 * binom.cdf(low + 1, n, 0.5) < 0.95
     else:
         assert low == 0
+    times = list(range(1, n + 1))
+    found = speedup(times, [1.0] * n)
+    assert (found.low, found.high) == (low + 1, high + 1)
+    assert found.confidence == pytest.approx(covered, abs=1e-12)
+    assert median_confidence(n) == found.confidence
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 8])
+def test_the_confidence_is_how_often_the_interval_encloses_the_median(n: int) -> None:
+    ratios = np.random.default_rng(n).lognormal(0.5, 0.3, (2000, n))
+    found = [speedup(list(row), [1.0] * n) for row in ratios]
+    covered = np.mean([each.low < np.exp(0.5) < each.high for each in found])
+    assert covered == pytest.approx(found[0].confidence, abs=0.035)  # three standard errors of the least sure
 
 
 def test_a_slow_spell_of_the_machine_leaves_the_ratio_alone() -> None:

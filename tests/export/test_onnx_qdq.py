@@ -1,5 +1,7 @@
 """The QDQ export against ONNX's own reference implementation and against unoptimized ONNX Runtime."""
 
+import sys
+
 import numpy as np
 import onnx
 import pytest
@@ -11,7 +13,7 @@ from tiny import tiny_unet
 from torch import nn
 
 from ptq4dm.backends.cpu.onnxruntime.session import open_session
-from ptq4dm.errors import ArtifactError, BackendError
+from ptq4dm.errors import ArtifactError, BackendError, MissingDependencyError
 from ptq4dm.export.onnx_qdq import export_qdq
 from ptq4dm.pipelines.denoiser import Call
 from ptq4dm.quantization.layers import QuantizedConv
@@ -149,3 +151,11 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path):
     network = nn.Sequential(randomized(nn.Linear(2, 2)))
     with pytest.raises(ArtifactError, match=r"cannot write .*net\.onnx"):
         export_qdq(network, Call((torch.randn(2, 2),)), tmp_path / "file" / "net.onnx")
+
+
+def test_without_onnx_the_mend_is_named_and_nothing_written(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnx", None)  # an import of it fails
+    network, call = nn.Sequential(randomized(nn.Linear(2, 2))), Call((torch.randn(2, 2),))
+    with pytest.raises(MissingDependencyError, match=r"needs onnx: pip install 'ptq4dm\[onnxruntime\]'"):
+        export_qdq(network, call, tmp_path / "net.onnx")
+    assert not list(tmp_path.iterdir())

@@ -74,7 +74,7 @@ def test_attention_processors(pipeline):
 
 
 def test_fusing_projections_is_refused(pipeline):
-    with pytest.raises(ModelError, match="are quantized already: fuse them before"):
+    with pytest.raises(ModelError, match="are quantized and cannot be fused"):
         pipeline.fuse_qkv_projections()
 
 

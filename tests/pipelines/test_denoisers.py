@@ -4,8 +4,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, DDPMPipeline, LDMPipeline, VQModel
+from diffusers import DDIMScheduler, DDPMPipeline, LDMPipeline, StableDiffusionControlNetPipeline, VQModel
 from diffusers.schedulers import DDPMScheduler
+from families import FAMILIES
+from families.parts import pictures
 from tiny import tiny_unet
 from torch import nn
 
@@ -133,3 +135,15 @@ def test_inputs_of_linear_layers_are_noted_however_they_are_called():
         part(rows + 1, True)
     noted = [x for _, x in notes.inputs["unet"]["proj"]]
     assert len(noted) == 2 and torch.equal(noted[0], rows) and torch.equal(noted[1], rows + 1)
+
+
+def test_several_controlnets_are_refused_in_one_line():
+    source, other = (FAMILIES["stable-diffusion-controlnet"].build() for _ in range(2))
+    nets = [source.controlnet, other.controlnet]
+    several = StableDiffusionControlNetPipeline(
+        **{**source.components, "controlnet": nets}, requires_safety_checker=False
+    )
+    recipe = ptq4dm.load_recipe("w8a8").replace(calibration={"samples": 2, "steps": 2})
+    with pytest.raises(ModelError, match=r": controlnet is a MultiControlNetModel, .* a single ControlNet") as caught:
+        ptq4dm.quantize(several, recipe, conditions=[{"prompt": "a cat", "image": pictures(2)}])
+    assert "\n" not in str(caught.value)

@@ -17,7 +17,8 @@ from huggingface_hub import HfApi, constants
 from safetensors.torch import load_file, save_file
 from tiny import tiny_pipeline, tiny_unet
 
-from ptq4dm.errors import ModelError
+import ptq4dm
+from ptq4dm.errors import CalibrationError, ModelError
 from ptq4dm.pipelines import loading
 from ptq4dm.pipelines.pipeline import Pipeline, open_pipeline
 
@@ -83,6 +84,20 @@ def test_denoiser_is_put_into_evaluation_mode():
     denoiser = open_pipeline(source).denoiser
     x = torch.randn(1, 3, 16, 16)
     assert torch.equal(denoiser(x, 3).sample, denoiser(x, 3).sample)
+
+
+def test_quantizing_gives_a_pipeline_object_back_in_the_mode_it_came_in():
+    """Part of it in training, part of it not; an error on the way changes nothing of that."""
+    source = DDPMPipeline(tiny_unet(dropout=0.5).train(), DDPMScheduler())
+    source.unet.mid_block.eval()
+    before = {name: module.training for name, module in source.unet.named_modules()}
+    recipe = ptq4dm.load_recipe("w8a8-minmax").replace(calibration={"samples": 2, "steps": 2, "batch_size": 2})
+    model = ptq4dm.quantize(source, recipe)
+    assert {name: module.training for name, module in source.unet.named_modules()} == before
+    assert not any(module.training for module in model.network.modules())
+    with pytest.raises(CalibrationError, match="takes no conditions"):
+        ptq4dm.quantize(source, recipe, conditions=[{}])
+    assert {name: module.training for name, module in source.unet.named_modules()} == before
 
 
 def truncate(folder):

@@ -257,6 +257,13 @@ DAMAGES = {
     "a layer that is none": lambda f: edit_denoiser(f, layers=["mid_block"]),
     "weights elsewhere": lambda f: edit_denoiser(f, weights="../other.safetensors"),
     "no denoisers": lambda f: edit(f / "ptq4dm.json", denoisers={}),
+    "no facts": lambda f: edit(f / "ptq4dm.json", facts={}),
+    "text for facts": lambda f: edit(f / "ptq4dm.json", facts="none"),
+    "facts of a model without its bytes": lambda f: edit(f / "ptq4dm.json", facts={"model": {"name": "net"}}),
+    "facts of a model without its name": lambda f: edit(f / "ptq4dm.json", facts={"model": {"float_bytes": 4}}),
+    "text for bytes": lambda f: edit(f / "ptq4dm.json", facts={"model": {"name": "net", "float_bytes": "4"}}),
+    "a list for the facts of a denoiser": lambda f: edit_denoiser(f, facts=[]),
+    "a number for what was folded": lambda f: edit_denoiser(f, facts={"folded": 3}),
     "another arithmetic": lambda f: edit(f / "ptq4dm.json", arithmetic="qdq"),
     "a truth for a version": lambda f: edit(f / "ptq4dm.json", format_version=True),
 }

@@ -11,11 +11,12 @@ from torch import nn
 from ptq4dm.numerics import WEIGHT_MAX, pairs_are_safe
 from ptq4dm.pipelines.denoiser import Call
 from ptq4dm.quantization import input_moments
-from ptq4dm.quantization.error_feedback import DAMPING, carried, round_again, with_feedback
+from ptq4dm.quantization.error_feedback import DAMPING, carried, damped_factor, round_again, with_feedback
 from ptq4dm.quantization.rewrite import quantize_layer
 from ptq4dm.quantization.weight_only import weight_only_form
 from ptq4dm.ranges.search import InputRange
-from ptq4dm.recipe import WeightRecipe
+from ptq4dm.recipe import WeightRecipe, load_recipe
+from ptq4dm.workflow import quantize_module
 
 RANGE = InputRange(0.05, 100, -5.0, 7.75, 0.0)
 GREEDY = WeightRecipe(portable=False)
@@ -70,13 +71,42 @@ def least_squares(weight, second, channels):
 
 def test_what_is_carried_takes_the_moments_apart():
     """matrix = U D Uᵀ with U unit upper triangular and D diagonal, of which there is one."""
-    matrix = damped(second_moment(40))
-    unit = carried(matrix)
+    second = second_moment(40)
+    matrix, unit = damped(second), carried(second)
     assert torch.equal(unit, unit.triu()) and torch.equal(unit.diagonal(), torch.ones_like(unit.diagonal()))
     inverse = torch.linalg.inv(unit)
     middle = inverse @ matrix @ inverse.T
     assert bool((middle.diagonal() > 0).all())
     torch.testing.assert_close(middle, torch.diag(middle.diagonal()), rtol=0, atol=1e-9 * float(matrix.abs().max()))
+
+
+@pytest.mark.parametrize("below", [1e-9, 1e-3, 1.0])
+def test_moments_that_rounding_left_below_zero_are_raised_until_they_have_a_factor(below):
+    """R Rᵀ is what was given plus the same on every place of the diagonal: what lifts its least eigenvalue, no more
+    than needed by a factor of twenty (or the rounding of a sum in float32)."""
+    width = 24
+    turned = torch.linalg.qr(torch.randn(width, width, generator=torch.Generator().manual_seed(0)).double()).Q
+    values = torch.linspace(-below, 0.0, width, dtype=torch.float64)
+    values[-1] = 1.0
+    second = turned @ torch.diag(values) @ turned.T
+    factor = damped_factor((second + second.T) / 2)
+    added = factor @ factor.T - second
+    raised = float(added.diagonal().mean())
+    assert torch.equal(factor, factor.triu()) and below < raised < max(20 * below, 1e-3 / width, 1e-6)
+    torch.testing.assert_close(added, raised * torch.eye(width).double(), rtol=0, atol=1e-12)
+
+
+def test_inputs_that_hardly_vary_around_a_large_mean_are_quantized_as_well_as_without_feedback():
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(256, 64), nn.SiLU(), nn.Linear(64, 32)).eval()
+    batches = [((100 + 0.1 * torch.randn(128, 256),), {}) for _ in range(32)]
+    x, error = 100 + 0.1 * torch.randn(1000, 256), {}
+    for feedback in (True, False):
+        recipe = load_recipe("w8a8").replace(weights={"error_feedback": feedback})
+        quantized = quantize_module(network, batches, recipe).to_module("simulated")
+        with torch.no_grad():
+            error[feedback] = float((quantized(x) - network(x)).double().square().mean().sqrt())
+    assert error[True] < 1.05 * error[False]
 
 
 @pytest.mark.parametrize(("channels", "taps"), [(8, 1), (7, 1), (5, 4), (50, 3), (1, 9)])

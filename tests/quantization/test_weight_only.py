@@ -11,6 +11,7 @@ from diffusers import DDIMScheduler, DiffusionPipeline, LDMPipeline, UNet2DModel
 from safetensors.torch import load_file
 from tiny import tiny_pipeline, tiny_unet
 from torch import nn
+from weight_only_common import ENGINES, RECIPE, WEIGHTS, answer, near, of_time
 
 import ptq4dm
 from ptq4dm.cli.main import main
@@ -20,7 +21,6 @@ from ptq4dm.quantization.layers import QuantizedLayer, QuantizedLinear
 from ptq4dm.quantization.weight_only import (
     FIRST_REASON,
     REASON,
-    WeightOnlyConv,
     WeightOnlyLinear,
     has_weight_only_form,
     weight_only_form,
@@ -30,25 +30,6 @@ from ptq4dm.quantization.weights import quantize_weight
 from ptq4dm.report.tables import float_rows
 
 pytestmark = pytest.mark.filterwarnings("ignore::ptq4dm.errors.SimulatedWarning")
-QUICK = {"samples": 4, "steps": 4, "batch_size": 4}
-RECIPE = ptq4dm.load_recipe("w8a8").replace(float_share=0.0, calibration=QUICK)
-WEIGHTS = "diffusion_pytorch_model.safetensors"
-
-
-def of_time(network):
-    """The linear layers of a UNet that follow the time-step alone, by the names that diffusers gives them."""
-    return [
-        name
-        for name, layer in network.named_modules()
-        if isinstance(layer, nn.Linear | QuantizedLinear | WeightOnlyLinear)
-        and (name.startswith("time_embedding.") or name.endswith(".time_emb_proj"))
-    ]
-
-
-@torch.no_grad()
-def answer(network, x=None, t=400):
-    x = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(1)) if x is None else x
-    return network(x, torch.tensor(t)).sample
 
 
 LAYERS = [
@@ -199,18 +180,6 @@ def test_inspect_and_the_report_name_them(model, folder, capsys):
     assert row[1:3] == [str(len(names)), "Linear"] and row[3].startswith(names[0])
 
 
-ENGINES = {"float-out": "openvino", "qdq": "onnxruntime"}
-
-
-def near(found, network):
-    """Whether an answer is no farther from the simulated network than float32 is from float64, twice (values at ties
-    are rounded to the other side)."""
-    wanted = answer(network)
-    x = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(1)).double()
-    flips = (answer(copy.deepcopy(network).double(), x).float() - wanted).norm()
-    return float((found - wanted).norm()) <= 2 * float(flips) + 1e-4 * float(wanted.norm())
-
-
 def test_engines_run_them_in_float(model):
     engine = ENGINES[model.recipe.arithmetic]
     pytest.importorskip(engine)
@@ -314,57 +283,6 @@ def test_pipelines_at_work_have_them_too(conditional, tmp_path):
     assert torch.equal(answer(ptq4dm.load(model.save(tmp_path / "ldm")).network), answer(model.network))
     plain = ptq4dm.quantize(conditional, RECIPE.replace(time_in_float=False), conditions=[{}])
     assert not weight_only_names(plain.network)
-
-
-@pytest.fixture(scope="module", params=["float-out", "qdq"])
-def sensitive(request):
-    return ptq4dm.quantize(tiny_pipeline(), RECIPE.replace(float_share=0.4, arithmetic=request.param))
-
-
-def sensitive_names(model):
-    return [layer.name for layer in model.plan if layer.reason.startswith("sensitive")]
-
-
-def test_sensitive_layers_hold_8_bits(sensitive, tmp_path):
-    names, wanted = sensitive_names(sensitive), answer(sensitive.network)
-    kinds = {type(sensitive.network.get_submodule(name)) for name in names}
-    assert WeightOnlyConv in kinds <= {WeightOnlyConv, WeightOnlyLinear}
-    assert {*names, *of_time(tiny_unet())[1:]} == {*weight_only_names(sensitive.network)}
-    folder = sensitive.save(tmp_path / "int8")
-    tensors = load_file(folder / "unet" / WEIGHTS)
-    assert all(tensors[f"{name}.weight"].dtype == torch.int8 for name in names)
-    loaded = UNet2DModel.from_pretrained(folder, subfolder="unet")
-    assert torch.equal(answer(ptq4dm.load(folder).network), wanted) and torch.equal(answer(loaded), wanted)
-    loaded.save_pretrained(tmp_path / "again")
-    again = load_file(tmp_path / "again" / WEIGHTS)
-    assert again.keys() == tensors.keys() and all(torch.equal(again[key], tensors[key]) for key in tensors)
-
-
-def test_engines_run_sensitive_layers_in_float(sensitive):
-    engine = ENGINES[sensitive.recipe.arithmetic]
-    pytest.importorskip(engine)
-    module = sensitive.to_module(engine)
-    pictures = torch.randn(10, 1, 3, 16, 16)  # of most, no value lies at a tie between two integers
-    found = [float((answer(module, x) - answer(sensitive.network, x)).norm()) for x in pictures]
-    assert min(found) < 1e-5 * float(answer(sensitive.network, pictures[0]).norm())
-    assert not {layer.layer for layer in module.ptq4dm_engine.executed} & {*sensitive_names(sensitive)}
-
-
-@torch.no_grad()
-def test_feedback_keeps_the_answers_of_sensitive_layers(sensitive):
-    """On the float network's own inputs, beside weights rounded to the nearest."""
-    network, ratios = tiny_unet(), []
-    for name in sensitive_names(sensitive):
-        source, seen = network.get_submodule(name), []
-        with source.register_forward_pre_hook(lambda module, args, seen=seen: seen.append(args[0])):
-            for t in (100, 500, 900):
-                answer(network, torch.randn(8, 3, 16, 16), t)
-        errors = [
-            sum(float((layer(x) - source(x)).square().sum()) for x in seen)
-            for layer in (sensitive.network.get_submodule(name), weight_only_form(source, name))
-        ]
-        ratios.append(errors[0] / errors[1])
-    assert np.exp(np.log(ratios).mean()) < 0.9
 
 
 class Tied(nn.Module):

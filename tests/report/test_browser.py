@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 from report.browser import Browser, chromium, open_browser
 from report.example import write_example
+from report.study_example import write_study
 
 from ptq4dm.report.report import build_report
+from ptq4dm.report.study_page import build_study_page
 
 HEADINGS = [
     "The same seeds, drawn twice",
@@ -24,6 +26,13 @@ HEADINGS = [
     "Against the data",
     "Repeat it",
 ]
+OUTSIDE = (
+    "[...document.querySelectorAll('svg text')].filter(item => item.getClientRects().length).filter(item => {"
+    "const a = item.getBoundingClientRect(), b = item.ownerSVGElement.getBoundingClientRect();"
+    "return a.left < b.left - 1 || a.right > b.right + 1 || a.top < b.top - 1 || a.bottom > b.bottom + 1"
+    "}).map(item => item.textContent)"
+)
+"""The texts of charts that stick out of them."""
 SCREENS = [(390, False), (390, True), (1280, False), (1280, True)]
 
 
@@ -91,12 +100,7 @@ def test_tables_are_stacked_on_a_phone_and_nothing_scrolls_sideways(browser: Bro
 @pytest.mark.parametrize("width", [390, 1280])
 def test_text_of_charts_stays_inside_them_and_is_legible(browser: Browser, page: Path, width: int) -> None:
     browser.open(page, width)
-    outside = browser.ask(
-        "[...document.querySelectorAll('svg text')].filter(item => item.getClientRects().length).filter(item => {"
-        "const a = item.getBoundingClientRect(), b = item.ownerSVGElement.getBoundingClientRect();"
-        "return a.left < b.left - 1 || a.right > b.right + 1 || a.top < b.top - 1 || a.bottom > b.bottom + 1"
-        "}).map(item => item.textContent)"
-    )
+    outside = browser.ask(OUTSIDE)
     assert outside == []
     heights = browser.ask(
         "[...document.querySelectorAll('svg text')].filter(item => item.getClientRects().length)"
@@ -144,3 +148,18 @@ def test_page_of_results_with_nothing_measured_is_sound_too(browser: Browser, ba
     assert browser.ask("document.documentElement.scrollWidth") <= width
     assert browser.ask("[...document.querySelectorAll('h2')].map(item => item.textContent)") == HEADINGS
     assert browser.complaints == []
+
+
+@pytest.mark.parametrize(("width", "dark"), [(390, True), (1280, False)])
+def test_the_page_of_a_study_is_sound(browser: Browser, tmp_path: Path, width: int, dark: bool) -> None:
+    browser.open(build_study_page(write_study(tmp_path)), width, dark=dark)
+    browser.ask("document.querySelectorAll('details').forEach(item => item.open = true)")
+    assert browser.ask("document.documentElement.scrollWidth") <= width
+    assert browser.ask("[...document.images].filter(item => !item.complete || !item.naturalWidth).length") == 0
+    assert browser.ask(OUTSIDE) == []
+    shown = browser.ask("[...document.querySelectorAll('svg')].filter(item => item.checkVisibility()).length")
+    assert 2 * shown == browser.ask("document.querySelectorAll('svg').length") > 8
+    assert browser.complaints == []
+    assert [url for url in browser.requests if not url.startswith(("data:", "file:"))] == []
+    if folder := os.environ.get("PTQ4DM_SCREENSHOTS"):
+        browser.screenshot(Path(folder) / f"study-{width}-{'dark' if dark else 'light'}.png")

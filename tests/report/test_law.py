@@ -44,9 +44,6 @@ def test_density_is_the_one_that_is_drawn_from(law: str, options: dict) -> None:
     assert shares[-1] == pytest.approx(expected[-1] + found.above, abs=3e-3)
 
 
-def test_a_saved_density_comes_first_and_an_unknown_law_has_none() -> None:
-    saved = {"t": [0, 10], "density": [0.1, 0.2]}
-    found = law_density({"law": "ndtc", "num_train_timesteps": 1000, "law_density": saved})
-    assert found is not None and found.density == (0.1, 0.2)
+def test_an_unknown_law_has_no_density() -> None:
     assert law_density({"law": "single", "num_train_timesteps": 1000}) is None
     assert law_density({}) is None

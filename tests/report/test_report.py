@@ -146,6 +146,45 @@ def test_no_missing_key_ends_in_a_traceback(tmp_path: Path) -> None:
     assert drawn > 80 and refused > 20
 
 
+def with_another_type(value: Any) -> Iterator[Any]:
+    """Copies of nested data with one value of another type, at every depth (of a list, in its first entry)."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            others = ["text", 3, [], {}] if isinstance(item, dict | list) else [["text"], {"key": "text"}, "text", 3]
+            yield from (value | {key: other} for other in others if type(other) is not type(item))
+            yield from (value | {key: changed} for changed in with_another_type(item))
+    elif isinstance(value, list) and value:
+        yield from ([changed, *value[1:]] for changed in with_another_type(value[0]))
+
+
+PARTS = ["model", "calibration", "notes", "commands", "size", "memory"]
+
+
+@pytest.mark.parametrize("key", PARTS)
+def test_no_value_of_another_type_ends_in_a_traceback(tmp_path: Path, key: str) -> None:
+    whole: dict[str, Any] = example_results()
+    refused = 0
+    for changed in with_another_type({key: whole[key]}):
+        try:
+            render(checked({"format_version": 1, "model": whole["model"], **changed}, tmp_path), tmp_path)
+        except ArtifactError as error:
+            refused += "evaluate again" in str(error)
+    assert refused > 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"notes": 3}, "the file.notes = 3 should be a list"),
+        ({"commands": 3}, "the file.commands = 3 should be a list"),
+        ({"calibration": {"samples": "many"}}, "calibration.samples = 'many' should be a float"),
+    ],
+)
+def test_a_value_of_another_type_is_named(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(ArtifactError, match=words):
+        build_report(write_example(tmp_path, example_results() | changes))
+
+
 def test_what_was_not_measured_is_said(tmp_path: Path) -> None:
     text = outline(build_report(write_example(tmp_path, {"format_version": 1, "model": {"name": "net"}}))).text
     for words in ("No pictures were drawn", "Speed was not measured", "Memory was not measured", "was not measured",

@@ -6,10 +6,11 @@ from report.example import example_results
 from ptq4dm.report.verdict import verdict
 
 
-def with_ratio(value: float, low: float, high: float) -> dict[str, Any]:
+def with_ratio(value: float, low: float, high: float, confidence: float = 0.961) -> dict[str, Any]:
     results = example_results()
     results["speed"]["ratios"] = [
         {"name": "against FP32 in openvino", "baseline": "openvino", "value": value, "low": low, "high": high}
+        | {"confidence": confidence}
     ]
     return results
 
@@ -47,6 +48,21 @@ def test_speed_is_claimed_only_if_the_whole_interval_is_a_gain(ratio: tuple, wor
     assert words in found.sentence
     assert never not in found.sentence
     assert (found.tone == "good") == (ratio[1] > 1)
+
+
+@pytest.mark.parametrize(("confidence", "sure"), [(0.75, False), (0.875, False), (0.9375, False), (0.96875, True)])
+def test_speed_is_claimed_only_from_enough_rounds(confidence: float, sure: bool) -> None:
+    """3, 4, 5 and 6 rounds: the extremes of fewer than 6 do not enclose the median in 95 % of runs."""
+    found = verdict(full(with_ratio(1.2, 1.1, 1.3, confidence)))
+    assert ("1.20× as fast as the fastest FP32 engine" in found.sentence) == sure
+    assert ("too few rounds were timed to be sure that it is faster than FP32 in openvino" in found.sentence) != sure
+    assert (found.tone == "good") == sure
+
+
+def test_an_interval_without_its_confidence_is_not_relied_on() -> None:
+    results = with_ratio(1.2, 1.1, 1.3)
+    del results["speed"]["ratios"][0]["confidence"]
+    assert "too few rounds" in verdict(full(results)).sentence
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from ptq4dm.backends.stand_in import labelled, labels_of, stand_in
 from ptq4dm.backends.triton_gpu.run import TritonBackend
 from ptq4dm.errors import BackendError, BackendWarning, PTQ4DMError
 from ptq4dm.pipelines.denoiser import Call, call_on, placement
+from ptq4dm.quantization.attention_products import refuse_products
 
 BACKENDS: Final[dict[str, Backend]] = {
     backend.name: backend for backend in (SimulatedBackend(), OpenVINOBackend(), OnnxRuntimeBackend(), TritonBackend())
@@ -70,7 +71,8 @@ def prepare(network: nn.Module, example: Call | None, backend: str | Backend, ar
 
 
 def prepared(backend: Backend, network: nn.Module, example: Call | None) -> nn.Module:
-    """The network on one backend. Raises BackendError where an engine is asked for a network on another device.
+    """The network on one backend. Raises BackendError where an engine is asked for a network on another device, or one
+    that multiplies attention's matrices in 8 bits.
 
     A network on the CPU is taken for a GPU too: its user moves it there afterwards, as any pipeline.
     """
@@ -80,6 +82,8 @@ def prepared(backend: Backend, network: nn.Module, example: Call | None) -> nn.M
             f"the network is on {device}, and {backend.name} computes on the CPU: move it there with .to('cpu'), "
             "or use backend='simulated'"
         )
+    if backend.name != "simulated":
+        refuse_products(network, backend.name)
     return backend.prepare(network, example)
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from ptq4dm.errors import CalibrationError
 from ptq4dm.pipelines.denoiser import placement, predict_in_parts
 from ptq4dm.pipelines.pipeline import Pipeline
-from ptq4dm.pipelines.sampling import advance, begin, keep_rows, seeded_start, visited_timesteps
+from ptq4dm.pipelines.sampling import advance, begin, keep_rows, require_known_times, seeded_start, visited_timesteps
 from ptq4dm.pipelines.schedulers import make_scheduler
 from ptq4dm.progress import Advance
 from ptq4dm.recipe import CalibrationRecipe
@@ -64,6 +64,7 @@ def denoising(order: Order, done: Advance) -> Harvest:
     x_T, generators = seeded_start(pipeline.picture_shape, order.seeds)
     scheduler = make_scheduler(recipe.sampler, pipeline.scheduler.config)
     scheduler, x = begin(scheduler, recipe.steps, x_T.to(device, dtype))
+    require_known_times(pipeline.denoiser, scheduler.timesteps)
     targets = nearest_visits(scheduler.timesteps, order.drawn)
     kept, calls_made = torch.empty_like(x_T), 0
     running = torch.arange(len(x_T))

@@ -8,7 +8,8 @@ from ptq4dm.cli.options import add_backend, add_device, add_json, note, positive
 from ptq4dm.evaluation.environment import environment
 from ptq4dm.evaluation.evaluate import check_pair
 from ptq4dm.evaluation.measure import device_notes, network_speed, prepare_engines, sampling_speed
-from ptq4dm.evaluation.text import speed_lines
+from ptq4dm.evaluation.sections import executed
+from ptq4dm.evaluation.text import executed_line, speed_lines
 from ptq4dm.files import write_json
 from ptq4dm.pipelines.denoiser import torch_device
 from ptq4dm.pipelines.pipeline import open_pipeline
@@ -40,17 +41,19 @@ def run(args: argparse.Namespace) -> None:
     deployed: Any = model.to_module(args.backend)
     engine = str(deployed.ptq4dm_backend)
     engines = prepare_engines(pipeline.denoiser, {engine: lambda: model.to_module(engine)}, example, device=args.device)
+    ran = executed(deployed, engine)
     notes = [*deployed.ptq4dm_notes, *engines.notes, *device_notes(args.device)]
     data: dict[str, Any] = {"call": network_speed(engines.networks, example, model.plan, args.rounds, shown)}
     if args.pictures:
         seeds = range(args.pictures)
         data["sampling"] = sampling_speed(engines.networks, pipeline, "ddim", 50, seeds, args.batch, shown=shown)
-    data |= {"memory": {"rows": engines.memory}, "environment": environment(), "notes": notes}
+    data |= {"executed": ran, "memory": {"rows": engines.memory}, "environment": environment(), "notes": notes}
     if args.out:
         write_json(args.out, data)
     lines = [f"one network call of {args.batch} pictures", *speed_lines(data["call"])]
     if args.pictures:
         lines += [data["sampling"]["what"], *speed_lines(data["sampling"])]
-    for line in notes:
-        note(line)
+    for line in (*notes, executed_line(ran)):
+        if line:
+            note(line)
     show(args, data, "\n".join(lines))

@@ -48,6 +48,8 @@ def run(args: argparse.Namespace) -> None:
         inception=args.inception,
         reference=reference,
         artifact=Path(args.model),
+        float_model=args.float_model,
+        reference_folder=args.reference,
         shown=not args.json,
     )
     page = build_report(args.out)

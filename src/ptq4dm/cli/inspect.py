@@ -37,9 +37,11 @@ def run(args: argparse.Namespace) -> None:
                      layer.reason))  # fmt: skip
     weight_only = sum(len(weight_only_names(denoiser.network)) for denoiser in model.denoisers.values())
     by_method: Counter[str] = Counter()
+    products: dict[str, str] = {}
     smoothed = folded = 0
     for denoiser in model.denoisers.values():
         by_method.update(denoiser.facts.get("float_by_method", {}))
+        products |= denoiser.facts.get("attention_products", {})
         smoothed += len(denoiser.facts.get("smoothed", []))
         folded += sum(len(names) for names in denoiser.facts.get("folded", {}).values())
     calibration = model.facts.get("calibration", {})
@@ -50,6 +52,7 @@ def run(args: argparse.Namespace) -> None:
         "plan": layers,
         "float_by_method": dict(by_method),
         "weight_only": weight_only,
+        "attention_products": products,
         "smoothed": smoothed,
         "folded": folded,
         "calls_made": made,
@@ -60,6 +63,10 @@ def run(args: argparse.Namespace) -> None:
         f"\n{data['quantized']} of {data['layers']} layers in INT8, {100 * data['int8_share']:.1f} % of the "
         f"multiply-adds; {data['ratio']:.2f}x smaller; recipe {model.recipe.name}, arithmetic {model.recipe.arithmetic}"
     )
+    if products:
+        done = [name for name, reason in products.items() if not reason]
+        total += f"\n{len(done)} of {len(products)} attentions multiply their matrices in 8 bits"
+        total += "".join(f"; {name} does not: {reason}" for name, reason in products.items() if reason)
     if weight_only:
         total += f"\n{weight_only} more with weights in 8 bits and inputs in float"
     if by_method:

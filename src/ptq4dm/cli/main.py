@@ -7,16 +7,25 @@ import sys
 import warnings
 from collections.abc import Sequence
 from importlib import import_module
+from typing import NoReturn
 
 from ptq4dm.errors import PTQ4DMError
 
-VERBS = ("demo", "quantize", "sample", "evaluate", "bench", "inspect", "report", "export", "zoo")
+VERBS = ("demo", "quantize", "sample", "evaluate", "bench", "inspect", "report", "export", "convert", "study", "zoo")
 INTERRUPTED = 130
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line; those of its verbs are made of the same class."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong, point to the help, and exit with code 2."""
+        sys.exit(refuse(f"{message} (see `{self.prog} --help`)"))
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of all verbs."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="ptq4dm", description="Make a pretrained diffusion model 8-bit without training, and prove it."
     )
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
@@ -39,15 +48,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except PTQ4DMError as error:
         return refuse(str(error))
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        drop_output()
     except OSError as error:
-        if error.errno != errno.ENAMETOOLONG:
-            raise
-        return refuse(f"{error.filename!r} is too long for the name of a file or folder: give a shorter one")
+        return refuse(system_error(error))
     except KeyboardInterrupt:
         print("ptq4dm: interrupted; nothing half-written was left behind", file=sys.stderr)
         return INTERRUPTED
     return 0
+
+
+def system_error(error: OSError) -> str:
+    """What the operating system refused, and the mend."""
+    if error.errno == errno.ENAMETOOLONG:
+        return f"{error.filename!r} is too long for the name of a file or folder: give a shorter one"
+    full = error.errno == errno.ENOSPC
+    if error.filename is not None:
+        mend = "free some space" if full else "name another, or change its permissions"
+        return f"cannot use {str(error.filename)!r}: {error.strerror or error}: {mend}"
+    try:
+        sys.stdout.flush()
+    except OSError:
+        drop_output()
+    if full:
+        return "the disk is full, or where the output goes: free some space"
+    return f"the system refused: {error}: see to it and try again"
+
+
+def drop_output() -> None:
+    """Let what is still to be written to standard output vanish: the interpreter would fail over it when it ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def refuse(reason: str) -> int:

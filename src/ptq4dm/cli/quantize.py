@@ -2,6 +2,7 @@
 
 import argparse
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from ptq4dm import workflow
@@ -12,14 +13,16 @@ from ptq4dm.pipelines.picture_folder import read_pictures
 from ptq4dm.pipelines.pipeline import Pipeline, open_pipeline
 from ptq4dm.pipelines.unconditional import why_not_unconditional
 from ptq4dm.quantization.artifact import fill_folder
-from ptq4dm.quantization.quantized_model import pipeline_on
+from ptq4dm.quantization.quantized_model import QuantizedModel, pipeline_on
 from ptq4dm.quantization.summary import summary
 from ptq4dm.recipe import load_recipe, preset_names
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of this verb."""
-    parser.add_argument("model", help="emoji-32, a diffusers pipeline folder, or a hub id")
+    parser.add_argument(
+        "model", help="emoji-32, a diffusers pipeline folder, a hub id, or a checkpoint file (see ptq4dm convert)"
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder for the artifact")
     parser.add_argument("--recipe", default="w8a8", help=f"{', '.join(preset_names())}, or a file (default w8a8)")
     parser.add_argument("--samples", type=positive, help="calibration samples, instead of the recipe's")
@@ -37,6 +40,7 @@ def run(args: argparse.Namespace) -> None:
     recipe = load_recipe(args.recipe)
     changes = {"samples": args.samples, "seed": args.seed}
     recipe = recipe.replace(calibration={key: value for key, value in changes.items() if value is not None})
+    recipe = load_recipe(recipe)  # which checks what was changed, before anything long is done
     pipeline = pipeline_on(open_pipeline(args.model), args.device)
     pictures = read_pictures(args.pictures, pipeline.picture_shape) * 2 - 1 if args.pictures else None
     out = Path(os.path.abspath(args.out))
@@ -46,7 +50,7 @@ def run(args: argparse.Namespace) -> None:
         model = workflow.quantize(
             pipeline, recipe, conditions=conditions, work=work, progress=not args.json, pictures=pictures
         )
-        fill_folder(model, building)
+        fill_folder(with_pictures(model, args.pictures), building)
     data = {"out": str(args.out), "work": str(work), **summary(model)}
     text = (
         f"{data['quantized']} of {data['layers']} layers in INT8 "
@@ -56,6 +60,14 @@ def run(args: argparse.Namespace) -> None:
         f"next: {next_step(args.out, pipeline)}"
     )
     show(args, data, text)
+
+
+def with_pictures(model: QuantizedModel, folder: Path | None) -> QuantizedModel:
+    """The model with the folder of its calibration pictures among its facts, for those who repeat the calibration."""
+    if folder is None:
+        return model
+    calibration = {**model.facts["calibration"], "pictures": str(folder)}
+    return replace(model, facts={**model.facts, "calibration": calibration})
 
 
 def next_step(out: Path, pipeline: Pipeline) -> str:

@@ -6,7 +6,9 @@ from pathlib import Path
 
 from ptq4dm.cli.options import add_backend, add_device, add_json, add_sampling, add_seed, note, show
 from ptq4dm.cli.subject import open_subject
+from ptq4dm.evaluation.sections import executed
 from ptq4dm.evaluation.sheet import write_sheet
+from ptq4dm.evaluation.text import executed_line
 from ptq4dm.pipelines.sampling import sample
 
 
@@ -37,8 +39,9 @@ def run(args: argparse.Namespace) -> None:
         shown=not args.json,
     )
     seconds = time.perf_counter() - started
-    for line in subject.notes:
-        note(line)
+    for line in (*subject.notes, executed_line(executed(subject.network, subject.backend))):
+        if line:
+            note(line)
     write_sheet(args.out, pictures, columns=min(8, args.count))
     data = {"out": str(args.out), "pictures": args.count, "backend": subject.backend, "seconds": round(seconds, 3)}
     show(args, data, f"{args.count} pictures in {seconds:.1f} s on the {subject.backend} backend -> {args.out}")

@@ -25,6 +25,10 @@ class Subject:
 def open_subject(model: str, is_float: bool, backend: str, device: str) -> Subject:
     """Open a float model or an artifact. Raises PTQ4DMError."""
     if is_float:
+        if backend != "auto":
+            raise ModelError(
+                f"backend {backend!r} beside --float: the float model runs in PyTorch, leave --backend out"
+            )
         pipeline = pipeline_on(open_pipeline(model), device)
         return Subject(pipeline.denoiser, pipeline, "float")
     elsewhere = torch_device(device).type != "cpu"

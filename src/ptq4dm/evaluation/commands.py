@@ -14,15 +14,23 @@ FIRST_SEED: Final = 1_000_000
 
 
 def commands(
-    recipe: Recipe, model: str, artifact: Path | None, out: Path, seeds: Sequence[int], options: dict[str, Any]
+    recipe: Recipe,
+    model: str,
+    artifact: Path | None,
+    out: Path,
+    seeds: Sequence[int],
+    options: dict[str, Any],
+    pictures: str | None = None,
 ) -> list[str]:
     """`ptq4dm quantize` and `ptq4dm evaluate` for these results.
 
     A recipe that is no preset (with other samples or seed at most) is named as the file that `out` holds.
     options: of `evaluate`, by name, without the dashes; True stands alone, None and False are left out.
+    pictures: the folder that the calibration drew from, if it was told.
     """
     folder = f"{artifact or model}-int8" if artifact is None or str(artifact) in zoo.MODELS else str(artifact)
-    quantize = ["ptq4dm", "quantize", model, *recipe_options(recipe, out), "--out", folder]
+    quantize = ["ptq4dm", "quantize", model, *recipe_options(recipe, out)]
+    quantize += [*(["--pictures", pictures] if pictures else []), "--out", folder]
     evaluate = ["ptq4dm", "evaluate", folder, "--count", str(len(seeds)), "--seed", str(seeds[0] - FIRST_SEED)]
     for name, value in options.items():
         if value is not None and value is not False:

@@ -11,6 +11,7 @@ from ptq4dm.errors import ArtifactError, EvaluationError
 from ptq4dm.files import exclusive, fingerprint, read_tensors, write_tensors
 from ptq4dm.pipelines.pipeline import Pipeline
 from ptq4dm.pipelines.sampling import sample
+from ptq4dm.pipelines.unconditional import config_of
 from ptq4dm.progress import progress
 
 
@@ -37,7 +38,7 @@ def draw_resumable(
     with exclusive(folder / "chunks"), progress("pictures", len(seeds), shown) as advance:
         for index, first in enumerate(range(0, len(seeds), chunk)):
             own = list(seeds[first : first + chunk])
-            key = fingerprint({}, identity, sampler, steps, own, dict(pipeline.scheduler.config))
+            key = fingerprint({}, identity, sampler, steps, own, config_of(pipeline.scheduler))
             path = folder / f"chunk-{index:04d}.safetensors"
             pictures = read_chunk(path, key)
             if pictures is None:

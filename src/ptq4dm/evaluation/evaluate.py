@@ -68,6 +68,8 @@ def evaluate(
     reference: Tensor | None = None,
     speed_rounds: int = ROUNDS,
     artifact: Path | None = None,
+    float_model: str | None = None,
+    reference_folder: Path | None = None,
     shown: bool = True,
 ) -> dict[str, Any]:
     """Compare a quantized model with its float model at equal seeds and write a results folder.
@@ -83,7 +85,8 @@ def evaluate(
         inception: a local weights file of the standard Inception network, to measure on it as well.
         reference: the data, (n, c, h, w) in [0, 1]; a built-in model knows its own.
         speed_rounds: rounds of alternating timing; 0 leaves speed and memory out.
-        artifact: the saved model's folder, to be named in the commands.
+        artifact, float_model, reference_folder: where the saved model, the float model (if the artifact is not told to
+            find it) and `reference` lie, to be named in the commands.
 
     Raises PTQ4DMError: another float model than the artifact's, an unwritable folder, a bare module, a bad setting.
     """
@@ -91,9 +94,9 @@ def evaluate(
     check_pair(model, pipeline)
     float_pipeline, simulated = pipeline_on(pipeline, device), network_on(model.network, device)
     out = Path(out)
+    extractors, notes = find_extractors(features, inception)
     with exclusive(out):
         make_folder(out)
-        extractors, notes = find_extractors(features, inception)
         deployed: Any = model.to_module(backend)  # carries its backend's name and notes
         engine = str(deployed.ptq4dm_backend)
         notes += [*map(str, deployed.ptq4dm_notes), *device_notes(device)]
@@ -153,7 +156,10 @@ def evaluate(
                     "device": None if device == "cpu" else device,
                     "features": features,
                     "inception": inception,
+                    "float": float_model,
+                    "reference": reference_folder,
                 },
+                (model.facts.get("calibration") or {}).get("pictures"),
             ),
             "notes": notes,
         }

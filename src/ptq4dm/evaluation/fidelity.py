@@ -96,7 +96,8 @@ def compare_calls(
                 if first == 0 and step.index in kept_at:
                     calls.append((step.x_t, step.timestep))
                 for name, network in networks.items():
-                    errors[name][-1].append(call_error(step.output, predict(network, step.x_t, step.timestep)))
+                    answer = predict(network, step.x_t, step.timestep)[:, : step.output.shape[1]]
+                    errors[name][-1].append(call_error(step.output, answer))
                 advance(len(batch))
     visited = torch.tensor([timesteps[index] for index in sorted(timesteps)])
     return FloatWalk(

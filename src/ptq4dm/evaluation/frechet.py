@@ -23,11 +23,10 @@ from ptq4dm.evaluation.bootstrap import Statistic
 
 @dataclass(frozen=True)
 class Gaussian:
-    """Mean m (d,) and a factor R (d, k) of the covariance R Rᵀ of a set of `count` features."""
+    """Mean m (d,) and a factor R (d, k) of the covariance R Rᵀ of a set of features."""
 
     mean: np.ndarray
     factor: np.ndarray
-    count: int
 
 
 def gaussian(features: np.ndarray) -> Gaussian:
@@ -37,9 +36,9 @@ def gaussian(features: np.ndarray) -> Gaussian:
     mean = features.mean(axis=0)
     centred = (features - mean) / np.sqrt(count - 1)
     if count - 1 <= width:
-        return Gaussian(mean, centred.T, count)
+        return Gaussian(mean, centred.T)
     values, vectors = np.linalg.eigh(centred.T @ centred)
-    return Gaussian(mean, vectors * np.sqrt(values.clip(min=0.0)), count)
+    return Gaussian(mean, vectors * np.sqrt(values.clip(min=0.0)))
 
 
 def frechet_distance(first: Gaussian, second: Gaussian) -> float:

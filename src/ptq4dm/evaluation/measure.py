@@ -16,7 +16,7 @@ from ptq4dm.evaluation.hardware import (
     resident_memory,
     this_processor,
 )
-from ptq4dm.evaluation.speed import alternate, fastest, predicted_limit, speedup, spread
+from ptq4dm.evaluation.speed import alternate, fastest, median_confidence, predicted_limit, speedup, spread
 from ptq4dm.pipelines.denoiser import Call, call_on, network_on, output_tensor, placement
 from ptq4dm.pipelines.pipeline import Pipeline
 from ptq4dm.pipelines.sampling import sample
@@ -152,7 +152,7 @@ def speed_tables(times: Mapping[tuple[str, str], Sequence[float]], rounds: int) 
     return {
         "threads": torch.get_num_threads(),
         "rounds": rounds,
-        "spread": f"quartiles of {rounds} alternating rounds; ratios: 95 % interval of the median of paired rounds",
+        "spread": spread_words(rounds),
         "rows": rows,
         "ratios": ratios_of(times),
     }
@@ -171,8 +171,16 @@ def ratios_of(times: Mapping[tuple[str, str], Sequence[float]]) -> list[dict[str
         ratio = speedup(values, contestant)
         name = "against diffusers eager" if key[0] == EAGER else f"against FP32 in {key[0]}"
         row = {"name": name, "baseline": key[0], "value": ratio.median, "low": ratio.low, "high": ratio.high}
-        ratios.append({**row, "fastest_float": key == best})
+        ratios.append({**row, "confidence": ratio.confidence, "fastest_float": key == best})
     return ratios
+
+
+def spread_words(rounds: int) -> str:
+    """What stands beside a median of times and beside a ratio."""
+    if rounds == 1:
+        return "a single round, so neither quartiles nor intervals"
+    share = f"{100 * median_confidence(rounds):.3g} %"
+    return f"quartiles of {rounds} alternating rounds; ratios: {share} interval of the median of paired rounds"
 
 
 def limit_of(plan: Sequence[LayerPlan]) -> dict[str, Any] | None:

@@ -21,11 +21,18 @@ Name = TypeVar("Name")
 
 @dataclass(frozen=True)
 class Spread:
-    """A median with quartiles (of times) or an interval (of ratios)."""
+    """A median with quartiles."""
 
     median: float
     low: float
     high: float
+
+
+@dataclass(frozen=True)
+class Ratio(Spread):
+    """A median with an interval, and how often such an interval encloses the true median: `confidence`."""
+
+    confidence: float
 
 
 def alternate(
@@ -66,13 +73,16 @@ def spread(times: Sequence[float]) -> Spread:
     return Spread(float(median), float(low), float(high))
 
 
-def speedup(baseline: Sequence[float], contestant: Sequence[float], confidence: float = 0.95) -> Spread:
-    """How many times faster the contestant is: median of baseline / contestant round by round, with its interval."""
+def speedup(baseline: Sequence[float], contestant: Sequence[float], confidence: float = 0.95) -> Ratio:
+    """How many times faster the contestant is: median of baseline / contestant round by round, with its interval.
+
+    The interval has at least `confidence` where the rounds suffice (6 for 95 %); the result says what it really has.
+    """
     if len(baseline) != len(contestant) or not baseline:
         raise EvaluationError(f"{len(baseline)} and {len(contestant)} rounds cannot be paired")
     ratios = np.sort(np.asarray(baseline, dtype=np.float64) / np.asarray(contestant, dtype=np.float64))
     low, high = median_ranks(len(ratios), confidence)
-    return Spread(float(np.median(ratios)), float(ratios[low]), float(ratios[high]))
+    return Ratio(float(np.median(ratios)), float(ratios[low]), float(ratios[high]), ranks_confidence(len(ratios), low))
 
 
 def median_ranks(n: int, confidence: float) -> tuple[int, int]:
@@ -86,6 +96,17 @@ def median_ranks(n: int, confidence: float) -> tuple[int, int]:
         rank = k
     rank = max(rank, 0)
     return rank, n - 1 - rank
+
+
+def ranks_confidence(n: int, rank: int) -> float:
+    """How often order statistics `rank` and n - 1 - rank (from 0) of n values enclose the median; 1 - 2^(1 - n) for the
+    extremes."""
+    return max(0.0, 1.0 - 2.0 * sum(math.comb(n, k) for k in range(rank + 1)) / 2.0**n)
+
+
+def median_confidence(n: int, confidence: float = 0.95) -> float:
+    """What an interval of the median of n rounds really has where `confidence` was asked for."""
+    return ranks_confidence(n, median_ranks(n, confidence)[0])
 
 
 def fastest(times: Mapping[Name, Sequence[float]]) -> Name:

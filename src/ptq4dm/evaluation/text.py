@@ -70,12 +70,24 @@ def speed_lines(speed: dict[str, Any] | None) -> list[str]:
         for row in speed["rows"]
     ]
     lines += [
-        f"          INT8 {r['name']}: {r['value']:.2f}x ({r['low']:.2f} to {r['high']:.2f})" for r in speed["ratios"]
+        f"          INT8 {r['name']}: {r['value']:.2f}x ({r['low']:.2f} to {r['high']:.2f}, "
+        f"{100 * r['confidence']:.3g} % interval)"
+        for r in speed["ratios"]
     ]
     limit = speed.get("predicted_limit")
     if limit:
         lines.append(f"          predicted limit: {limit['limit']:.2f}x ({100 * limit['int8_share']:.1f} % in INT8)")
     return lines
+
+
+def executed_line(executed: dict[str, Any] | None) -> str:
+    """How many quantized layers an engine ran in INT8, the others by name; "" where no engine tells."""
+    if not executed:
+        return ""
+    layers = executed["layers"]
+    elsewhere = [layer["layer"] for layer in layers if not layer["int8"]]
+    line = f"{executed['engine']} ran {len(layers) - len(elsewhere)} of {len(layers)} quantized layers in INT8"
+    return f"{line}, not {', '.join(elsewhere)}" if elsewhere else line
 
 
 def decibels(value: float | None) -> str:

@@ -14,7 +14,11 @@ def read_state_dict(path: Path, sha256: str, what: str) -> dict[str, Tensor]:
     """The tensors of a PyTorch weights file. Raises EvaluationError if it is missing, or not the file expected."""
     if not path.is_file():
         raise EvaluationError(f"no {what} weights at {path}: name the weights file")
-    found = file_sha256(path)
+    try:
+        found = file_sha256(path)
+    except OSError as error:
+        why = error.strerror or error
+        raise EvaluationError(f"{what} weights {path} cannot be read: {why}: name a file that you may read") from error
     if found != sha256:
         raise EvaluationError(
             f"{path} is not the {what} weights file: its SHA-256 is {found}, expected {sha256}; get the file again"

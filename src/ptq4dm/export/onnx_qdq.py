@@ -10,8 +10,9 @@ from ptq4dm import files
 from ptq4dm.backends.cpu.binding import BoundCall, bind
 from ptq4dm.errors import BackendError
 from ptq4dm.export.qdq_layers import with_qdq_layers
-from ptq4dm.export.trace import TracedGraph, trace_to_onnx
+from ptq4dm.export.trace import TracedGraph, check_onnx, trace_to_onnx
 from ptq4dm.pipelines.denoiser import Call
+from ptq4dm.quantization.attention_products import refuse_products
 
 PROTOBUF_LIMIT = 2 << 30
 """Bytes that one ONNX file can hold."""
@@ -27,6 +28,7 @@ def export_qdq(network: nn.Module, example: Call, path: str | Path) -> Path:
     Returns the path. Raises BackendError if the network cannot be said in ONNX, MissingDependencyError without onnx,
     ArtifactError if the file cannot be written.
     """
+    refuse_products(network, "the ONNX export")
     with tempfile.TemporaryDirectory() as folder, files.new_file(Path(path)) as building:
         graph = write_qdq(network, bind(network, example), Path(folder) / "qdq.onnx")
         check_model(graph.path)
@@ -35,7 +37,8 @@ def export_qdq(network: nn.Module, example: Call, path: str | Path) -> Path:
 
 
 def write_qdq(network: nn.Module, bound: BoundCall, path: Path) -> TracedGraph:
-    """Trace the QDQ form of `network` on one call. Raises BackendError."""
+    """Trace the QDQ form of `network` on one call. Raises BackendError, MissingDependencyError without onnx."""
+    check_onnx()
     import onnx
 
     graph = trace_to_onnx(with_qdq_layers(network), bound, path)

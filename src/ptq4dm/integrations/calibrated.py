@@ -121,6 +121,11 @@ def ranges_of(folder: Path, facts: dict[str, Any], component: str | None) -> Cal
             "fit no float checkpoint: quantize this one with ptq4dm.quantize, or make the artifact with the recipe's "
             "smoothing.enabled = false"
         )
+    if denoiser.get("attention_products"):
+        raise ArtifactError(
+            f"{folder} multiplies attention's matrices in 8 bits (attention_products), which are not put on a float "
+            "checkpoint: quantize this one with ptq4dm.quantize"
+        )
     tensors = read_weights(folder, denoiser)
     rounded = rounded_layers(denoiser["layers"], tensors)
     inner = {name: f"{name}.layer" if name in rounded else name for name in denoiser["layers"]}

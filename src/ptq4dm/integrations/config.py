@@ -53,7 +53,7 @@ class PTQ4DMConfig(QuantizationConfigMixin):
         layers, arithmetic = config_dict.get("layers"), config_dict.get("arithmetic")
         if not isinstance(layers, list) or not all(isinstance(name, str) for name in layers):
             raise ArtifactError(f"{where}: layers = {layers!r:.60} is no list of names: quantize the model again")
-        for key in ("half", "weight_only"):
+        for key in ("half", "weight_only", "attention_products"):
             names = config_dict.get(key, [])
             if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
                 raise ArtifactError(f"{where}: {key} = {names!r:.60} is no list of names: quantize the model again")
@@ -77,8 +77,13 @@ class PTQ4DMConfig(QuantizationConfigMixin):
 
     @property
     def weight_only(self) -> list[str]:
-        """The names of the linear layers with 8-bit weights and float inputs."""
+        """The names of the layers with 8-bit weights and float inputs."""
         return list(self.header.get("weight_only", []))
+
+    @property
+    def attention_products(self) -> list[str]:
+        """The names of the attentions whose products are in 8 bits."""
+        return list(self.header.get("attention_products", []))
 
     @property
     def shared(self) -> dict[str, str]:

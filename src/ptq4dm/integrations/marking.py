@@ -41,7 +41,7 @@ def set_beside(config: Any) -> dict[str, Any]:
 
 def refuse_fusing() -> None:
     """In place of `fuse_qkv_projections`, which would take the integers for weights and tell nobody."""
-    raise ModelError("the projections of this network are quantized already: fuse them before ptq4dm.quantize")
+    raise ModelError("the projections of this network are quantized and cannot be fused: leave that out")
 
 
 def marked(network: nn.Module, arithmetic: str) -> nn.Module:

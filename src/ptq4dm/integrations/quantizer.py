@@ -64,6 +64,7 @@ class PTQ4DMQuantizer(DiffusersQuantizer):
         if not self.pre_quantized:
             self.calibrated.check(model)
             return
+        from ptq4dm.quantization.attention_products import put_products
         from ptq4dm.quantization.filling import (
             put_empty_float_layers,
             put_empty_layers,
@@ -81,6 +82,7 @@ class PTQ4DMQuantizer(DiffusersQuantizer):
         rounded, smoothed = rounded_layers(config.layers, saved), smoothed_layers(config.layers, saved)
         put_empty_layers(model, config.layers, rounded, smoothed, type(model).__name__)
         put_empty_float_layers(model, config.half, config.weight_only, type(model).__name__)
+        put_products(model, config.attention_products, where=type(model).__name__)
         share(model, config.shared, type(model).__name__)
 
     def update_missing_keys(self, model: nn.Module, missing_keys: list[str], prefix: str) -> list[str]:

@@ -14,6 +14,7 @@ from diffusers import DiffusionPipeline
 from torch import nn
 
 from ptq4dm.errors import CalibrationError
+from ptq4dm.pipelines.processors import processors_restored
 
 
 class Watcher(Protocol):
@@ -42,7 +43,7 @@ def run_watched(source: Any, inputs: Mapping[str, Any], watcher: Watcher) -> Non
     The VAE decoder never runs. Raises CalibrationError that says how the pipeline's own call failed.
     """
     try:
-        with watching(source, watcher), torch.no_grad(), quiet_bar(source):
+        with watching(source, watcher), processors_restored(source.components), torch.no_grad(), quiet_bar(source):
             source(**inputs)
     except Enough:
         return
@@ -99,7 +100,7 @@ def step_hook(watcher: Watcher, name: str) -> Callable[..., Any]:
 
     def step(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         timestep = inspect.signature(original).bind(*args, **kwargs).arguments["timestep"]
-        watcher.stepped(name, float(timestep))
+        watcher.stepped(name, float(torch.as_tensor(timestep).flatten()[0]))  # some give one a sample, all equal
         return original(*args, **kwargs)
 
     return step

@@ -20,6 +20,7 @@ from ptq4dm.pipelines.adapters import require_no_adapters
 from ptq4dm.pipelines.at_work import run_watched
 from ptq4dm.pipelines.denoiser import Call, layer_input, require_finite_weights
 from ptq4dm.pipelines.pipeline import Pipeline
+from ptq4dm.pipelines.processors import require_unfused
 
 
 @dataclass(frozen=True)
@@ -126,13 +127,28 @@ def linear_inputs(source: DiffusionPipeline, notes: Notes) -> Iterator[None]:
 
 
 def with_found(pipeline: Pipeline, run: Run) -> Pipeline:
-    """The pipeline with the denoisers that a run showed, in evaluation mode. Raises ModelError: weights not finite."""
+    """The pipeline with the denoisers that a run showed, in evaluation mode.
+
+    Raises ModelError: no config, adapters, fused projections, weights not finite.
+    """
     found = replace(pipeline, components=run.denoisers)
     for name, denoiser in found.denoisers.items():
+        require_config(denoiser, f"{pipeline.name}: {name}")
         require_no_adapters(denoiser, f"{pipeline.name}: {name}")
+        require_unfused(denoiser, f"{pipeline.name}: {name}")
         require_finite_weights(denoiser, f"{pipeline.name}: {name}")
         denoiser.eval()
     return found
+
+
+def require_config(network: nn.Module, name: str) -> None:
+    """Raise ModelError unless a network has a config, which an artifact of a pipeline is loaded by; several ControlNets
+    in one pipeline have none together."""
+    if not hasattr(network, "config"):
+        raise ModelError(
+            f"{name} is a {type(network).__name__}, which has no config and could not be loaded again: give a pipeline "
+            "with one network in its place, such as a single ControlNet, or quantize it with ptq4dm.quantize_module"
+        )
 
 
 def kept(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:

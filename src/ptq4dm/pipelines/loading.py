@@ -16,9 +16,9 @@ from safetensors import SafetensorError, safe_open
 
 from ptq4dm.errors import ArtifactError, ModelError
 from ptq4dm.files import read_json
+from ptq4dm.pipelines.classes import LIBRARIES, class_of_part, find_class, is_library
 
 INDEX: Final = "model_index.json"
-LIBRARIES: Final = ("diffusers", "transformers")
 HUB_SECONDS: Final = 10.0
 FAULTS: Final = (
     OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, ImportError, RuntimeError,
@@ -36,11 +36,12 @@ def load_float_pipeline(folder: Path) -> DiffusionPipeline:
     try:
         with quiet():
             models = {
-                name: load_model(folder, name, getattr(diffusers, part[1]))
+                name: load_model(folder, name, kind)
                 for name, part in index.items()
-                if part[0] == "diffusers" and issubclass(getattr(diffusers, part[1]), diffusers.ModelMixin)
+                if (kind := class_of_part(*part)) is not None and issubclass(kind, diffusers.ModelMixin)
             }
-            return DiffusionPipeline.from_pretrained(str(folder), use_safetensors=True, **models)
+            kind = find_class(read_config(folder / INDEX)["_class_name"])
+            return kind.from_pretrained(str(folder), use_safetensors=True, **models)
     except FAULTS as error:
         raise ModelError(
             f"{folder} cannot be loaded: {one_line(error)}; save or download the pipeline again"
@@ -53,13 +54,14 @@ def read_index(folder: Path) -> dict[str, list[str]]:
         raise ModelError(f"{folder} is no diffusers pipeline (it has no {INDEX}): give the folder of save_pretrained()")
     refuse_quantized(folder)
     index = read_config(folder / INDEX)
-    if not isinstance(index.get("_class_name"), str) or not hasattr(diffusers, index["_class_name"]):
+    kind = find_class(index.get("_class_name"))
+    if kind is None or not issubclass(kind, DiffusionPipeline):
         raise ModelError(f"{folder}: {index.get('_class_name')!r} is no pipeline of diffusers {diffusers.__version__}")
     parts = {name: part for name, part in index.items() if isinstance(part, list) and part != [None, None]}
     for name, part in parts.items():
-        if len(part) != 2 or part[0] not in LIBRARIES:
-            raise ModelError(f"{folder}: {name} is {part}, and only classes of {' and '.join(LIBRARIES)} are loaded")
-        if part[0] == "diffusers" and not isinstance(getattr(diffusers, str(part[1]), None), type):
+        if len(part) != 2 or not is_library(part[0]):
+            raise ModelError(f"{folder}: {name} is {part}, and only classes of {', '.join(LIBRARIES)} are loaded")
+        if part[0] != "transformers" and class_of_part(*part) is None:
             raise ModelError(
                 f"{folder}: {name} is a {part[1]!r}, which diffusers {diffusers.__version__} does not have"
             )

@@ -2,6 +2,8 @@
 
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,8 @@ from ptq4dm.files import fingerprint
 from ptq4dm.pipelines.adapters import require_no_adapters
 from ptq4dm.pipelines.denoiser import require_finite_weights
 from ptq4dm.pipelines.loading import hub_folder, load_float_pipeline
+from ptq4dm.pipelines.originals.convert import convert_checkpoint
+from ptq4dm.pipelines.processors import require_unfused
 from ptq4dm.pipelines.unconditional import config_of, why_not_drawable, why_not_unconditional
 from ptq4dm.zoo.zoo import MODELS, model_folder
 
@@ -24,7 +28,7 @@ HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 class Pipeline:
     """A diffusion model: the user's diffusers pipeline and which parts of it are denoisers.
 
-    source: the pipeline. name: what the user called it ("emoji-32", a folder, a hub id, a class name).
+    source: the pipeline. name: what the user called it ("emoji-32", a folder or file, a hub id, a class name).
     components: the attributes of `source` that are denoisers, such as ("unet",); () while they are not known, which
     is so of a conditional pipeline until it was seen at work (`pipelines.denoisers`).
     """
@@ -87,7 +91,8 @@ class Pipeline:
 
 
 def open_pipeline(model: "str | Path | DiffusionPipeline | Pipeline") -> Pipeline:
-    """Open a model: a built-in name, a local diffusers folder, a hub id, or a diffusers pipeline object.
+    """Open a model: a built-in name, a local diffusers folder, a hub id, a diffusers pipeline object, or a checkpoint
+    file of improved-diffusion, guided-diffusion or the DDIM code (`pipelines.originals`).
 
     The denoiser is put into evaluation mode. Raises ModelError: not found, damaged, not float, NaN or infinite
     weights.
@@ -105,13 +110,15 @@ def open_pipeline(model: "str | Path | DiffusionPipeline | Pipeline") -> Pipelin
     if name in MODELS:
         return adopt(load_float_pipeline(model_folder(name)), name)
     place = os.path.expanduser(name)
+    if os.path.isfile(place):
+        return adopt(convert_checkpoint(place), name)
     if os.path.exists(place):  # of pathlib, a name that is too long is an OSError
         return adopt(load_float_pipeline(Path(place)), name)
     if isinstance(model, str) and HUB_ID.fullmatch(name):
         return adopt(load_float_pipeline(hub_folder(name)), name)
     raise ModelError(
-        f"no model {name!r}: there is no such folder; accepted are {', '.join(MODELS)}, "
-        "a diffusers pipeline folder, or a hub id such as google/ddpm-cifar10-32"
+        f"no model {name!r}: there is no such folder or file; accepted are {', '.join(MODELS)}, a diffusers pipeline "
+        "folder, a checkpoint of improved-diffusion, guided-diffusion or DDIM, or a hub id (google/ddpm-cifar10-32)"
     )
 
 
@@ -124,9 +131,23 @@ def adopt(source: DiffusionPipeline, name: str) -> Pipeline:
         raise ModelError(f"{name} ({type(source).__name__}) cannot be sampled: {fault}")
     pipeline = Pipeline(source, name, ("unet",))
     require_no_adapters(pipeline.denoiser, f"{name}: {pipeline.component}")
+    require_unfused(pipeline.denoiser, f"{name}: {pipeline.component}")
     require_finite_weights(pipeline.denoiser, f"{name}: {pipeline.component}")
     pipeline.denoiser.eval()
     return pipeline
+
+
+@contextmanager
+def modes_kept(model: Any) -> Iterator[None]:
+    """Give the modules of a pipeline object back in the training or evaluation mode that they came in."""
+    source = model.source if isinstance(model, Pipeline) else model
+    parts = source.components.values() if isinstance(source, DiffusionPipeline) else ()
+    modes = {module: module.training for part in parts if isinstance(part, nn.Module) for module in part.modules()}
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
 
 
 def require_unconditional(pipeline: Pipeline) -> None:

@@ -7,17 +7,17 @@ that calibration, which drops samples on the way, walks the very same path.
 
 import copy
 import inspect
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from diffusers import DDPMScheduler
+from diffusers import ConfigMixin, DDPMScheduler
 from torch import Tensor, nn
 
 from ptq4dm.errors import ModelError, RecipeError
 from ptq4dm.pipelines.denoiser import placement, predict
-from ptq4dm.pipelines.schedulers import make_scheduler, set_steps
+from ptq4dm.pipelines.schedulers import LEARNED, make_scheduler, set_steps
 from ptq4dm.progress import progress
 
 
@@ -26,7 +26,8 @@ class Step:
     """One call of the network on the way from x_T to x_0.
 
     index: 0 at the noisy end. timestep: 0-d. x_t: (batch, channels, height, width), the network's input, scaled.
-    output: of the same shape, what the network answered.
+    output: what the network answered, as far as the scheduler uses it: of the same shape, or with predicted variances
+    (twice the channels) where it is a DDPM scheduler that follows them.
     """
 
     index: int
@@ -50,9 +51,22 @@ def sample(
     A picture depends on its own seed only; `batch_size` changes it by float rounding and no more. Raises RecipeError
     (scheduler, steps, batch_size, no seeds) and ModelError (the network's output is not finite).
     """
+    scheduler = make_scheduler(scheduler_name, scheduler_config)
+    return sample_with(network, scheduler, picture_shape, seeds, steps, batch_size, shown)
+
+
+def sample_with(
+    network: nn.Module,
+    scheduler: Any,
+    picture_shape: tuple[int, ...],
+    seeds: Sequence[int],
+    steps: int,
+    batch_size: int,
+    shown: bool = True,
+) -> Tensor:
+    """`sample` with a scheduler object, which is left as it was."""
     if not seeds or batch_size < 1:
         raise RecipeError(f"{len(seeds)} pictures in batches of {batch_size}: both should be at least 1")
-    scheduler = make_scheduler(scheduler_name, scheduler_config)
     device, dtype = placement(network)
     pictures = []
     with progress("pictures", len(seeds) * calls_per_picture(scheduler, steps), shown) as done:
@@ -83,11 +97,12 @@ def trajectory(
     was. Stop iterating to stop denoising.
     """
     scheduler, x = begin(scheduler, steps, x_T)
+    require_known_times(network, scheduler.timesteps)
     if generators is None and isinstance(scheduler, DDPMScheduler):
         raise RecipeError("DDPM draws noise at every step: give one generator a picture, as seeded_start does")
     for index, timestep in enumerate(scheduler.timesteps):
         x_t = scheduler.scale_model_input(x, timestep)
-        output = predict(network, x_t, timestep)
+        output = part_used(scheduler, predict(network, x_t, timestep), x_t)
         if not torch.isfinite(output).all():
             raise ModelError(
                 f"the network's output at time-step {timestep.item():g} holds NaN or infinity: "
@@ -109,9 +124,21 @@ def advance(
     scheduler: Any, output: Tensor, timestep: Tensor, x: Tensor, generators: Sequence[torch.Generator] | None
 ) -> Tensor:
     """x_{t-1} of x_t (unscaled) and the network's output. Noise of picture i comes from generators[i] alone."""
-    takes_noise = "generator" in inspect.signature(scheduler.step).parameters
-    options = {"generator": list(generators)} if takes_noise and generators is not None else {}
-    return scheduler.step(output, timestep, x, return_dict=False, **options)[0]
+    options = noise_options(scheduler.step, generators)
+    return scheduler.step(part_used(scheduler, output, x), timestep, x, return_dict=False, **options)[0]
+
+
+def noise_options(step: Callable[..., Any], generators: Sequence[torch.Generator] | None) -> dict[str, Any]:
+    """The generators as an argument of a scheduler's step, if it takes any."""
+    takes_noise = "generator" in inspect.signature(step).parameters
+    return {"generator": list(generators)} if takes_noise and generators is not None else {}
+
+
+def part_used(scheduler: Any, output: Tensor, x: Tensor) -> Tensor:
+    """What a scheduler uses of a network's output: no predicted variances, unless it is DDPM and follows them."""
+    if isinstance(scheduler, DDPMScheduler) and scheduler.config["variance_type"] in LEARNED:
+        return output
+    return output[:, : x.shape[1]]
 
 
 def keep_rows(scheduler: Any, shape: torch.Size, rows: Tensor) -> None:
@@ -150,6 +177,16 @@ def seeded_start(shape: Sequence[int], seeds: Sequence[int]) -> tuple[Tensor, li
 def seeded_noise(shape: Sequence[int], seeds: Sequence[int]) -> Tensor:
     """x_T ~ N(0, I), (len(seeds), *shape), float32 on the CPU; picture i depends on seeds[i] only."""
     return seeded_start(shape, seeds)[0]
+
+
+def require_known_times(network: nn.Module, timesteps: Tensor) -> None:
+    """Raise RecipeError for time-steps of a float type where a network looks its embeddings of time up in a table."""
+    table = isinstance(network, ConfigMixin) and network.config.get("time_embedding_type") == "learned"
+    if table and timesteps.is_floating_point():
+        raise RecipeError(
+            "the network looks whole time-steps up in a table, and those of the scheduler may be fractions: choose "
+            "another one (ddim, ddpm, pndm, dpmsolver++, unipc)"
+        )
 
 
 def to_picture(x_0: Tensor) -> Tensor:

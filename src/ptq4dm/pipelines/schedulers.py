@@ -12,8 +12,33 @@ from diffusers import (
     SchedulerMixin,
     UniPCMultistepScheduler,
 )
+from torch import Tensor
 
 from ptq4dm.errors import RecipeError
+
+
+class ClippedDDIMScheduler(DDIMScheduler):
+    """DDIM as improved-diffusion and guided-diffusion do it: the noise is that of the clipped x_0.
+
+    diffusers goes on with the noise that the network predicted, unless its `step` is told otherwise at each call.
+    """
+
+    def step(
+        self,
+        model_output: Tensor,
+        timestep: int,
+        sample: Tensor,
+        eta: float = 0.0,
+        use_clipped_model_output: bool = True,
+        generator: Any = None,
+        variance_noise: Tensor | None = None,
+        return_dict: bool = True,
+    ) -> Any:
+        """As that of `DDIMScheduler`, with the other default."""
+        return super().step(
+            model_output, timestep, sample, eta, use_clipped_model_output, generator, variance_noise, return_dict
+        )
+
 
 SCHEDULERS: Final[dict[str, type]] = {
     "ddpm": DDPMScheduler,
@@ -22,11 +47,14 @@ SCHEDULERS: Final[dict[str, type]] = {
     "dpmsolver++": DPMSolverMultistepScheduler,
     "unipc": UniPCMultistepScheduler,
     "euler": EulerDiscreteScheduler,
+    "ddim-clipped": ClippedDDIMScheduler,
 }
 FIXED: Final[dict[str, dict[str, Any]]] = {"dpmsolver++": {"algorithm_type": "dpmsolver++"}}
 """What a name promises, whatever the pipeline's own scheduler says."""
 PREDICTIONS: Final = ("epsilon", "sample", "v_prediction")
 """What a network may predict: the noise, the picture, or Salimans and Ho's velocity."""
+LEARNED: Final = ("learned", "learned_range")
+"""Variance types of which the network predicts the variance (Nichol and Dhariwal, arXiv 2102.09672)."""
 NOT_FOLLOWED: Final[dict[str, tuple[str, ...]]] = {"pndm": ("sample",)}
 """Predictions that a scheduler cannot use."""
 FEWEST_STEPS: Final[dict[type, int]] = {PNDMScheduler: 4}

@@ -7,11 +7,14 @@ from typing import Any
 
 from diffusers import DiffusionPipeline, UNet2DModel
 
-from ptq4dm.pipelines.schedulers import PREDICTIONS
+from ptq4dm.pipelines.schedulers import LEARNED, PREDICTIONS
 
 
 def why_not_unconditional(source: DiffusionPipeline) -> str:
-    """Why `source` is no unconditional pixel model, "" if it is: a `UNet2DModel`, a scheduler with betas, no more."""
+    """Why `source` is no unconditional pixel model, "" if it is: a `UNet2DModel`, a scheduler with betas, no more.
+
+    The network may predict variances too: as many channels more.
+    """
     others = sorted(name for name in source.components if name not in ("unet", "scheduler"))
     if others:
         return f"it has other components ({', '.join(others)})"
@@ -23,7 +26,7 @@ def why_not_unconditional(source: DiffusionPipeline) -> str:
     config = unet.config
     if config["class_embed_type"] is not None or config["num_class_embeds"] is not None:
         return "its unet wants class labels"
-    if config["in_channels"] != config["out_channels"]:
+    if config["out_channels"] not in (config["in_channels"], 2 * config["in_channels"]):
         return f"its unet has {config['in_channels']} channels in and {config['out_channels']} out"
     return ""
 
@@ -36,6 +39,9 @@ def why_not_drawable(source: DiffusionPipeline) -> str:
         return f"its unet's sample_size is {size!r}, not a number of pixels or (height, width)"
     if kind not in PREDICTIONS:
         return f"its scheduler's prediction_type is {kind!r}, none of {', '.join(PREDICTIONS)}"
+    config, variance = source.components["unet"].config, config_of(source.components["scheduler"]).get("variance_type")
+    if variance in LEARNED and config["out_channels"] == config["in_channels"]:
+        return f"its scheduler's variance_type is {variance!r}, but its unet predicts no variance"
     return ""
 
 

@@ -21,10 +21,13 @@ from torch import Tensor, nn
 
 from ptq4dm import files
 from ptq4dm.errors import ArtifactError, ModelError
+from ptq4dm.pipelines.classes import find_class, library_of, public_class
 from ptq4dm.pipelines.denoiser import Call
 from ptq4dm.pipelines.loading import FAULTS, one_line, quiet, saved_by_diffusers
 from ptq4dm.pipelines.pipeline import Pipeline
 from ptq4dm.pipelines.unconditional import why_not_unconditional
+from ptq4dm.quantization.attention_products import product_names
+from ptq4dm.quantization.facts import require_facts
 from ptq4dm.quantization.filling import fill
 from ptq4dm.quantization.half_layers import half_names
 from ptq4dm.quantization.ip_adapters import attach_adapters
@@ -77,6 +80,7 @@ def fill_folder(model: QuantizedModel, building: Path) -> None:
             "layers": layers,
             "half": half_names(denoiser.network),
             "weight_only": weight_only_names(denoiser.network),
+            "attention_products": product_names(denoiser.network),
             "shared": shared,
             "weights": str(weights.relative_to(building)),
             "plan": [dataclasses.asdict(layer) for layer in denoiser.plan],
@@ -96,8 +100,9 @@ def write_pipeline_frame(pipeline: Pipeline, folder: Path) -> None:
     """Write everything of a pipeline but its denoisers, as diffusers does."""
     index = {key: value for key, value in dict(pipeline.source.config).items() if not key.startswith("_")}
     index = {key: list(value) if isinstance(value, tuple) else value for key, value in index.items()}
-    index |= {name: ["diffusers", public_class(denoiser)] for name, denoiser in pipeline.denoisers.items()}
-    index["_class_name"] = public_class(pipeline.source)
+    kinds = {name: public_class(denoiser) for name, denoiser in pipeline.denoisers.items()}
+    index |= {name: [library_of(kind), kind.__name__] for name, kind in kinds.items()}
+    index["_class_name"] = public_class(pipeline.source).__name__
     index["_diffusers_version"] = diffusers.__version__
     files.write_json(folder / "model_index.json", index)
     for name, part in pipeline.source.components.items():
@@ -105,19 +110,11 @@ def write_pipeline_frame(pipeline: Pipeline, folder: Path) -> None:
             part.save_pretrained(folder / name)
 
 
-def public_class(part: Any) -> str:
-    """The name of the class of diffusers that `part` is, or is derived from (a class of your own is not loaded)."""
-    for kind in type(part).__mro__:
-        if getattr(diffusers, kind.__name__, None) is kind:
-            return kind.__name__
-    raise ModelError(f"{type(part).__name__} is no class of diffusers, so it cannot be saved as a pipeline")
-
-
 def plain_config(network: nn.Module) -> dict[str, Any]:
     """The diffusers config of a network as JSON data, with its class name."""
     if not hasattr(network, "to_json_string"):
         raise ModelError(f"{type(network).__name__} has no diffusers config, so it cannot be saved as a pipeline")
-    return {**json.loads(network.to_json_string()), "_class_name": public_class(network)}  # pyright: ignore[reportCallIssue]
+    return {**json.loads(network.to_json_string()), "_class_name": public_class(network).__name__}  # pyright: ignore[reportCallIssue]
 
 
 def read_facts(folder: Path) -> dict[str, Any]:
@@ -191,6 +188,8 @@ def read_model(folder: Path, facts: dict[str, Any], module: nn.Module | None, ex
         raise ArtifactError(f"{folder} names no denoiser: quantize the model again")
     if facts["arithmetic"] != recipe.arithmetic:
         raise ArtifactError(f"{folder}: its files name several arithmetics: quantize the model again")
+    of_denoisers = {name: held["facts"] for name, held in facts["denoisers"].items()}
+    require_facts(facts["facts"], of_denoisers, str(folder / FACTS))
     networks = {
         name: read_network(folder, name, held, facts["arithmetic"], None if facts["pipeline"] else module)
         for name, held in facts["denoisers"].items()
@@ -258,7 +257,7 @@ def empty_network(folder: Path, name: str, arithmetic: str) -> nn.Module:
 
 def diffusers_class(folder: Path, name: Any) -> Any:
     """A class of diffusers by name. Raises ArtifactError."""
-    found = getattr(diffusers, str(name), None)
+    found = find_class(name)
     if found is None:
         raise ArtifactError(f"{folder}: diffusers {diffusers.__version__} has no {name}: pip install -U diffusers")
     return found

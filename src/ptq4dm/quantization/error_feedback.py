@@ -18,6 +18,7 @@ from ptq4dm.numerics import PAIR_LIMIT, WEIGHT_MAX
 from ptq4dm.pipelines.denoiser import Call
 from ptq4dm.quantization.input_moments import InputMoments, Rounded, input_moments
 from ptq4dm.quantization.layers import weight_of
+from ptq4dm.quantization.weights import largest_integer
 from ptq4dm.recipe import WeightRecipe
 
 DAMPING = 1e-3
@@ -43,7 +44,7 @@ def round_again(
         real = real_weights(network.get_submodule(name), layer)
         bias = network.get_submodule(name).bias if recipe.bias_correction else None
         second = moments.products / moments.count if bias is None else covariance(moments)
-        integers = with_feedback(real, second, layer.weight.shape[1], recipe.portable)
+        integers = with_feedback(real, second, layer.weight.shape[1], recipe.portable, largest_integer(recipe.bits))
         layer.weight.copy_(integers.view(layer.weight.shape))
         if isinstance(bias, Tensor):
             shift = (real @ moments.real - integers @ moments.rounded) / moments.count
@@ -65,14 +66,16 @@ def covariance(moments: InputMoments) -> Tensor:
     return moments.products / moments.count - torch.outer(mean, mean)
 
 
-def with_feedback(weight: Tensor, second_moment: Tensor, channels: int, portable: bool) -> Tensor:
+def with_feedback(
+    weight: Tensor, second_moment: Tensor, channels: int, portable: bool, largest: int = WEIGHT_MAX
+) -> Tensor:
     """Integers (out, K) float64 for real weights (out, K) in steps, K = (channels, taps): each row's squared error of
-    the output is small for inputs of these second moments (K, K). portable: see `numerics.pairs_are_safe`."""
+    the output is small for inputs of these second moments (K, K). portable: see `numerics.pairs_are_safe`. largest: of
+    an integer, in magnitude."""
     width = weight.shape[1]
     order = torch.arange(width).view(channels, -1).T.reshape(-1)  # pairs of channels stand side by side
     real, second = weight[:, order], second_moment[order][:, order]
-    damping = DAMPING * second.diagonal().mean().clamp(min=torch.finfo(torch.float32).tiny)
-    weighted = carried(second + damping * torch.eye(width, dtype=second.dtype))
+    weighted = carried(second)
     wanted, integers = real.clone(), torch.zeros_like(real)
     for start in range(0, width, BLOCK):
         end = min(start + BLOCK, width)
@@ -80,12 +83,12 @@ def with_feedback(weight: Tensor, second_moment: Tensor, channels: int, portable
         for j in range(start, end):
             place = j % channels  # of two channels side by side the first leaves room for the second
             if not portable or (place % 2 == 0 and place + 1 == channels):
-                integers[:, j] = real[:, j].round().clamp(-WEIGHT_MAX, WEIGHT_MAX)
+                integers[:, j] = real[:, j].round().clamp(-largest, largest)
             elif place % 2 == 0:
-                integers[:, j] = with_room(real[:, j], real[:, j + 1]).round().clamp(-WEIGHT_MAX, WEIGHT_MAX)
+                integers[:, j] = with_room(real[:, j], real[:, j + 1]).round().clamp(-largest, largest)
             else:
                 first = integers[:, j - 1]
-                low, high = (-PAIR_LIMIT - first).clamp(min=-WEIGHT_MAX), (PAIR_LIMIT - first).clamp(max=WEIGHT_MAX)
+                low, high = (-PAIR_LIMIT - first).clamp(min=-largest), (PAIR_LIMIT - first).clamp(max=largest)
                 integers[:, j] = real[:, j].round().clamp(low, high)
             errors[:, j - start] = wanted[:, j] - integers[:, j]
             real[:, j + 1 : end] += torch.outer(errors[:, j - start], weighted[j, j + 1 : end])
@@ -95,12 +98,30 @@ def with_feedback(weight: Tensor, second_moment: Tensor, channels: int, portable
     return result
 
 
-def carried(matrix: Tensor) -> Tensor:
-    """What of the error of input j the weight of a later input k takes on, R_jk / R_kk, where the matrix is R Rᵀ with R
-    upper triangular: its Cholesky factor with rows and columns in reverse. The squared error of the output is that of
-    eᵀ R, whose entry k is R_kk times the sum of e_k and of the earlier e_j R_jk / R_kk."""
-    upper = torch.linalg.cholesky(matrix.flip(0, 1)).flip(0, 1)
+def carried(second: Tensor) -> Tensor:
+    """What of the error of input j the weight of a later input k takes on, R_jk / R_kk, where the damped second moments
+    are R Rᵀ with R upper triangular. The squared error of the output is that of eᵀ R, whose entry k is R_kk times the
+    sum of e_k and of the earlier e_j R_jk / R_kk."""
+    upper = damped_factor(second)
     return upper / upper.diagonal()
+
+
+def damped_factor(second: Tensor) -> Tensor:
+    """R of second moments with their diagonal raised: their Cholesky factor with rows and columns in reverse.
+
+    The sums behind them are of float32: where inputs hardly vary around a large mean, what is left of them once the
+    mean is taken off may be rounding alone, and not of any R Rᵀ. Then the diagonal is raised above that rounding, and
+    on until a factor is found.
+    """
+    assert bool(second.isfinite().all())  # calibration refuses inputs that are not
+    lowest = torch.finfo(torch.float32)
+    damping = float(DAMPING * second.diagonal().mean().clamp(min=lowest.tiny))
+    reverse, unit = second.flip(0, 1), torch.eye(len(second), dtype=second.dtype)
+    while True:
+        factor, failed_at = torch.linalg.cholesky_ex(reverse + damping * unit)
+        if not failed_at:
+            return factor.flip(0, 1)
+        damping = max(10 * damping, lowest.eps * float(second.abs().max()))
 
 
 def with_room(first: Tensor, second: Tensor) -> Tensor:

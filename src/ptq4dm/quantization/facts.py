@@ -1,17 +1,30 @@
 """What is known of a quantized model, as plain JSON data that travels with the artifact."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 from torch import nn
 
 from ptq4dm.calibration.calibration_set import CalibrationSet
+from ptq4dm.errors import ArtifactError
 from ptq4dm.pipelines.pipeline import Pipeline
 from ptq4dm.pipelines.unconditional import why_not_unconditional
+from ptq4dm.quantization.attention_products import attention_plan, product_names
+from ptq4dm.quantization.plan import ATTENTION, float_by_method
 from ptq4dm.quantization.quantized_model import tensor_bytes
 from ptq4dm.ranges.range_table import RangeTable
 
 SHOWN_LAYERS = 6
+OF_A_MODEL: Final = {"model": (dict,), "calibration": (dict,)}
+OF_THE_FLOAT_MODEL: Final = {"name": (str,), "float_bytes": (int, float)}
+OF_A_DENOISER: Final = {
+    "activation_ranges": (list,),
+    "attention_products": (dict,),
+    "float_by_method": (dict,),
+    "folded": (dict,),
+    "smoothed": (list,),
+}
+"""Kinds of the facts that other parts rely on."""
 
 
 def model_facts(networks: Mapping[str, nn.Module], pipeline: Pipeline | None) -> dict[str, Any]:
@@ -30,6 +43,26 @@ def model_facts(networks: Mapping[str, nn.Module], pipeline: Pipeline | None) ->
     return facts
 
 
+def require_facts(model: Any, denoisers: Mapping[str, Any], where: str) -> None:
+    """Raise ArtifactError unless the facts of a saved model and of its denoisers are such as others rely on."""
+    require_kinds(model, OF_A_MODEL, ("model",), f"{where}: facts")
+    require_kinds(model["model"], OF_THE_FLOAT_MODEL, ("name", "float_bytes"), f"{where}: facts.model")
+    for name, facts in denoisers.items():
+        require_kinds(facts, OF_A_DENOISER, (), f"{where}: denoisers.{name}.facts")
+
+
+def require_kinds(facts: Any, kinds: Mapping[str, tuple[type, ...]], needed: Sequence[str], where: str) -> None:
+    """Raise ArtifactError at a fact of another kind, or one of `needed` that is not there."""
+    if not isinstance(facts, Mapping):
+        raise ArtifactError(f"{where} is a {type(facts).__name__}, not a table: quantize the model again")
+    for key, accepted in kinds.items():
+        if key not in facts and key in needed:
+            raise ArtifactError(f"{where} lacks {key}: quantize the model again")
+        if key in facts and (not isinstance(facts[key], accepted) or isinstance(facts[key], bool)):
+            wanted = " or ".join(kind.__name__ for kind in accepted)
+            raise ArtifactError(f"{where}.{key} = {facts[key]!r:.60} should be a {wanted}: quantize the model again")
+
+
 def calibration_facts(calibration_set: CalibrationSet, num_train_timesteps: int) -> dict[str, Any]:
     """How the calibration set came about, with every drawn and visited time-step."""
     return {
@@ -39,6 +72,18 @@ def calibration_facts(calibration_set: CalibrationSet, num_train_timesteps: int)
         "drawn_timesteps": calibration_set.drawn.tolist(),
         "visited_timesteps": calibration_set.timesteps.tolist(),
     }
+
+
+def product_facts(network: nn.Module, rounded: nn.Module) -> dict[str, Any]:
+    """Which attentions of a network multiply in 8 bits (reason ""), why the others do not, and what stays in float."""
+    done, plan = product_names(rounded), attention_plan(network)
+    reasons = {
+        name: "" if name in done else reason or "never called during calibration" for name, reason in plan.items()
+    }
+    by_method = {name: count for name, count in float_by_method(network).items() if name != ATTENTION}
+    left = len(plan) - len(done)
+    by_method |= ({ATTENTION: left} if left else {}) | ({"softmax": len(done)} if done else {})
+    return {"attention_products": reasons, "float_by_method": by_method}
 
 
 def range_facts(ranges: RangeTable) -> list[dict[str, Any]]:

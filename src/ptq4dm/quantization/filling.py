@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ptq4dm.errors import ArtifactError
+from ptq4dm.quantization.attention_products import put_products
 from ptq4dm.quantization.half_layers import HALF_FORMS, put_half_layers
 from ptq4dm.quantization.layers import QUANTIZABLE, quantized_form
 from ptq4dm.quantization.layers_qdq import OutputQuantized
@@ -23,6 +24,7 @@ def fill(network: nn.Module, entry: Mapping[str, Any], tensors: dict[str, Tensor
     layers, shared = entry["layers"], entry.get("shared", {})
     put_empty_layers(network, layers, rounded_layers(layers, tensors), smoothed_layers(layers, tensors), folder)
     put_empty_float_layers(network, entry.get("half", []), entry.get("weight_only", []), folder)
+    put_products(network, entry.get("attention_products", []), where=str(folder))
     share(network, shared, folder)
     try:
         network.load_state_dict(all_tensors(tensors, shared), strict=True)

@@ -9,11 +9,15 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cache
+from typing import Final
 
 from torch import nn
 
 from ptq4dm.errors import RecipeError
 from ptq4dm.quantization.layers import QUANTIZABLE
+
+ATTENTION: Final = "attention products and softmax"
+"""What `float_by_method` calls them."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +83,7 @@ def float_by_method(network: nn.Module) -> dict[str, int]:
     ]
     attention = sum(all(hasattr(module, key) for key in ("to_q", "to_k", "to_v")) for module in network.modules())
     found = dict(sorted(Counter(leaves).items()))
-    return {**found, "attention products and softmax": attention} if attention else found
+    return {**found, ATTENTION: attention} if attention else found
 
 
 def layer_names(network: nn.Module) -> dict[str, list[str]]:

@@ -85,7 +85,7 @@ def quantize_layer(
     importance = None
     if recipe.weighted and statistics is not None:
         importance = per_output(error_weight(statistics, corrected, phases), len(weight), groups)
-    integers, scale = quantize_weight(weight, recipe.portable, importance, name, pairs_cross_taps(layer))
+    integers, scale = quantize_weight(weight, recipe.portable, importance, name, pairs_cross_taps(layer), recipe.bits)
     new.to(weight.device)
     new.weight.copy_(integers)
     new.weight_scale.copy_(scale)

@@ -6,6 +6,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ptq4dm.errors import ArtifactError
+from ptq4dm.quantization.attention_products import product_names
 from ptq4dm.quantization.half_layers import half_names
 from ptq4dm.quantization.layers import QuantizedLayer
 from ptq4dm.quantization.layers_qdq import quantized_names
@@ -25,10 +26,12 @@ def shared_names(network: nn.Module) -> dict[str, str]:
 
 def layers_entry(network: nn.Module) -> dict[str, Any]:
     """What a quantized network's config says of its layers: the names of the quantized ones, of those with weights in
-    float16 and with 8-bit weights only, further names of any, and whether some have smoothed inputs."""
+    float16 and with 8-bit weights only, of attentions with 8-bit products, further names of any, and whether some have
+    smoothed inputs."""
     smoothed = any(isinstance(module, QuantizedLayer) and module.smoothing is not None for module in network.modules())
     entry: dict[str, Any] = {"layers": quantized_names(network)} | ({"smoothed": True} if smoothed else {})
-    further = {"half": half_names(network), "weight_only": weight_only_names(network), "shared": shared_names(network)}
+    further = {"half": half_names(network), "weight_only": weight_only_names(network), "shared": shared_names(network),
+               "attention_products": product_names(network)}  # fmt: skip
     return entry | {key: value for key, value in further.items() if value}
 
 

@@ -59,11 +59,12 @@ def quantize_weight(
     second_moment: Tensor | None = None,
     name: str = "a layer",
     any_pair: bool = False,
+    bits: int = 8,
 ) -> tuple[Tensor, Tensor]:
     """Round `weight` (out, in / groups, *kernel) per output channel, symmetric: (int8 weight, float32 scale (out,)).
 
-    real weight = scale * integer, integers in [-127, 127]. portable: keep adjacent pairs within the limit;
-    any_pair: keep any two weights within it (`pairs_cross_taps`).
+    real weight = scale * integer, integers in [-127, 127], or in fewer `bits`. portable: keep adjacent pairs within
+    the limit, which those of fewer bits always are; any_pair: keep any two weights within it (`pairs_cross_taps`).
     second_moment: how much a squared error in each input channel counts, (in / groups,) or (out, in / groups), such as
     E[x_c**2]; None counts all alike. Raises ModelError, naming the layer, for weights that are not finite.
     """
@@ -72,12 +73,16 @@ def quantize_weight(
     if not weight.numel():
         return torch.zeros_like(weight, dtype=torch.int8), torch.ones(len(weight), device=weight.device)
     paired, costs = pair_up(weight.detach().float()), pair_up(relative_costs(weight, second_moment))
-    bound = PAIR_LIMIT // 2 if portable and any_pair else WEIGHT_MAX
+    top = largest_integer(bits)
+    portable = portable and bits == 8
+    bound = PAIR_LIMIT // 2 if portable and any_pair else top
     portable = portable and (any_pair or weight.shape[1] > 1)  # a depthwise layer has no pairs
     rows = max(1, CHUNK // paired[0].numel())
 
     def search(start: int) -> tuple[Tensor, Tensor]:
-        return search_scales(split_pairs(paired[start : start + rows], costs[start : start + rows]), portable, bound)
+        return search_scales(
+            split_pairs(paired[start : start + rows], costs[start : start + rows]), portable, bound, top
+        )
 
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
         found = list(pool.map(search, range(0, len(paired), rows)))
@@ -86,14 +91,21 @@ def quantize_weight(
     return flat.reshape(weight.shape).contiguous(), torch.cat([scale for _, scale in found])
 
 
-def search_scales(pairs: Pairs, portable: bool, bound: int = WEIGHT_MAX) -> tuple[Tensor, Tensor]:
+def largest_integer(bits: int) -> int:
+    """The largest magnitude of a weight of so many bits: 127 of 8."""
+    return WEIGHT_MAX >> (8 - bits)
+
+
+def search_scales(
+    pairs: Pairs, portable: bool, bound: int = WEIGHT_MAX, top: int = WEIGHT_MAX
+) -> tuple[Tensor, Tensor]:
     """The int8 integers (rows, 2 n), first halves of the pairs before second ones, and the best scale (rows,).
 
-    bound: the largest magnitude of an integer.
+    bound: the largest magnitude of an integer. top: the one that the largest weight has at the candidate scale 1.
     """
     largest = torch.maximum(pairs.first.abs().amax(1), pairs.second.abs().amax(1))
     tiny = torch.finfo(torch.float32).tiny
-    base = torch.where(largest > 0, (largest / WEIGHT_MAX).clamp(min=tiny), torch.ones_like(largest))
+    base = torch.where(largest > 0, (largest / top).clamp(min=tiny), torch.ones_like(largest))
     upper = LARGEST if portable else 1.0
     coarse = max(COARSE, min(MOST, EFFORT // (2 * pairs.first.shape[1])))
     ratio = (upper / SMALLEST) ** (1 / (coarse - 1))

@@ -19,10 +19,7 @@ class LawDensity:
 
 
 def law_density(calibration: Mapping[str, Any], points: int = 161) -> LawDensity | None:
-    """The density of the law of a calibration: as saved (`law_density`), or from the law's formula; None if unknown."""
-    saved = calibration.get("law_density")
-    if saved and saved.get("t"):
-        return LawDensity(tuple(saved["t"]), tuple(saved["density"]))
+    """The density of the law of a calibration, from the law's formula; None if unknown."""
     total = calibration.get("num_train_timesteps")
     if not total or total < 2:
         return None
@@ -30,12 +27,13 @@ def law_density(calibration: Mapping[str, Any], points: int = 161) -> LawDensity
     options = calibration.get("law_options") or {}
     if calibration.get("law") == "uniform":
         return LawDensity(tuple(t), tuple(np.full(points, 1 / total)))
-    if calibration.get("law") == "ndtc":
-        return skew_normal_density(t, total, **{key: options[key] for key in NDTC_OPTIONS if key in options})
+    chosen = {key: options[key] for key in NDTC_OPTIONS if key in options}
+    if calibration.get("law") == "ndtc" and all(isinstance(value, NDTC_OPTIONS[key]) for key, value in chosen.items()):
+        return skew_normal_density(t, total, **chosen)
     return None
 
 
-NDTC_OPTIONS = ("location", "scale", "shape", "overflow")
+NDTC_OPTIONS = {"location": (int, float), "scale": (int, float), "shape": (int, float), "overflow": (str,)}
 
 
 def skew_normal_density(

@@ -153,8 +153,8 @@ def headline(results: Mapping[str, Any]) -> list[Tile]:
     tiles = []
     for ratio, what in ((eager, "PyTorch eager"), (fastest, "the fastest FP32 engine")):
         if ratio and not (ratio is eager and what != "PyTorch eager"):
-            spread = tables.between(ratio.get("low"), ratio.get("high"), words.times)
-            tiles.append(Tile(words.times(ratio["value"]), f"the speed of {what}", spread))
+            interval = tables.ratio_interval(ratio)
+            tiles.append(Tile(words.times(ratio["value"]), f"the speed of {what}", interval))
     if limit and tiles:
         tiles[-1] = Tile(tiles[-1].value, tiles[-1].what, f"{tiles[-1].note}; limit {words.times(limit)}".lstrip("; "))
     if size:
@@ -193,8 +193,6 @@ def calibration(found: Mapping[str, Any]) -> dict[str, Any] | None:
         cost.append(f"{words.count(found['sensitivity_calls'])} to find sensitive layers")
     if found.get("seconds"):
         cost.append(words.duration(found["seconds"]))
-    if found.get("peak_memory_bytes"):
-        cost.append(f"{words.megabytes(found['peak_memory_bytes'])} of memory at most")
     density = law_density(found)
     clipped = ""
     if density and density.below + density.above > 0.005:

@@ -25,7 +25,6 @@ REQUIRED: Final[dict[str, dict[str, type]]] = {
         )
     },
     "model": {"name": str},
-    "calibration.law_density": {"t": list, "density": list},
     "size": {"float_bytes": float, "int8_bytes": float, "ratio": float},
     "fidelity.call": {"relative_l2_mean": float},
     "fidelity.call.curve": {"t": list, "relative_l2": list},
@@ -45,10 +44,45 @@ REQUIRED: Final[dict[str, dict[str, type]]] = {
 }
 """What each part must hold, if it is there at all; `[]` is every entry of a list."""
 
+KINDS: Final[dict[str, dict[str, type]]] = {
+    "": {"commands": list, "notes": list, "plan": list, "layers": list, "activation_ranges": list},
+    "model": {"class": str, "parameters": float, "picture_shape": list, "fingerprint": str, "artifact": str},
+    "calibration": {
+        "samples": float,
+        "law_options": dict,
+        "num_train_timesteps": float,
+        "drawn_timesteps": list,
+        "visited_timesteps": list,
+        "calls_made": float,
+        "calls_saved": float,
+        "sensitivity_calls": float,
+        "seconds": float,
+        "peak_memory_bytes": float,
+    },
+    "plan[]": {"macs": float},
+    "fidelity": {"floors": dict, "aims": dict, "simulated": dict},
+    "fidelity.call": {"n": float, "psnr_mean": float},
+    "fidelity.call.curve": {"psnr": list},
+    "fidelity.pictures": {"psnr": list, "identical": float, "perceptual_mean": float},
+    "fidelity.simulated": {"relative_l2_mean": float, "psnr_mean": float, "pictures_psnr_mean": float},
+    "fidelity.floors": {"relative_l2_mean": float, "psnr_mean": float, "pictures_psnr_mean": float},
+    "fidelity.aims": {"relative_l2_mean": float, "psnr_mean": float, "pictures_psnr_mean": float},
+    "activation_ranges[]": {"p01": list, "p99": list},
+    "distribution": {"rows": list, "n": float},
+    "distribution.rows[]": {"low": float, "high": float, "detectable": float},
+    "speed": {"rows": list, "ratios": list, "rounds": float},
+    "speed.rows[]": {"seconds_low": float, "seconds_high": float},
+    "speed.ratios[]": {"low": float, "high": float, "baseline": str},
+    "speed.sampling": {"rows": list, "ratios": list, "rounds": float},
+    "speed.sampling.rows[]": {"seconds_low": float, "seconds_high": float},
+    "speed.sampling.ratios[]": {"low": float, "high": float, "baseline": str},
+    "memory": {"rows": list},
+}
+"""Of what kind other values are, those that are there."""
+
 ALIGNED: Final = {
     "fidelity.call.curve": ("relative_l2", "psnr"),
     "activation_ranges[]": ("min", "max", "p01", "p99"),
-    "calibration.law_density": ("density",),
 }
 """Lists that go with the list `t` of the same part, entry by entry."""
 
@@ -76,6 +110,10 @@ def checked(results: Any, path: Path) -> dict[str, Any]:
     for where, keys in REQUIRED.items():
         for number, part in enumerate(find(results, where)):
             check_part(part, keys, where.replace("[]", f"[{number}]"), path)
+    for where, keys in KINDS.items():
+        for number, part in enumerate(find(results, where) if where else [results]):
+            there = {key: kind for key, kind in keys.items() if isinstance(part, Mapping) and part.get(key) is not None}
+            check_part(part, there, where.replace("[]", f"[{number}]") or "the file", path)
     for where, keys in ALIGNED.items():
         for part in find(results, where):
             lengths = {key: len(part[key]) for key in ("t", *keys) if key in part}

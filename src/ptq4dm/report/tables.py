@@ -70,7 +70,7 @@ def ratio_rows(speed: Mapping[str, Any]) -> Rows:
         [
             f"INT8 {ratio['name']}",
             times(ratio["value"]),
-            between(ratio.get("low"), ratio.get("high"), times),
+            ratio_interval(ratio),
             percent(ratio["value"] / limit) if limit and ratio.get("baseline") != "eager" else "",
         ]
         for ratio in speed.get("ratios") or []
@@ -164,6 +164,13 @@ def choice_rows(layers: Sequence[Mapping[str, Any]]) -> Rows:
 def between(low: float | None, high: float | None, show: Any) -> str:
     """ "54.0 ms to 57.0 ms", or nothing if it is not known."""
     return "" if low is None or high is None else f"{show(low)} to {show(high)}"
+
+
+def ratio_interval(ratio: Mapping[str, Any]) -> str:
+    """ "2.10× to 2.25× (96.1 %)": the interval of a ratio of times, with its confidence where that is known."""
+    interval = between(ratio.get("low"), ratio.get("high"), times)
+    confidence = ratio.get("confidence")
+    return f"{interval} ({percent(confidence)})" if interval and confidence is not None else interval
 
 
 def names(items: Sequence[str], shown: int = 4) -> str:

@@ -9,6 +9,8 @@ from ptq4dm.report.words import count, decibels, percent, short_name, times
 
 CLOSE, SIMILAR = 25.0, 18.0
 """PSNR of a picture in dB, from which a person sees nearly the same picture, and still a similar one."""
+SURE: Final = 0.95
+"""The least confidence of an interval of rounds that a gain in speed is claimed from: 6 rounds or more have it."""
 FULL_CALIBRATION: Final = CalibrationRecipe().samples
 FLOORS: Final = (
     ("call", "relative_l2_mean", "relative_l2_mean", "the error of a call is {} (at most {})", percent),
@@ -84,6 +86,8 @@ def slow_words(speed: Mapping[str, Any] | None) -> list[str]:
     if hardest is None or certain(hardest):
         return []
     name = "PyTorch eager" if hardest.get("baseline") == "eager" else f"FP32 in {hardest.get('baseline', 'float')}"
+    if above_one(hardest):
+        return [f"too few rounds were timed to be sure that it is faster than {name} here ({times(hardest['value'])})"]
     if hardest.get("high", hardest["value"]) < 1:
         return [f"it is slower than {name} on this machine ({times(hardest['value'])} its speed)"]
     return [f"it is not measurably faster than {name} on this machine ({times(hardest['value'])})"]
@@ -130,7 +134,12 @@ def hardest_ratio(speed: Mapping[str, Any]) -> Mapping[str, Any] | None:
 
 
 def certain(ratio: Mapping[str, Any]) -> bool:
-    """Whether even the low end of the interval is a gain."""
+    """Whether even the low end of the interval is a gain, and the interval one to rely on."""
+    return above_one(ratio) and (ratio.get("confidence") or 0.0) >= SURE
+
+
+def above_one(ratio: Mapping[str, Any]) -> bool:
+    """Whether the ratio and its interval, as far as there is one, are gains."""
     return ratio["value"] > 1 and (ratio.get("low") or ratio["value"]) > 1
 
 

@@ -1,6 +1,7 @@
 """Engine: runs the calls of a network on compiled graphs, one for each structure of call that occurs."""
 
-from collections.abc import Callable, Hashable
+import warnings
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +10,8 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from ptq4dm.backends.cpu.binding import BoundCall, Traceable, answer, bind
-from ptq4dm.errors import BackendError
+from ptq4dm.backends.cpu.state import settings_of
+from ptq4dm.errors import BackendError, BackendWarning
 from ptq4dm.pipelines.denoiser import Call
 
 
@@ -34,7 +36,8 @@ class Compiled:
 
 
 class Engine:
-    """Runs a network's calls; a call of another structure or picture size compiles a graph of its own.
+    """Runs a network's calls; a call of another structure or picture size compiles a graph of its own, and so does a
+    call after the network was told something in place (`settings_of`).
 
     Holds `network` only to compile from; `executed` tells what really ran in INT8. On the CPU, in float32.
     """
@@ -47,10 +50,11 @@ class Engine:
             self.graph_of(bind(network, example))
 
     def graph_of(self, bound: BoundCall) -> Compiled:
-        """The graph for calls like `bound`, compiled at the first of them. Raises BackendError."""
-        if bound.key not in self.graphs:
-            self.graphs[bound.key] = self.compile_graph(self.network, bound)
-        return self.graphs[bound.key]
+        """The graph for calls like `bound` of the network as it is set, compiled at the first. Raises BackendError."""
+        key = (bound.key, settings_of(self.network))
+        if key not in self.graphs:
+            self.graphs[key] = self.compile_graph(self.network, bound)
+        return self.graphs[key]
 
     @property
     def executed(self) -> tuple[ExecutedLayer, ...]:
@@ -79,3 +83,15 @@ class Engine:
             return self.answer_of_none(bound)
         graph = self.graph_of(bound)
         return answer(graph.run(bound.tensors), graph.output_spec, bound.structured)
+
+
+def warn_of_float(engine: str, executed: Sequence[ExecutedLayer]) -> None:
+    """Warn by name of the quantized layers that an engine does not show as run in INT8."""
+    elsewhere = [layer.layer for layer in executed if not layer.int8]
+    if elsewhere:
+        warnings.warn(
+            f"{engine} does not show {len(elsewhere)} of {len(executed)} quantized layers as run in INT8 "
+            f"({', '.join(elsewhere[:3])}): they may run in float, on the same rounded numbers",
+            BackendWarning,
+            stacklevel=3,
+        )

@@ -6,7 +6,7 @@ from pathlib import Path
 from torch import nn
 
 from ptq4dm.backends.cpu.binding import BoundCall
-from ptq4dm.backends.cpu.engine import Compiled, Engine
+from ptq4dm.backends.cpu.engine import Compiled, Engine, warn_of_float
 from ptq4dm.backends.cpu.onnxruntime.executed import executed_layers
 from ptq4dm.backends.cpu.onnxruntime.self_check import UNFUSED, check_exact
 from ptq4dm.backends.cpu.onnxruntime.session import open_session, runner, why_unavailable
@@ -43,6 +43,7 @@ def compile_checked(network: nn.Module, bound: BoundCall) -> Compiled:
     """One INT8 graph for calls like `bound`. Raises BackendError if ONNX Runtime is not exact on this processor."""
     graph = compile_graph(network, bound)
     check_exact(network, [layer.layer for layer in graph.executed if layer.int8])
+    warn_of_float("ONNX Runtime", graph.executed)
     return graph
 
 

@@ -1,18 +1,16 @@
 """The OpenVINO backend: INT8 convolutions and linears with float outputs, on a CPU."""
 
-import warnings
-
 from torch import nn
 
 from ptq4dm.backends.cpu.binding import BoundCall
-from ptq4dm.backends.cpu.engine import Compiled, Engine
+from ptq4dm.backends.cpu.engine import Compiled, Engine, warn_of_float
 from ptq4dm.backends.cpu.openvino.batches import BatchRunner, shapes_of
 from ptq4dm.backends.cpu.openvino.engine import why_unavailable
 from ptq4dm.backends.cpu.openvino.executed import executed_layers
 from ptq4dm.backends.cpu.openvino.lower import check_expressible, lower, quantized_layers
 from ptq4dm.backends.cpu.openvino.self_check import self_check
 from ptq4dm.backends.stand_in import stand_in
-from ptq4dm.errors import BackendWarning, MissingDependencyError
+from ptq4dm.errors import MissingDependencyError
 from ptq4dm.pipelines.denoiser import Call
 
 
@@ -45,12 +43,5 @@ def compile_graph(network: nn.Module, bound: BoundCall) -> Compiled:
     lowered = lower(network, bound)
     run = BatchRunner(lowered.model, shapes_of(bound.tensors), lowered.independent)
     executed = executed_layers(run.first, quantized_layers(network))
-    elsewhere = [layer.layer for layer in executed if not layer.int8]
-    if elsewhere:
-        warnings.warn(
-            f"OpenVINO does not show {len(elsewhere)} of {len(executed)} quantized layers as run in INT8 "
-            f"({', '.join(elsewhere[:3])}): they may run in float, on the same rounded numbers",
-            BackendWarning,
-            stacklevel=2,
-        )
+    warn_of_float("OpenVINO", executed)
     return Compiled(run, lowered.output_spec, executed)

@@ -1,0 +1,160 @@
+"""The charts of a study: rows against the default recipe, errors over t, drift of the layers."""
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from markupsafe import Markup
+
+from ptq4dm.report.charts import TIME, whisker
+from ptq4dm.report.svg import Scale, area, box, frame, line, make_axes, nice_range, picture, text
+from ptq4dm.report.words import decibels, percent
+from ptq4dm.studies.sentences import outcome_of
+
+PITCH: Final = 38
+STYLES: Final = {"better": "dot-better", "worse": "dot-worse", "no difference": "dot-same", "unknown": "dot-same"}
+SMALLEST: Final = 1e-6
+"""Relative errors below it are drawn there: the axis is logarithmic."""
+
+
+def rows_chart(question: str, rows: Sequence[Mapping[str, Any]], default: float | None, width: int) -> Markup:
+    """The error of a call of each row on a logarithmic axis, with the interval of its difference from the baseline."""
+    known = [row for row in rows if row.get("call", {}).get("relative_l2")]
+    values = [row["call"]["relative_l2"]["mean"] for row in known] + ([default] if default else [])
+    spans = [span_of(row) for row in known]
+    least = min(values, default=0.01)
+    low = max(min([least, *(span[0] for span in spans if span)]), least / 3)  # an interval may reach down to 0
+    high = max([*values, *(span[1] for span in spans if span)], default=0.1)
+    height = PITCH * len(rows) + 48
+    scale = Scale(math.log10(max(low, SMALLEST)) - 0.05, math.log10(max(high, SMALLEST)) + 0.05, 12, width - 74)
+    parts = [ticks(scale, height)]
+    if default:
+        x = place(scale, default)
+        parts.append(Markup('<line class="limit" x1="{:.1f}" x2="{:.1f}" y1="4" y2="{}"/>').format(x, x, height - 40))
+    for index, row in enumerate(rows):
+        parts.append(row_marks(row, scale, 6 + index * PITCH))
+    words = "; ".join(f"{row['variant']} {value_of(row)}" for row in rows)
+    return picture(f"rows-{question}", width, height, "Error of a call by variant, logarithmic", words, *parts)
+
+
+def row_marks(row: Mapping[str, Any], scale: Scale, y: float) -> Markup:
+    """One row: its name, a dot, its interval, its value."""
+    parts = [text(12, y + 12, row["variant"], "name halo")]
+    call = (row.get("call") or {}).get("relative_l2")
+    if not call:
+        return parts[0] + text(12, y + 28, value_of(row), "tick")
+    span, x = span_of(row), place(scale, call["mean"])
+    end = x
+    if span:
+        end = place(scale, span[1])
+        parts.append(whisker(max(place(scale, span[0]), scale.start), end, y + 24))
+    style = STYLES[outcome_of(row)] if row["baseline"] else "dot"
+    parts.append(Markup('<circle class="{}" cx="{:.1f}" cy="{:.1f}" r="5"/>').format(style, x, y + 24))
+    parts.append(text(max(end, x) + 9, y + 28, value_of(row), "value halo"))
+    return Markup("").join(parts)
+
+
+def span_of(row: Mapping[str, Any]) -> tuple[float, float] | None:
+    """The interval of the difference, laid around the row's own value."""
+    call = (row.get("call") or {}).get("relative_l2") or {}
+    found = call.get("difference")
+    if not found:
+        return None
+    low, high = (max(call["mean"] + found[end] - found["value"], SMALLEST) for end in ("low", "high"))
+    return low, high
+
+
+def value_of(row: Mapping[str, Any]) -> str:
+    """A row's value as words."""
+    if "not_applicable" in row:
+        return "not applicable"
+    call = row["call"].get("relative_l2")
+    if call:
+        return percent(call["mean"])
+    return f"no call differs; pictures {decibels(row['picture']['psnr']['mean'])}"
+
+
+def place(scale: Scale, value: float) -> float:
+    """Where an error stands."""
+    return scale(math.log10(max(value, SMALLEST)))
+
+
+def ticks(scale: Scale, height: int) -> Markup:
+    """Grid lines at 1, 2 and 5 times powers of ten, with percentages below."""
+    parts = []
+    for power in range(math.floor(scale.low), math.ceil(scale.high) + 1):
+        for factor in (1, 2, 5):
+            at = math.log10(factor) + power
+            if scale.low <= at <= scale.high:
+                x = scale(at)
+                parts.append(
+                    Markup('<line class="grid" x1="{:.1f}" x2="{:.1f}" y1="4" y2="{}"/>').format(x, x, height - 40)
+                )
+                if factor == 1 or scale.high - scale.low < 1.7:
+                    parts.append(text(x, height - 24, f"{100 * factor * 10.0**power:g} %", "tick middle"))
+    parts.append(text(scale.end, height - 6, "relative L2 of a call, logarithmic", "label end"))
+    return Markup("").join(parts)
+
+
+def curves_chart(question: str, rows: Sequence[Mapping[str, Any]], width: int, height: int = 260) -> Markup:
+    """The error of a call over t of some rows, each with a band of two standard errors."""
+    top = max(100 * max(row["curve"]["relative_l2"]) for row in rows)
+    end = max(max(row["curve"]["t"]) for row in rows)
+    axes = make_axes(width, height, (0, end), nice_range(0, top, 4))
+    parts = [frame(axes, TIME, "%")]
+    for index, row in enumerate(rows):
+        curve = row["curve"]
+        points = sorted(zip(curve["t"], curve["relative_l2"], curve["standard_error"], strict=True))
+        t = [point[0] for point in points]
+        low, high = (
+            [min(max(100 * (value + side * 2 * error), 0.0), axes.y.high) for _, value, error in points]
+            for side in (-1, 1)
+        )
+        parts.append(area(axes, t, low, high, f"band-{index}"))
+        parts.append(line(axes, t, [100 * value for _, value, _ in points], f"series-{index}"))
+    words = "; ".join(f"{row['variant']}: mean {percent(row['call']['relative_l2']['mean'])}" for row in rows)
+    return picture(f"curves-{question}", width, height, "Error of a call over the time-steps", words, *parts)
+
+
+def drift_map(facts: Mapping[str, Any], width: int, most: int = 20) -> Markup:
+    """How wide each layer's input is at each band of t, as a share of its widest: the most drifting layers."""
+    layers = facts["layers"][:most]
+    left, pitch = (8, 26) if width < 500 else (310, 15)
+    top = 8
+    height = top + pitch * len(layers) + 40
+    t = facts["t"]
+    edges = [0.0, *((a + b) / 2 for a, b in itertools.pairwise(t)), t[-1] + (t[-1] - t[0]) / max(2 * len(t), 1) + 0.5]
+    scale = Scale(0, edges[-1], left, width - 16)
+    parts = []
+    for index, row in enumerate(layers):
+        y = top + index * pitch
+        widths = widths_of(row)
+        widest = max(value for value in widths if value is not None) or 1.0
+        name = shortened(row["layer"]) if width < 500 else row["layer"]
+        where = (left, y + 10) if width < 500 else (left - 8, y + 11)
+        parts.append(text(*where, f"{name}  {row['drift']:.1f} bit", "tick" if width < 500 else "tick end"))
+        for band, value in enumerate(widths):
+            if value is None:
+                continue
+            x, end = scale(edges[band]), scale(edges[band + 1])
+            tip = f"{row['layer']}, t about {t[band]:.0f}: {value:.3g} wide, {value / widest:.0%} of its widest"
+            cell = box(x, y + (12 if width < 500 else 1), end - x + 0.3, 12, "heat", tip)
+            parts.append(Markup('<g fill-opacity="{:.3f}">{}</g>').format(max(value / widest, 0.03), cell))
+    for value in (0, 250, 500, 750, 1000):
+        if value <= edges[-1] + 1:
+            parts.append(text(scale(min(value, edges[-1])), height - 22, str(value), "tick middle"))
+    parts.append(text(width - 16, height - 6, TIME, "label end"))
+    words = "; ".join(f"{row['layer']} {row['drift']:.2f} bits" for row in layers)
+    return picture("drift", width, height, "Width of each layer's input over the time-steps", words, *parts)
+
+
+def widths_of(row: Mapping[str, Any]) -> list[float | None]:
+    """From the 1st to the 99th percentile in each band; None where nothing was seen."""
+    low, high = row["percentiles"]["1"], row["percentiles"]["99"]
+    return [None if a is None or b is None else b - a for a, b in zip(low, high, strict=True)]
+
+
+def shortened(name: str) -> str:
+    """A layer's name in few letters."""
+    return name.replace("_blocks", "").replace("attentions", "attn").replace("resnets", "res")

@@ -1,0 +1,205 @@
+"""From a study's results to one self-contained page: a question at a time, a plot and a sentence for each."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from markupsafe import Markup
+from PIL import Image
+
+from ptq4dm.errors import ArtifactError
+from ptq4dm.files import new_file, read_json
+from ptq4dm.report import study_charts, words
+from ptq4dm.report.page import FULL, NARROW, environment
+from ptq4dm.report.sheets import data_uri
+from ptq4dm.studies.sentences import QUESTIONS, extreme_of, outcome_of, sentence
+from ptq4dm.studies.store import FORMAT_VERSION
+
+RESULTS: Final = "study.json"
+PAGE: Final = "study.html"
+ENLARGED: Final = 2
+CURVES: Final = 4
+"""Curves in one chart, at most."""
+TONES: Final = {"supported": "yes", "contradicted": "no"}
+
+
+def build_study_page(folder: Path, out: Path | None = None) -> Path:
+    """Draw the page of a study's folder and return where it was written. Raises ArtifactError."""
+    folder = Path(folder)
+    results = load_study(folder)
+    loader = environment()
+    style = Markup(loader.get_template("page.css").render() + loader.get_template("study.css").render())
+    html = loader.get_template("study.html").render(study_context(results, folder) | {"style": style})
+    page = Path(out) if out is not None else folder / PAGE
+    with new_file(page) as building:
+        building.write_text(html, encoding="utf-8")
+    return page
+
+
+def load_study(folder: Path) -> dict[str, Any]:
+    """Read a study's results. Raises ArtifactError: none, damaged, or of another version."""
+    path = folder / RESULTS
+    if not path.is_file():
+        raise ArtifactError(f"no {RESULTS} in {folder}: name a folder that `ptq4dm study` wrote")
+    results = read_json(path)
+    if not isinstance(results, dict) or results.get("format_version") != FORMAT_VERSION:
+        raise ArtifactError(f"{path} is no study of version {FORMAT_VERSION}: run `ptq4dm study` again")
+    for key, kind in (("rows", list), ("verdicts", list), ("model", dict), ("settings", dict), ("recipe", dict)):
+        if not isinstance(results.get(key), kind):
+            raise ArtifactError(f"{path}: {key} is missing or damaged: run `ptq4dm study` again")
+    return results
+
+
+def study_context(results: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Everything that the template names."""
+    rows = results["rows"]
+    default = next((row for row in rows if row["question"] == "default"), None)
+    questions = [
+        question_context(name, title, [row for row in rows if row["question"] == name], default, results, folder)
+        for name, title in QUESTIONS.items()
+        if any(row["question"] == name for row in rows)
+    ]
+    return {
+        "name": words.short_name(results["model"]["name"]),
+        "settings": results["settings"],
+        "summary": summary_of(results["verdicts"]),
+        "verdicts": [verdict_row(item) for item in results["verdicts"]],
+        "questions": questions,
+        "default": default,
+        "left_in_float": results.get("left_in_float") or {},
+        "recipe": words.flat(results["recipe"]),
+        "environment": words.flat(results.get("environment") or {}),
+        "seconds": results.get("seconds") or {},
+        "words": words,
+    }
+
+
+def question_context(
+    name: str,
+    title: str,
+    rows: Sequence[Mapping[str, Any]],
+    default: Mapping[str, Any] | None,
+    results: Mapping[str, Any],
+    folder: Path,
+) -> dict[str, Any]:
+    """One question: its sentence, charts, table and pictures."""
+    measured = [row for row in rows if "per_picture" in row]
+    found: dict[str, Any] = {"key": name, "title": title, "sentence": sentence(name, [dict(row) for row in rows])}
+    found |= {"table": [table_row(row) for row in measured_rows(rows)], "charts": [], "curves": None, "strips": []}
+    found["notes"] = sorted({f"{row['variant']}: {row['note']}" for row in rows if row["note"]})
+    if name == "distribution":
+        return found | {"table": [], "distances": [item for row in rows for item in distance_rows(row)]}
+    if name == "drift":
+        found["charts"] = [study_charts.drift_map(rows[0]["facts"], width) for width in (FULL, NARROW)]
+        return found
+    level = default["call"]["relative_l2"]["mean"] if default and name != "samplers" else None
+    found["charts"] = [study_charts.rows_chart(name, rows, level, width) for width in (FULL, NARROW)]
+    if default is None or name == "samplers":
+        return found
+    shown = extremes([row for row in measured if row.get("sampler") == default["sampler"]], default)
+    curved = [row for row in shown if "curve" in row][:CURVES]
+    if len(curved) > 1:
+        found["curves"] = [study_charts.curves_chart(name, curved, width) for width in (FULL, NARROW)]
+        found["legend"] = [row["variant"] for row in curved]
+    found["strips"] = [strip("float", results.get("float_sheet"), folder)]
+    found["strips"] += [strip(strip_words(row), row.get("sheet"), folder) for row in shown]
+    found["strips"] = [item for item in found["strips"] if item]
+    return found
+
+
+def measured_rows(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The rows with calls or pictures, and those that are not applicable."""
+    return [row for row in rows if "facts" not in row]
+
+
+def distance_rows(row: Mapping[str, Any]) -> list[list[str]]:
+    """The distances of one network as rows: network, measure, float, INT8, difference."""
+    if "facts" not in row:
+        return [[row["variant"], row.get("not_applicable", ""), "", "", ""]]
+    return [
+        [
+            row["variant"],
+            item["measure"],
+            f"{item['float']:.4g}",
+            f"{item['int8']:.4g}",
+            words.signed(item["difference"])
+            + (f" [{words.signed(item['low'])}, {words.signed(item['high'])}]" if item["low"] is not None else ""),
+        ]
+        for item in row["facts"]["rows"]
+    ]
+
+
+def extremes(rows: Sequence[Mapping[str, Any]], default: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The default's row, then the best and the worst of the others, each once."""
+    others = [dict(row) for row in rows if row["key"] != default["key"]]
+    found = [default]
+    for worst in (False, True):
+        row = extreme_of(others, worst)
+        if row and all(row["key"] != each["key"] for each in found):
+            found.append(row)
+    return found
+
+
+def strip_words(row: Mapping[str, Any]) -> str:
+    """What stands under a strip of pictures."""
+    return f"{row['variant']}, {words.decibels(row['picture']['psnr']['mean'])} from float"
+
+
+def strip(label: str, sheet: str | None, folder: Path) -> dict[str, str] | None:
+    """A row's first pictures as a data URI; None if none were kept. Raises ArtifactError for a damaged sheet."""
+    if not sheet or not (folder / sheet).is_file():
+        return None
+    try:
+        with Image.open(folder / sheet) as image:
+            size = (image.width * ENLARGED, image.height * ENLARGED)
+            return {"label": label, "uri": data_uri(image.convert("RGB").resize(size, Image.Resampling.LANCZOS))}
+    except OSError as error:
+        raise ArtifactError(f"{folder / sheet} is damaged ({error}): run `ptq4dm study` again") from error
+
+
+def table_row(row: Mapping[str, Any]) -> list[str]:
+    """Variant, error and PSNR of a call, PSNR of pictures, difference, reading, time, memory."""
+    if "not_applicable" in row:
+        return [row["variant"], "", "", "", "", f"not applicable: {row['not_applicable']}", "", ""]
+    call, psnr = row["call"].get("relative_l2"), row["call"].get("psnr")
+    found = (call or row["picture"]["psnr"])["difference"]
+    return [
+        row["variant"],
+        words.percent(call["mean"]) if call else "none",
+        words.decibels(psnr["mean"]) if psnr else "",
+        words.decibels(row["picture"]["psnr"]["mean"]),
+        difference_words(found, 100 if call else 1, "%" if call else "dB") if found else "",
+        (outcome_of(dict(row)) if found else "") + f" (n = {row['n']})",
+        f"{row['seconds']:.0f} s",
+        words.megabytes(row["peak_bytes"]) if row["peak_bytes"] else "",
+    ]
+
+
+def difference_words(found: Mapping[str, Any], factor: float, unit: str) -> str:
+    """A paired difference with its interval."""
+    value, low, high = (words.signed(factor * found[key]) for key in ("value", "low", "high"))
+    return f"{value} [{low}, {high}] {unit}"
+
+
+def verdict_row(item: Mapping[str, Any]) -> dict[str, Any]:
+    """A claim as the page shows it."""
+    here = [comparison_words(comparison) for comparison in item["comparisons"]]
+    return {**item, "tone": TONES.get(item["verdict"], ""), "here": here}
+
+
+def comparison_words(item: Mapping[str, Any]) -> str:
+    """What one comparison found."""
+    found, call = item["estimate"], item["measure"] == "relative_l2"
+    span = difference_words(found, 100 if call else 1, "%" if call else "dB") if found else "no pairs"
+    relation = {"better": "better than", "worse": "worse than"}.get(item["outcome"], "not different from")
+    return f"{item['first']} {relation} {item['second']}: {span}"
+
+
+def summary_of(verdicts: Sequence[Mapping[str, Any]]) -> str:
+    """How many claims fared how, in one sentence."""
+    counts = {
+        word: sum(item["verdict"] == word for item in verdicts)
+        for word in ("supported", "contradicted", "not decided", "not measured")
+    }
+    parts = [f"{number} {word}" for word, number in counts.items() if number]
+    return f"Of the paper's {len(verdicts)} claims, on this model: {', '.join(parts)}."

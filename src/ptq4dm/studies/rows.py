@@ -1,0 +1,111 @@
+"""Rows: what is measured of one variant of a question, and how it differs from the row it is compared with.
+
+A row is JSON data:
+
+    question, variant, key      key: the fingerprint of all that it depends on
+    note                        what a reader must know of it ("" for none), such as that it is a known fault
+    baseline                    the key of the row it is compared with; None for a baseline itself
+    sampler, steps, n           how its n pictures were drawn
+    call, picture               `relative_l2` and `psnr` of single calls, `psnr` of pictures: a mean, `identical` where
+                                there is no error at all, and `difference` from the baseline: a paired estimate (None
+                                for a baseline, or where fewer than 2 pictures have an error in both)
+    curve                       the mean error of a call against t, and its standard error over pictures
+    sheet                       the file of the first pictures, in the study's folder
+    per_picture                 what the means are taken over
+    seconds, peak_bytes         to make it and measure it
+    facts                       more that is known of the variant
+    not_applicable              in place of all measures: why the model has no such row
+
+The means are over pictures (of a call's measures, over its time-steps first). Differences are "this row less the
+baseline", with the paired bootstrap of `evaluation.bootstrap`: the same pictures are resampled in both; intervals are
+widened for few pictures (`for_few`). They tell what other test pictures could change, not what another draw of the
+calibration could.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Final
+
+import numpy as np
+from scipy.stats import t as student_t
+from torch import Tensor
+
+from ptq4dm.evaluation.bootstrap import Estimate, mean_statistic, paired_difference
+from ptq4dm.evaluation.fidelity import CallErrors, mean_db, picture_psnr
+from ptq4dm.studies.store import Row
+
+MEASURES: Final = {
+    "relative_l2": ("call", "relative_l2"),
+    "call_psnr": ("call", "psnr"),
+    "picture_psnr": ("picture", "psnr"),
+}
+"""The measures of a row, each with its place."""
+
+
+def measured(errors: CallErrors | None, wanted: Tensor, got: Tensor) -> dict[str, Any]:
+    """The measures of a row: errors of single calls (None where all calls are the float network's), and pictures
+    (n, c, h, w) against those of the float model."""
+    per_picture: dict[str, list[float | None]] = {}
+    if errors is not None:
+        per_picture["relative_l2"] = errors.relative_l2.mean(1).tolist()
+        per_picture["call_psnr"] = [mean_db(row) for row in errors.psnr]
+    per_picture["picture_psnr"] = [
+        value if np.isfinite(value) else None for value in picture_psnr(wanted, got).tolist()
+    ]
+    row: dict[str, Any] = {"n": len(wanted), "call": {}, "picture": {}, "per_picture": per_picture}
+    for name in per_picture:
+        level, key = MEASURES[name]
+        values = [value for value in per_picture[name] if value is not None]
+        row[level][key] = {
+            "mean": float(np.mean(values)) if values else None,
+            "identical": per_picture[name].count(0.0 if name == "relative_l2" else None),
+            "difference": None,
+        }
+    if errors is not None:
+        row["curve"] = {
+            "t": errors.timesteps.tolist(),
+            "relative_l2": errors.relative_l2.mean(0).tolist(),
+            "standard_error": (errors.relative_l2.std(0) / len(wanted) ** 0.5).tolist(),
+        }
+    return row
+
+
+def compared(row: Row, baseline: Row) -> Row:
+    """The row with its differences from a baseline of the same pictures."""
+    result = {**row, "baseline": baseline["key"], "call": dict(row["call"]), "picture": dict(row["picture"])}
+    for name, (level, key) in MEASURES.items():
+        if name not in row["per_picture"]:
+            continue
+        result[level][key] = {**row[level][key], "difference": difference(row, baseline, name)}
+    return result
+
+
+def difference(row: Row, baseline: Row, name: str) -> dict[str, Any] | None:
+    """One measure of a row less that of a baseline, as a paired estimate; None with fewer than 2 pairs."""
+    values, base = row["per_picture"][name], baseline["per_picture"][name]
+    pairs = [(a, b) for a, b in zip(base, values, strict=True) if a is not None and b is not None]
+    if len(pairs) < 2:
+        return None
+    first, second = np.asarray(pairs).T
+    return for_few(paired_difference(mean_statistic(first), mean_statistic(second), len(pairs))).to_dict()
+
+
+def for_few(estimate: Estimate) -> Estimate:
+    """The estimate of a mean, its interval widened for few pictures.
+
+    The standard deviation of the replicates of a mean of n is too small by the root of (n - 1) / n, and few pictures
+    know it badly: Student's t takes the place of the normal law. Of 8 pictures the plain interval covers 89 %.
+    """
+    error = estimate.standard_error * math.sqrt(estimate.n / (estimate.n - 1))
+    half = error * float(student_t.ppf(0.5 + estimate.confidence / 2, estimate.n - 1))
+    return replace(estimate, low=estimate.value - half, high=estimate.value + half, standard_error=error)
+
+
+def verdict_of(estimate: Mapping[str, Any] | None, higher_is_better: bool) -> str:
+    """`better`, `worse` or `no difference` by the interval of a difference; `unknown` where there is none."""
+    if estimate is None:
+        return "unknown"
+    if estimate["low"] <= 0.0 <= estimate["high"]:
+        return "no difference"
+    return "better" if (estimate["low"] > 0) == higher_is_better else "worse"

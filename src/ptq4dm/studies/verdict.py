@@ -1,0 +1,197 @@
+"""The verdict: for each claim of the paper, do this model's rows support it, contradict it, or not decide it?
+
+Computed from the rows: a paired difference whose interval leaves 0 on one side decides, one that holds 0 does not.
+A claim that "A is better than each of B" is supported if A is better than every B, contradicted if some B is better
+than A, else not decided; a claim that "A does no harm" is supported if A is not worse than what it is compared with,
+beyond the interval. Call-level relative L2 decides, since it is measured most finely; where a row has none (steps of
+the sampler), the PSNR of the pictures does.
+
+The paper's figures are beside it as its words say them, FID most of them: another measure on another model.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from ptq4dm.studies.comparisons import (
+    CONTRADICTED,
+    MISSING,
+    SUPPORTED,
+    UNDECIDED,
+    Comparison,
+    Rows,
+    better_than_each,
+    compare,
+    found_in,
+)
+from ptq4dm.studies.store import Row
+
+
+@dataclass(frozen=True)
+class Claim:
+    """claim: in our words. published: the paper's figures. judge: verdict and the comparisons that led to it."""
+
+    question: str
+    claim: str
+    published: str
+    judge: Callable[[Rows], tuple[str, list[Comparison]]]
+
+
+def verdicts(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Every claim with its verdict and the comparisons, as JSON data."""
+    found = {(row["question"], row["variant"]): row for row in rows}
+    results = []
+    for item in CLAIMS:
+        verdict, comparisons = item.judge(found)
+        results.append(
+            {
+                "question": item.question,
+                "claim": item.claim,
+                "published": item.published,
+                "verdict": verdict,
+                "comparisons": [dict(vars(comparison)) for comparison in comparisons],
+            }
+        )
+    return results
+
+
+def one_step_fails(rows: Rows) -> tuple[str, list[Comparison]]:
+    """Whether the default is better than every calibration at one time-step."""
+    ones = [key for start in ("start", "middle", "end") for key in found_in(rows, "timesteps", start)]
+    return better_than_each(rows, ("default", "default"), ones)
+
+
+def denoising_is_best(rows: Rows) -> tuple[str, list[Comparison]]:
+    """Whether the denoising trajectory is better than each other source."""
+    first = ("sources", "denoising trajectory")
+    others = [key for key, row in rows.items() if key[0] == "sources" and key != first and "not_applicable" not in row]
+    return better_than_each(rows, first, others)
+
+
+def mse_is_best(rows: Rows) -> tuple[str, list[Comparison]]:
+    """Whether MSE is better than L1, cosine and KL."""
+    return better_than_each(rows, ("metrics", "MSE"), [("metrics", name) for name in ("cosine", "KL", "L1")])
+
+
+def ndtc_beats_uniform(rows: Rows) -> tuple[str, list[Comparison]]:
+    """Whether the default law is better than uniform time-steps."""
+    return better_than_each(rows, ("default", "default"), [("timesteps", "uniform")])
+
+
+def small_t_is_better(rows: Rows) -> tuple[str, list[Comparison]]:
+    """Whether normal laws at small t are better than those at large t, as far from the middle."""
+    made = []
+    for small, large in (("0.1", "0.9"), ("0.3", "0.7")):
+        firsts, seconds = (found_in(rows, "timesteps", f"normal, μ = {where} T") for where in (small, large))
+        made += [compare(rows, one, other) for one in firsts for other in seconds]
+    known = [item for item in made if item]
+    outcomes = {item.outcome for item in known}
+    if not known:
+        return MISSING, known
+    return SUPPORTED if outcomes == {"better"} else CONTRADICTED if outcomes == {"worse"} else UNDECIDED, known
+
+
+def must_cover_many(rows: Rows) -> tuple[str, list[Comparison]]:
+    """Whether uniform time-steps are better than the small t alone."""
+    return better_than_each(rows, ("timesteps", "uniform"), found_in(rows, "timesteps", "start"))
+
+
+def outputs_do_no_harm(rows: Rows) -> tuple[str, list[Comparison]]:
+    """Whether rounding μ, Σ or x_{t-1} loses no more than the default recipe's INT8 layers do."""
+    made = [
+        compare(rows, ("operations", "x_{t-1}"), ("default", "default")),
+        compare(rows, ("operations", "variance Σ"), ("default", "default")),
+        *(
+            compare(rows, ("operations", "posterior mean μ"), key)
+            for key in found_in(rows, "operations", "default recipe")
+        ),
+    ]
+    known = [item for item in made if item]
+    if not known:
+        return MISSING, known
+    return CONTRADICTED if any(item.outcome == "worse" for item in known) else SUPPORTED, known
+
+
+def float_operations_matter(rows: Rows) -> tuple[str, list[Comparison]]:
+    """Whether rounding SiLU, softmax or normalisation harms more than any kind that the paper quantizes."""
+    kept = [("operations", name) for name in ("SiLU", "softmax", "normalisation")]
+    quantized = [("operations", name) for name in ("convolutions", "linear layers", "attention products")]
+    made = [item for item in (compare(rows, one, other) for one in quantized for other in kept) if item]
+    outcomes = {item.outcome for item in made}
+    if len(made) < len(kept) * len(quantized):
+        return MISSING, made
+    return SUPPORTED if outcomes == {"better"} else CONTRADICTED if "worse" in outcomes else UNDECIDED, made
+
+
+def any_sampler_gains(rows: Rows) -> tuple[str, list[Comparison]]:
+    """Whether under every sampler the default calibration is better than one at one time-step."""
+    defaults = [key for key in rows if key[0] == "samplers" and key[1].endswith("default calibration")]
+    made = []
+    for key in defaults:
+        sampler = key[1].split(":")[0]
+        made.append(compare(rows, key, ("samplers", f"{sampler}: calibrated at t = 0 alone")))
+    known = [item for item in made if item]
+    if not known:
+        return MISSING, known
+    outcomes = [item.outcome for item in known]
+    if "worse" in outcomes:
+        return CONTRADICTED, known
+    return SUPPORTED if all(outcome == "better" for outcome in outcomes) else UNDECIDED, known
+
+
+CLAIMS: Final = (
+    Claim(
+        "timesteps",
+        "Calibrated at one time-step alone, as a classifier is, a diffusion model suffers.",
+        "shown as a figure, no numbers that can be set beside these",
+        one_step_fails,
+    ),
+    Claim(
+        "operations",
+        "SiLU, softmax and normalisation should stay in float: rounding them harms more than what is quantized.",
+        "stated; no numbers",
+        float_operations_matter,
+    ),
+    Claim(
+        "operations",
+        "Rounding the network's outputs (μ, Σ or x_{t-1}) does no harm.",
+        "ImageNet64 FID 21.38 / 21.96 / 21.94 against 21.63 in float",
+        outputs_do_no_harm,
+    ),
+    Claim(
+        "sources",
+        "Inputs from the float model's own denoising beat pure noise, raw pictures and training-style noised pictures.",
+        "ImageNet64, DDIM-250: FID 33.15 noise, 128.63 raw pictures, 34.55 training-style; 23.96 with NDTC",
+        denoising_is_best,
+    ),
+    Claim(
+        "timesteps",
+        "Samples nearer x_0 (small t) serve better than those near pure noise.",
+        "shown as a figure, no numbers that can be set beside these",
+        small_t_is_better,
+    ),
+    Claim(
+        "timesteps",
+        "Samples must still cover many different t.",
+        "shown as a figure, no numbers that can be set beside these",
+        must_cover_many,
+    ),
+    Claim(
+        "metrics",
+        "MSE is a better distance to choose ranges by than cosine, KL or L1.",
+        "FID 30.46 MSE, 34.81 cosine, 47.27 KL, 100.52 L1",
+        mse_is_best,
+    ),
+    Claim(
+        "timesteps",
+        "NDTC (skewed normal time-steps) beats uniform ones.",
+        "ImageNet64, DDIM-250: FID 23.96 NDTC, 26.19 uniform; a reproduction found 12.85 and 10.71 on CIFAR-10",
+        ndtc_beats_uniform,
+    ),
+    Claim(
+        "samplers",
+        "The method is a plug-in: it gains under any sampler.",
+        "FID float / INT8: CIFAR-10 10.05 / 14.18 (DDIM-100), 8.91 / 11.66 (DDIM-250), 7.14 / 7.10 (DDPM-4000)",
+        any_sampler_gains,
+    ),
+)

@@ -1,0 +1,1 @@
+"""The papers' own networks, written anew from their descriptions on dicts of weights in the original layouts."""

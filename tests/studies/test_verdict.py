@@ -1,0 +1,121 @@
+"""The verdict follows the intervals, claim by claim."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ptq4dm.studies.comparisons import CONTRADICTED, MISSING, SUPPORTED, UNDECIDED
+from ptq4dm.studies.rows import compared, difference, verdict_of
+from ptq4dm.studies.verdict import CLAIMS, verdicts
+
+NOISE = [0.0, 1e-4, -1e-4, 5e-5, -5e-5, 2e-5]
+
+
+def row(question: str, variant: str, error: float, spread: float = 1.0) -> dict[str, Any]:
+    """A row whose pictures have about this error."""
+    values = [error + spread * noise for noise in NOISE]
+    return {
+        "question": question,
+        "variant": variant,
+        "key": f"{question}/{variant}",
+        "sampler": "ddim",
+        "steps": 50,
+        "n": len(values),
+        "call": {"relative_l2": {"mean": error}},
+        "picture": {},
+        "per_picture": {"relative_l2": values},
+    }
+
+
+def verdict_on(start: str, rows: list[dict[str, Any]]) -> str:
+    (found,) = (item for item in verdicts(rows) if item["claim"].startswith(start))
+    return found["verdict"]
+
+
+@pytest.mark.parametrize(
+    ("errors", "wanted"),
+    [
+        ({"MSE": 0.01, "cosine": 0.02, "KL": 0.03, "L1": 0.04}, SUPPORTED),
+        ({"MSE": 0.01, "cosine": 0.02, "KL": 0.005, "L1": 0.04}, CONTRADICTED),
+        ({"MSE": 0.01, "cosine": 0.01, "KL": 0.03, "L1": 0.04}, UNDECIDED),
+        ({"MSE": 0.01, "cosine": 0.02}, MISSING),
+        ({}, MISSING),
+    ],
+)
+def test_mse(errors: dict[str, float], wanted: str) -> None:
+    rows = [row("metrics", name, error) for name, error in errors.items()]
+    assert verdict_on("MSE is a better", rows) == wanted
+
+
+@pytest.mark.parametrize(("uniform", "wanted"), [(0.02, SUPPORTED), (0.01, UNDECIDED), (0.005, CONTRADICTED)])
+def test_ndtc_against_uniform(uniform: float, wanted: str) -> None:
+    rows = [row("default", "default", 0.01), row("timesteps", "uniform", uniform)]
+    assert verdict_on("NDTC", rows) == wanted
+
+
+def test_a_difference_within_the_noise_decides_nothing() -> None:
+    """Means that differ, pictures that do not agree on it."""
+    first, second = row("default", "default", 0.01, spread=100), row("timesteps", "uniform", 0.0101, spread=-100)
+    assert verdict_on("NDTC", [first, second]) == UNDECIDED
+
+
+@pytest.mark.parametrize(("silu", "wanted"), [(0.03, SUPPORTED), (0.0001, CONTRADICTED), (0.01, UNDECIDED)])
+def test_what_stays_in_float(silu: float, wanted: str) -> None:
+    errors = {"convolutions": 0.01, "linear layers": 0.005, "attention products": 0.004}
+    errors |= {"softmax": 0.02, "normalisation": 0.03, "SiLU": silu}
+    rows = [row("operations", name, error) for name, error in errors.items()]
+    assert verdict_on("SiLU, softmax", rows) == wanted
+
+
+@pytest.mark.parametrize(("naive", "wanted"), [(0.02, SUPPORTED), (0.01, UNDECIDED), (0.001, CONTRADICTED)])
+def test_any_sampler(naive: float, wanted: str) -> None:
+    rows = []
+    for sampler, error in (("ddim-50", 0.02), ("unipc-10", naive)):
+        rows.append(row("samplers", f"{sampler}: default calibration", 0.01))
+        rows.append(row("samplers", f"{sampler}: calibrated at t = 0 alone", error))
+    assert verdict_on("The method is a plug-in", rows) == wanted
+
+
+def test_every_claim_has_the_papers_words_and_is_not_measured_without_rows() -> None:
+    found = verdicts([])
+    assert len(found) == len(CLAIMS)
+    assert all(item["verdict"] == MISSING and item["published"] and not item["comparisons"] for item in found)
+
+
+def test_a_row_that_is_not_applicable_is_left_out() -> None:
+    rows = [row("sources", "denoising trajectory", 0.01), row("sources", "pure noise", 0.02)]
+    rows.append({"question": "sources", "variant": "raw pictures", "not_applicable": "none"})
+    assert verdict_on("Inputs from the float", rows) == SUPPORTED
+
+
+def test_comparisons_say_which_is_better() -> None:
+    rows = [row("default", "default", 0.01), row("timesteps", "uniform", 0.02)]
+    (claim,) = (item for item in verdicts(rows) if item["claim"].startswith("NDTC"))
+    (comparison,) = claim["comparisons"]
+    assert comparison["outcome"] == "better" and comparison["estimate"]["value"] == pytest.approx(-0.01)
+    assert verdict_of({"low": 1.0, "high": 2.0}, higher_is_better=True) == "better"
+    assert verdict_of({"low": 1.0, "high": 2.0}, higher_is_better=False) == "worse"
+    assert verdict_of({"low": -1.0, "high": 2.0}, higher_is_better=True) == "no difference"
+    assert verdict_of(None, higher_is_better=True) == "unknown"
+
+
+def test_identical_pictures_are_left_out_of_a_difference() -> None:
+    rows = [{**row("a", name, 0.1), "per_picture": {"picture_psnr": values}} for name, values in
+            (("base", [30.0, None, 31.0]), ("other", [33.0, 32.0, 34.0]))]  # fmt: skip
+    for each in rows:
+        each["call"], each["picture"] = {}, {"psnr": {"mean": 30.0}}
+    found = compared(rows[1], rows[0])["picture"]["psnr"]["difference"]
+    assert found["n"] == 2 and found["value"] == pytest.approx(3.0)
+
+
+def test_the_interval_of_few_pictures_covers_as_it_says() -> None:
+    rng, covered, trials = np.random.default_rng(3), 0, 200
+    for _ in range(trials):
+        base = rng.normal(size=8)
+        values = base + 0.5 + rng.normal(size=8)
+        rows = [{"per_picture": {"relative_l2": each.tolist()}} for each in (values, base)]
+        found = difference(rows[0], rows[1], "relative_l2")
+        assert found is not None
+        covered += found["low"] <= 0.5 <= found["high"]
+    assert 0.9 <= covered / trials <= 0.99
