@@ -1,18 +1,19 @@
 """Each kernel on a GPU: correct first, then beside cuDNN and cuBLAS in FP16, and its share of the card's measured peak.
 
-    python benchmarks/gpu/bench_kernels.py [--out DIR] [--deadline SECONDS] [--again]
+    python benchmarks/gpu/bench_kernels.py [--out DIR] [--deadline SECONDS] [--again] [--rehearse]
 
 NOT YET RUN ON A GPU. Written to run unattended: one command, ten minutes, resumable (a second run goes on where the
 first ended). Every tile that fits is timed for every product, so one run tells what to tune. Writes JSON, prints a
 table last.
 """
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from on_gpu import Clock, Results, alternating, keep_compile_caches, parser, ratio, require_gpu, spread
+from on_gpu import AGAIN, Clock, Results, alternating, keep_compile_caches, parser, ratio, require_gpu, spread
 from torch import Tensor
 
 CONVOLUTIONS = [  # batch, size, in, out, taps, stride
@@ -42,36 +43,43 @@ LINEARS = [  # rows, in, out
     (65536, 256, 256),
 ]
 NORMS = [(256, 32, 128), (256, 16, 256), (128, 64, 128), (8, 64, 320), (8, 16, 1280), (1, 64, 320)]
+REHEARSED = [(2, 4, 16, 16, 3, 1)], [(8, 32, 16)], [(1, 4, 32)]
+PEAK_SIZE, COPIED = 8192, 1 << 30
+"""The side of the products and the bytes of the copy that tell what the card reaches."""
 
 
 def main() -> None:
     args = parser(__doc__ or "").parse_args()
-    device = require_gpu()
+    device = require_gpu(args.rehearse)
     keep_compile_caches(args.out)
+    torch.backends.cudnn.benchmark = True  # the rival at its best
     clock, results = Clock(args.deadline), Results(args, "kernels")
-    work: dict[str, Callable[[], dict[str, Any]]] = {"peaks": lambda: peaks(device, args.rounds)}
-    for one in CONVOLUTIONS:
+    convolutions, linears, norms = REHEARSED if args.rehearse else (CONVOLUTIONS, LINEARS, NORMS)
+    size, copied = (64, 1 << 12) if args.rehearse else (PEAK_SIZE, COPIED)
+    work: dict[str, Callable[[], dict[str, Any]]] = {"peaks": lambda: peaks(device, args.rounds, size, copied)}
+    for one in convolutions:
         work[f"convolution {one}"] = lambda one=one: convolution(one, device, args.rounds)
-    for one in LINEARS:
+    for one in linears:
         work[f"linear {one}"] = lambda one=one: linear(one, device, args.rounds)
-    for one in NORMS:
+    for one in norms:
         work[f"norm {one}"] = lambda one=one: norm(one, device, args.rounds)
     for name, run in work.items():
         if name in results.rows:
             continue
         if clock.over():
+            table(results.rows)
             print(f"out of time before {name}: run the command again to go on")
-            break
+            sys.exit(AGAIN)
         results.rows[name] = run()
         results.write()
     table(results.rows)
 
 
-def peaks(device: torch.device, rounds: int) -> dict[str, Any]:
-    """What the card reaches through its libraries: FP16 and INT8 products of 8192, and a copy of 1 GiB."""
-    half = torch.randn(8192, 8192, device=device, dtype=torch.float16)
-    whole = torch.randint(-128, 128, (8192, 8192), device=device, dtype=torch.int8)
-    large = torch.randn(1 << 28, device=device)
+def peaks(device: torch.device, rounds: int, size: int, copied: int) -> dict[str, Any]:
+    """What the card reaches through its libraries: square FP16 and INT8 products, and a copy."""
+    half = torch.randn(size, size, device=device, dtype=torch.float16)
+    whole = torch.randint(-128, 128, (size, size), device=device, dtype=torch.int8)
+    large = torch.randn(copied // 4, device=device)
     to = torch.empty_like(large)
     times = alternating(
         {
@@ -81,7 +89,7 @@ def peaks(device: torch.device, rounds: int) -> dict[str, Any]:
         },
         rounds,
     )
-    operations = 2 * 8192**3
+    operations = 2 * size**3
     medians = {name: spread(taken)["median"] for name, taken in times.items()}
     return {
         "fp16_tflops": operations / medians["fp16"] / 1e9,
@@ -216,11 +224,13 @@ def contest(
 
     if not off < 1e-5:
         return {"wrong": off}
-    tiles = {tile.name: tile for tile in fitting_on(device, None)(*product)}
+    if device.type == "cuda":
+        tiles = {tile.name: tile for tile in fitting_on(device, None)(*product)}
+    else:
+        tiles = {tile.name: tile for tile in (default_settings(*product, device),)}
     by_tile = alternating({name: with_tile(tile) for name, tile in tiles.items()}, max(5, rounds // 4))
     medians = {name: spread(taken)["median"] for name, taken in by_tile.items()}
     best, default = min(medians, key=medians.__getitem__), default_settings(*product, device)
-    torch.backends.cudnn.benchmark = True
     times = alternating({"int8": with_tile(tiles[best]), "default": with_tile(default), "fp16": rival}, rounds)
     return {
         "error": off,

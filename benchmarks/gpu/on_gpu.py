@@ -1,5 +1,8 @@
-"""What the GPU benchmarks share: the card, timing with events, the file of results, which is written after each
-step."""
+"""What the GPU benchmarks share: the card, timing with events, the file of results, which is written after each step.
+
+With `--rehearse` a benchmark goes through all its steps on the CPU, on tiny shapes and in Triton's interpreter, and times
+that mean nothing: to see that it runs before a GPU is paid for.
+"""
 
 import argparse
 import json
@@ -16,8 +19,13 @@ from typing import Any
 
 import torch
 
+import ptq4dm
+
 RESULTS = Path(__file__).parent / "results"
-PACKAGES = ("ptq4dm", "torch", "triton", "diffusers", "torchao")
+PACKAGES = ("torch", "triton", "diffusers", "torchao")
+AGAIN = 3
+"""The exit status of a benchmark that ran out of time: the same command goes on where it ended."""
+REHEARSAL = "rehearsal"
 
 
 def parser(description: str) -> argparse.ArgumentParser:
@@ -26,13 +34,22 @@ def parser(description: str) -> argparse.ArgumentParser:
     own.add_argument("--deadline", type=float, default=540.0, help="seconds after which nothing new is begun (540)")
     own.add_argument("--rounds", type=int, default=20, help="alternating rounds (default 20)")
     own.add_argument("--again", action="store_true", help="measure again what the file of results has already")
+    own.add_argument(
+        "--rehearse", action="store_true", help="run on the CPU in Triton's interpreter; tiny, no real times"
+    )
     return own
 
 
-def require_gpu() -> torch.device:
-    """The GPU; leaves with a line where there is none."""
+def require_gpu(rehearse: bool) -> torch.device:
+    """The GPU, or the CPU for a rehearsal; leaves with a line where there is no GPU. Before kernels are imported."""
+    if rehearse:
+        os.environ["TRITON_INTERPRET"] = "1"
+        return torch.device("cpu")
     if not torch.cuda.is_available() or torch.cuda.get_device_capability() < (8, 0):
-        sys.exit("this benchmark runs on an NVIDIA GPU of compute capability 8.0 or later: there is none here")
+        sys.exit(
+            "this benchmark runs on an NVIDIA GPU of compute capability 8.0 or later, and there is none here: "
+            "--rehearse goes through its steps on the CPU"
+        )
     return torch.device("cuda", torch.cuda.current_device())
 
 
@@ -48,6 +65,10 @@ def keep_compile_caches(out: Path) -> None:
 
 def hardware() -> dict[str, Any]:
     """The card, driver, versions and date."""
+    packages = {"ptq4dm": ptq4dm.__version__, **{name: installed(name) for name in PACKAGES}}
+    packages["date"] = datetime.now(UTC).isoformat(timespec="seconds")
+    if not torch.cuda.is_available():
+        return {"gpu": REHEARSAL, **packages}
     properties = torch.cuda.get_device_properties(0)
     command = ["nvidia-smi", "--query-gpu=driver_version,clocks.sm,clocks.mem,temperature.gpu", "--format=csv,noheader"]
     try:
@@ -61,8 +82,7 @@ def hardware() -> dict[str, Any]:
         "memory_bytes": properties.total_memory,
         "driver, SM clock, memory clock, temperature": driver,
         "cuda": torch.version.cuda,
-        **{name: installed(name) for name in PACKAGES},
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        **packages,
     }
 
 
@@ -77,7 +97,7 @@ class Results:
     """One JSON file, written whole after each change; what it has is not measured again."""
 
     def __init__(self, args: argparse.Namespace, name: str):
-        card = torch.cuda.get_device_name().lower().replace(" ", "-")
+        card = REHEARSAL if args.rehearse else torch.cuda.get_device_name().lower().replace(" ", "-")
         self.path = args.out / f"{name}-{card}.json"
         self.data: dict[str, Any] = {"benchmark": name, "hardware": hardware(), "rows": {}}
         if self.path.exists() and not args.again:
@@ -102,17 +122,31 @@ def alternating(calls: Mapping[str, Callable[[int], Any]], rounds: int, warm_up:
     A call gets the number of the round, to rotate its inputs by.
     """
     taken: dict[str, list[float]] = {name: [] for name in calls}
+    clock = by_events if torch.cuda.is_available() else by_clock
     for index in range(-warm_up, rounds):
         for name in list(calls)[:: 1 if index % 2 == 0 else -1]:
-            started, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            torch.cuda.synchronize()
-            started.record()
-            calls[name](index)
-            ended.record()
-            ended.synchronize()
+            milliseconds = clock(calls[name], index)
             if index >= 0:
-                taken[name].append(started.elapsed_time(ended))
+                taken[name].append(milliseconds)
     return taken
+
+
+def by_events(call: Callable[[int], Any], index: int) -> float:
+    """Milliseconds of one call on a GPU that is idle before it."""
+    started, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    torch.cuda.synchronize()
+    started.record()
+    call(index)
+    ended.record()
+    ended.synchronize()
+    return started.elapsed_time(ended)
+
+
+def by_clock(call: Callable[[int], Any], index: int) -> float:
+    """Milliseconds of one call of a rehearsal."""
+    began = time.perf_counter()
+    call(index)
+    return 1e3 * (time.perf_counter() - began)
 
 
 def spread(times: list[float]) -> dict[str, float]:

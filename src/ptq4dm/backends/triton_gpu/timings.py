@@ -5,17 +5,16 @@ import os
 import re
 import warnings
 from collections.abc import Iterator, MutableMapping
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
+import triton
 
+import ptq4dm
 from ptq4dm.backends.triton_gpu.kernels.launching import Settings
 from ptq4dm.errors import ArtifactError, BackendWarning
 from ptq4dm.files import read_json, write_json
-
-PACKAGES = ("torch", "triton", "ptq4dm")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +91,9 @@ def timings_of(device: torch.device) -> Timings:
         "capability": f"{properties.major}.{properties.minor}",
         "memory": properties.total_memory,
         "cuda": torch.version.cuda,
-        **{name: version(name) for name in PACKAGES},
+        "torch": torch.__version__,
+        "triton": triton.__version__,
+        "ptq4dm": ptq4dm.__version__,
     }
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     name = re.sub(r"[^a-z0-9]+", "-", properties.name.lower()).strip("-")

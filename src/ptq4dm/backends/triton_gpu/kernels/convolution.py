@@ -107,7 +107,7 @@ def convolution_kernel(
         else:
             a = tl.load(inputs, mask=inside[:, None] & (k < channels)[None, :], other=0)
             b = tl.load(weights, mask=in_columns[None, :] & (k < channels)[:, None], other=0)
-        sums = tl.dot(a, b, sums)
+        sums = tl.dot(a, b, sums, out_dtype=tl.int32)
     pattern = overhang(start_d, depth, TAPS_D, DILATION_D, MOST_D)
     pattern = pattern * ((MOST_H + 1) * (MOST_H + 1)) + overhang(start_h, tall, TAPS_H, DILATION_H, MOST_H)
     pattern = pattern * ((MOST_W + 1) * (MOST_W + 1)) + overhang(start_w, wide, TAPS_W, DILATION_W, MOST_W)

@@ -5,6 +5,7 @@ The interpreter starts a program in milliseconds whatever its size, so there a t
 
 import math
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Final
@@ -69,8 +70,15 @@ CANDIDATES: Final = (
 
 
 def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **options: Any) -> None:
-    """Start a kernel. Products and sums are not joined into one rounding, so results are those of torch."""
-    kernel[grid](*arguments, **options, enable_fp_fusion=False)
+    """Start a kernel where its first argument, a tensor, lies. Products and sums are not joined into one rounding, so
+    results are those of torch."""
+    with on_device_of(arguments[0]):
+        kernel[grid](*arguments, **options, enable_fp_fusion=False)
+
+
+def on_device_of(x: Tensor) -> AbstractContextManager[object]:
+    """Triton starts kernels on the current GPU: make it that of a tensor."""
+    return torch.cuda.device(x.device) if x.is_cuda else nullcontext()
 
 
 MEASURED: Final[dict[tuple[int, int, int], dict[int, Settings]]] = {}

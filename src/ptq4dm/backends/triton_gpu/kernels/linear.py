@@ -58,7 +58,7 @@ def linear_kernel(
         else:
             a = tl.load(inputs, mask=in_rows[:, None] & (k < depth)[None, :], other=0)
             b = tl.load(weights, mask=in_columns[None, :] & (k < depth)[:, None], other=0)
-        sums = tl.dot(a, b, sums)
+        sums = tl.dot(a, b, sums, out_dtype=tl.int32)
     finish(
         sums,
         weight_sums,
