@@ -129,7 +129,7 @@ def convolution(shape: tuple[int, ...], device: torch.device, rounds: int) -> di
     exact = kernels.reference(few, weight, zero, window) * (one * scale).double() + bias.double()
     inputs = several(drawn)
     pictures = [q[:, 0].movedim(-1, 1).half() for q in inputs]
-    kernel = (weight.half() * scale[:, None, None]).view(out, taps, taps, channels).movedim(-1, 1)
+    kernel = (weight * scale[:, None, None]).half().view(out, taps, taps, channels).movedim(-1, 1)
     held = bias.half()
     rows = batch * (size // stride) ** 2
     return contest(
@@ -164,7 +164,7 @@ def linear(shape: tuple[int, ...], device: torch.device, rounds: int) -> dict[st
 
     few, inputs = drawn()[:64], several(drawn)
     exact = (few.double() + 37) @ weight.double().T * (one * scale).double() + bias.double()
-    floats, kernel, held = [q.half() for q in inputs], weight.half() / 127, bias.half()
+    floats, kernel, held = [q.half() for q in inputs], (weight * scale[:, None]).half(), bias.half()
     return contest(
         lambda tile: lambda index: run(inputs[index % len(inputs)], tile=tile),
         lambda index: F.linear(floats[index % len(floats)], kernel, held),

@@ -99,11 +99,26 @@ def dit_xl() -> nn.Module:
     )
 
 
+def tiny() -> nn.Module:
+    """Small enough for a rehearsal in Triton's interpreter."""
+    return UNet2DModel(
+        sample_size=8,
+        block_out_channels=(8,),
+        layers_per_block=1,
+        norm_num_groups=4,
+        attention_head_dim=8,
+        add_attention=False,
+        down_block_types=("DownBlock2D",),
+        up_block_types=("AttnUpBlock2D",),
+    )
+
+
 NETWORKS = {
     "ddpm-cifar10": Subject(ddpm_cifar10, 256, unconditional(32)),
     "imagenet64": Subject(imagenet64, 128, unconditional(64)),
     "sd15": Subject(sd15, 8, of_text),
     "dit-xl": Subject(dit_xl, 16, of_labels),
+    "tiny": Subject(tiny, 2, unconditional(8)),
 }
 
 

@@ -1,6 +1,6 @@
 """What the GPU benchmarks share: the card, timing with events, the file of results, which is written after each step.
 
-With `--rehearse` a benchmark goes through all its steps on the CPU, on tiny shapes and in Triton's interpreter, and times
+With `--rehearse` a benchmark goes through its steps on the CPU, on tiny shapes in Triton's interpreter, and times
 that mean nothing: to see that it runs before a GPU is paid for.
 """
 
@@ -41,9 +41,14 @@ def parser(description: str) -> argparse.ArgumentParser:
 
 
 def require_gpu(rehearse: bool) -> torch.device:
-    """The GPU, or the CPU for a rehearsal; leaves with a line where there is no GPU. Before kernels are imported."""
+    """The GPU, or the CPU for a rehearsal; leaves with a line where there is no GPU.
+
+    A rehearsal begins the program anew once: Triton reads TRITON_INTERPRET when it is imported.
+    """
     if rehearse:
-        os.environ["TRITON_INTERPRET"] = "1"
+        if os.environ.get("TRITON_INTERPRET") != "1":
+            os.environ["TRITON_INTERPRET"] = "1"
+            os.execv(sys.executable, [sys.executable, *sys.argv])
         return torch.device("cpu")
     if not torch.cuda.is_available() or torch.cuda.get_device_capability() < (8, 0):
         sys.exit(
@@ -122,7 +127,7 @@ def alternating(calls: Mapping[str, Callable[[int], Any]], rounds: int, warm_up:
     A call gets the number of the round, to rotate its inputs by.
     """
     taken: dict[str, list[float]] = {name: [] for name in calls}
-    clock = by_events if torch.cuda.is_available() else by_clock
+    clock, warm_up = (by_events, warm_up) if torch.cuda.is_available() else (by_clock, 0)
     for index in range(-warm_up, rounds):
         for name in list(calls)[:: 1 if index % 2 == 0 else -1]:
             milliseconds = clock(calls[name], index)
@@ -151,7 +156,7 @@ def by_clock(call: Callable[[int], Any], index: int) -> float:
 
 def spread(times: list[float]) -> dict[str, float]:
     """Median and quartiles, milliseconds."""
-    low, median, high = statistics.quantiles(times, n=4) if len(times) > 1 else [times[0]] * 3
+    low, median, high = statistics.quantiles(times, n=4, method="inclusive") if len(times) > 1 else [times[0]] * 3
     return {"median": median, "low": low, "high": high}
 
 
