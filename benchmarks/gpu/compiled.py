@@ -87,11 +87,13 @@ def linear(capability: int, tile: Settings, fused: bool = False) -> Report:
     return compiled(linear_kernel, pointers, numbers, fixed, capability, **of_launch(tile))
 
 
-def group_norm(capability: int, in_group: int, groups: int, places: int) -> Report:
-    """Group normalisation with SiLU and rounding of channels-last data in float16."""
+def group_norm(capability: int, in_group: int, groups: int, places: int, parts: int = 1) -> Report:
+    """Group normalisation with SiLU and rounding of channels-last data in float16; parts: of the places."""
     pointers = {"x": "*fp16", "weight": "*fp16", "bias": "*fp16", "step": "*fp32", "zero_point": "*i8", "q": "*i8"}
-    numbers = ("places", "channels", "groups", "stride_sample", "stride_place")
+    pointers |= {"partial": "*fp32"} if parts > 1 else {}
+    numbers = ("places", "part_size", "channels", "groups", "stride_sample", "stride_place")
     fixed = {"scale": None, "shift": None, "eps": 1e-5, "stride_channel": 1, "IN_GROUP": in_group, "SILU": True}
+    fixed |= {"PARTS": parts} | ({} if parts > 1 else {"partial": None})
     fixed |= {"PER_CHANNEL": False, "PLACES": places, "GROUPS": groups, "CHANNELS": triton.next_power_of_2(in_group)}
     return compiled(group_norm_kernel, pointers, numbers, fixed, capability, num_warps=4)
 

@@ -38,11 +38,33 @@ def test_group_norm(channels, groups, size, silu, modulated):
     agree(got, F.silu(y) if silu else y, step, 9, 1e-3)
 
 
-def test_a_group_with_a_mean_far_above_its_spread():
+@pytest.mark.parametrize("parts", [2, 4, 16])
+def test_group_norm_in_parts_as_where_groups_are_too_few_to_fill_a_card(parts):
+    """45 places: of 4 parts the last is smaller, of 16 (of 3 places) the last is empty."""
+    generator = torch.Generator().manual_seed(7)
+    x = torch.randn(2, 9, 5, 15, generator=generator) * 3 + 40
+    weight, bias = torch.randn(15, generator=generator), torch.randn(15, generator=generator)
+    step = torch.tensor(0.03)
+    for laid in (x, x.movedim(-1, 1).contiguous().movedim(1, -1)):
+        got = group_norm.group_norm_quantize(laid, 3, weight, bias, 1e-5, True, step, int8(-100), parts=parts)
+        y = F.group_norm(x.double().movedim(-1, 1), 3, weight.double(), bias.double(), 1e-5).movedim(1, -1)
+        agree(got, F.silu(y), step, -100, 2e-3)
+
+
+def test_parts_fill_the_card_and_no_more(monkeypatch):
+    monkeypatch.setattr(group_norm, "INTERPRETED", False)
+    monkeypatch.setattr(group_norm, "multiprocessors", lambda device: 132)
+    parts = [group_norm.parts_for(programs, chunks, torch.device("cuda")) for programs, chunks in
+             ((1024, 8), (264, 32), (128, 32), (16, 32), (16, 4), (1, 1000), (16, 1))]  # fmt: skip
+    assert parts == [1, 1, 4, 32, 4, 32, 1]
+
+
+@pytest.mark.parametrize("parts", [1, 8])
+def test_a_group_with_a_mean_far_above_its_spread(parts):
     """E[x**2] - E[x]**2 in float32 would lose the variance altogether."""
     x = torch.randn(1, 64, 64, 8, generator=torch.Generator().manual_seed(0)) + 3000
     step = torch.tensor(0.05)
-    got = group_norm.group_norm_quantize(x, 2, torch.ones(8), torch.zeros(8), 1e-5, False, step, int8(0))
+    got = group_norm.group_norm_quantize(x, 2, torch.ones(8), torch.zeros(8), 1e-5, False, step, int8(0), parts=parts)
     y = F.group_norm(x.double().movedim(-1, 1), 2, eps=1e-5).movedim(1, -1)
     agree(got, y, step, 0, 0.1)
     naive = ((x.view(-1, 2, 4).square().mean((0, 2)) - x.view(-1, 2, 4).mean((0, 2)).square()) - 1).abs().max()

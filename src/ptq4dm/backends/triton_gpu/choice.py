@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
+from triton.runtime.errors import OutOfResources
 
 from ptq4dm.backends.triton_gpu.kernels.launching import (
     MEASURED,
@@ -109,7 +110,10 @@ def measure(
     best: tuple[float, Settings] | None = None
     for tile in fitting(*product_of(form, work)):
         remember(form, work, tile)
-        seconds = timer(lambda index: kernel(inputs[index]), len(inputs))
+        try:
+            seconds = timer(lambda index: kernel(inputs[index]), len(inputs))
+        except OutOfResources:  # more shared memory than its operands take: the next tile is smaller
+            continue
         best = min(best, (seconds, tile), key=lambda item: item[0]) if best else (seconds, tile)
     assert best is not None  # some tile fits always
     float_seconds = timer(lambda index: rival(inputs[index]), len(inputs))
