@@ -13,6 +13,7 @@ from ptq4dm.backends.triton_gpu import operators
 from ptq4dm.backends.triton_gpu.geometry import Geometry
 from ptq4dm.backends.triton_gpu.kernels.rounding import SHIFT
 from ptq4dm.backends.triton_gpu.packing import LARGEST_DEPTH, packed, tap_sums
+from ptq4dm.errors import BackendError
 from ptq4dm.quantization.layers import FixedTypes, QuantizedConv, QuantizedLayer, QuantizedLinear
 
 
@@ -31,6 +32,8 @@ class TritonLayer(FixedTypes, ABC):
     input_scale: Tensor
     zero_point: Tensor
     bias: Tensor | None
+    in_front: tuple[nn.Module, ...] = ()
+    """The normalisation that rounds this layer's input, where one does (`rounded_norms`)."""
 
     def __init__(self, source: QuantizedLayer, weight: Tensor, weight_sums: Tensor):
         super().__init__()
@@ -56,8 +59,18 @@ class TritonLayer(FixedTypes, ABC):
         """
 
     def integers(self, x: Tensor) -> Tensor:
-        """(samples, *spatial, in) float -> int8."""
-        return operators.quantize(x, self.step, self.zero_point)
+        """(samples, *spatial, in) float -> int8; integers are taken as they are."""
+        return x if x.dtype == torch.int8 else operators.quantize(x, self.step, self.zero_point)
+
+    def out_type(self, input: Tensor) -> torch.dtype:
+        """The type of the input, or that of the normalisation that rounded it. Raises BackendError for other bytes."""
+        if input.dtype != torch.int8:
+            return input.dtype
+        if not self.in_front:
+            raise BackendError("a layer of the triton backend was called with int8: it takes floats, and rounds them")
+        weight = self.in_front[0].weight
+        assert isinstance(weight, Tensor)
+        return weight.dtype
 
     def times(self, q: Tensor, dtype: torch.dtype, embedding: Tensor | None, residual: Tensor | None) -> Tensor:
         """The product as a linear layer on the last axis."""
@@ -86,7 +99,7 @@ class TritonLinear(TritonLayer):
 
     def forward(self, input: Tensor) -> Tensor:
         """The layer's output, in the dtype of its input."""
-        return self.product(self.integers(input), input.dtype)
+        return self.product(self.integers(input), self.out_type(input))
 
     def product(
         self, q: Tensor, dtype: torch.dtype, embedding: Tensor | None = None, residual: Tensor | None = None
@@ -119,7 +132,7 @@ class TritonConv(TritonLayer):
 
     def forward(self, input: Tensor) -> Tensor:
         """The layer's output, in the dtype of its input, channels last in memory."""
-        return channels_second(self.product(self.integers(channels_last(input)), input.dtype))
+        return channels_second(self.product(self.integers(channels_last(input)), self.out_type(input)))
 
     def product(
         self,

@@ -51,6 +51,7 @@ class TritonBackend:
             kind = MissingDependencyError if "pip install" in reason else BackendError
             raise kind(reason)
         from ptq4dm.backends.triton_gpu.blocks import fuse
+        from ptq4dm.backends.triton_gpu.rounded_norms import round_in_norms
         from ptq4dm.backends.triton_gpu.self_check import self_check
         from ptq4dm.backends.triton_gpu.weight_only import half_precision_forms
 
@@ -60,6 +61,7 @@ class TritonBackend:
         self_check(layers, forms, checking_device(network))
         prepared = with_layers(network, forms | copy.deepcopy(half_precision_forms(network))).eval()
         fuse(prepared)
+        round_in_norms(prepared)
         for module in prepared.modules():
             if isinstance(module, nn.Conv2d):
                 module.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] (torch's stub lacks it)
