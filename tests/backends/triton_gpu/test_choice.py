@@ -4,11 +4,12 @@ import json
 
 import pytest
 import torch
+from diffusers.models.resnet import ResnetBlock2D
 from int8_layers import int8_form, quantized_copy
 from torch import nn
 
 pytest.importorskip("triton")
-from ptq4dm.backends.triton_gpu import choice
+from ptq4dm.backends.triton_gpu import choice, operators
 from ptq4dm.backends.triton_gpu.kernels import launching
 from ptq4dm.backends.triton_gpu.kernels.launching import Settings
 from ptq4dm.backends.triton_gpu.layers import TritonConv, TritonLinear
@@ -149,6 +150,30 @@ def test_a_layer_that_the_example_does_not_call_stays_in_int8():
     net.forward = lambda x: nn.Sequential.forward(net[:5], x)
     (forms, choices), *_ = chosen(net=net)
     assert isinstance(forms["spare"], TritonLinear) and choices[-1].reason == "not called by the example"
+
+
+def test_rounding_is_not_timed_where_a_normalisation_does_it(monkeypatch):
+    """In a residual block; elsewhere the layer's own rounding is part of its time."""
+    block = ResnetBlock2D(in_channels=8, temb_channels=None, groups=4)
+    net = quantized_copy(nn.Sequential(block, nn.Conv2d(8, 8, 3, padding=1)))
+    net.forward = lambda x: net[1](net[0](x, None))
+    layers = {name: module for name, module in net.named_modules() if isinstance(module, QuantizedLayer)}
+    works = choice.works_of(net, layers, Call((torch.randn(2, 8, 3, 4),)))
+    assert {name: work.rounded for name, work in works.items()} == {"0.conv1": True, "0.conv2": True, "1": False}
+    counted, timings = [], Timings(None, {})
+    quantize = operators.quantize
+    monkeypatch.setattr(operators, "quantize", lambda *arguments: counted.append(1) or quantize(*arguments))
+
+    def timer(call, sets):
+        before = len(counted)
+        assert torch.is_tensor(call(0))
+        return 1e-3 * (1 + len(counted) - before)
+
+    choice.choose(layers, works, timings, timer, lambda *_: [SLOW_TILE], False, CPU)
+    assert [(key.endswith("rounded in front"), item.int8_ms) for key, item in timings.items()] == [
+        (True, 1),
+        (False, 2),
+    ]
 
 
 def test_work_for_another_batch():

@@ -6,7 +6,7 @@ integers are those of the separate operators in float32 but for what rounding a 
 step here and there); in half precision fewer numbers are rounded on the way. What is not of this shape stays as it is.
 """
 
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch.nn.functional as F
 from diffusers.models.downsampling import Downsample2D
@@ -120,13 +120,17 @@ def with_embedding(h: Tensor, embedding: Tensor | None) -> Tensor:
 
 
 def fusable_block(module: nn.Module) -> bool:
-    """Whether a module is a residual block whose operations FusedResnetBlock2D knows, with a convolution in INT8."""
+    """Whether a module is a residual block that FusedResnetBlock2D knows, with a convolution in INT8."""
+    return known_block(module) and any(isinstance(conv, TritonConv) for conv in (module.conv1, module.conv2))
+
+
+def known_block(module: nn.Module) -> TypeGuard[ResnetBlock2D]:
+    """Whether a module is a residual block whose operations FusedResnetBlock2D knows."""
     if type(module) is not ResnetBlock2D or hooked(module):
         return False
     norms = (module.norm1, module.norm2)
     return (
-        any(isinstance(conv, TritonConv) for conv in (module.conv1, module.conv2))
-        and all(type(norm) is nn.GroupNorm and norm.affine and not hooked(norm) for norm in norms)
+        all(type(norm) is nn.GroupNorm and norm.affine and not hooked(norm) for norm in norms)
         and isinstance(module.nonlinearity, nn.SiLU)
         and (module.upsample is None or plain_upsampler(module.upsample))
         and (module.downsample is None or isinstance(module.downsample, Downsample2D))
@@ -151,6 +155,13 @@ def nearest(module: Upsample2D) -> bool:
 def hooked(module: nn.Module) -> bool:
     """Whether something watches or changes a module's calls."""
     return bool("forward" in vars(module) or module._forward_hooks or module._forward_pre_hooks)
+
+
+def rounded_in_front(network: nn.Module) -> set[str]:
+    """The layers that a normalisation will hand integers to, once they run in INT8 and their blocks are fused."""
+    blocks = {name: module for name, module in network.named_modules() if known_block(module)}
+    first = {f"{name}.conv1" for name, block in blocks.items() if block.downsample is None}
+    return first | {f"{name}.conv2" for name in blocks}
 
 
 def fuse(network: nn.Module) -> None:

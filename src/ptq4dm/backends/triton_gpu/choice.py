@@ -6,13 +6,14 @@ function that is passed in; measured times are kept (`timings`), so a second run
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
 from triton.runtime.errors import OutOfResources
 
+from ptq4dm.backends.triton_gpu.blocks import rounded_in_front
 from ptq4dm.backends.triton_gpu.kernels.launching import (
     MEASURED,
     Settings,
@@ -22,7 +23,7 @@ from ptq4dm.backends.triton_gpu.kernels.launching import (
     shared_memory,
     sums_a_thread,
 )
-from ptq4dm.backends.triton_gpu.layers import TritonConv, TritonLayer, triton_form
+from ptq4dm.backends.triton_gpu.layers import TritonConv, TritonLayer, channels_last, triton_form
 from ptq4dm.backends.triton_gpu.timings import Timing, Timings
 from ptq4dm.pipelines.denoiser import Call, layer_input
 from ptq4dm.quantization.layers import QuantizedConv, QuantizedLayer, QuantizedLinear
@@ -38,10 +39,12 @@ FLOATS: Final = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 
 @dataclass(frozen=True)
 class Work:
-    """What a layer is asked to do: the shape and type of its input."""
+    """What a layer is asked to do: the shape and type of its input; rounded: whether that comes in integers, from a
+    normalisation in front, so that INT8 does not pay for rounding it."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype
+    rounded: bool = False
 
 
 @dataclass(frozen=True)
@@ -107,11 +110,16 @@ def measure(
     kernel, rival = form.to(device), float_form(layer, work.dtype).to(device)
     if isinstance(rival, nn.Conv2d):
         rival.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] (torch's stub lacks it)
+    integers = [kernel.integers(channels_last(x)) for x in inputs] if work.rounded else []
+
+    def run(index: int) -> Tensor:
+        return kernel.product(integers[index], work.dtype) if integers else kernel(inputs[index])
+
     best: tuple[float, Settings] | None = None
     for tile in fitting(*product_of(form, work)):
         remember(form, work, tile)
         try:
-            seconds = timer(lambda index: kernel(inputs[index]), len(inputs))
+            seconds = timer(run, len(inputs))
         except OutOfResources:  # more shared memory than its operands take: the next tile is smaller
             continue
         best = min(best, (seconds, tile), key=lambda item: item[0]) if best else (seconds, tile)
@@ -150,7 +158,8 @@ def key_of(form: TritonLayer, work: Work) -> str:
     """What a timing is kept under."""
     window = form.geometry.numbers() if isinstance(form, TritonConv) else []
     plain = "" if form.step.numel() == 1 else " smoothed"
-    return f"{type(form).__name__} {window} {tuple(work.shape)} -> {form.weight.shape[0]} {work.dtype}{plain}"
+    given = " rounded in front" if work.rounded else ""
+    return f"{type(form).__name__} {window} {tuple(work.shape)} -> {form.weight.shape[0]} {work.dtype}{plain}{given}"
 
 
 def float_form(layer: QuantizedLayer, dtype: torch.dtype) -> nn.Module:
@@ -175,12 +184,13 @@ def float_form(layer: QuantizedLayer, dtype: torch.dtype) -> nn.Module:
 def works_of(network: nn.Module, layers: Mapping[str, QuantizedLayer], call: Call) -> dict[str, Work]:
     """The input of each layer in one call of the network, the largest where it is called several times."""
     works: dict[str, Work] = {}
+    rounded = rounded_in_front(network)
 
     def watching(name: str) -> Callable[..., None]:
         def watch(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             x = layer_input(args, kwargs)
             if name not in works or x.numel() > torch.Size(works[name].shape).numel():
-                works[name] = Work(tuple(x.shape), x.dtype)
+                works[name] = Work(tuple(x.shape), x.dtype, name in rounded)
 
         return watch
 
@@ -196,7 +206,7 @@ def works_of(network: nn.Module, layers: Mapping[str, QuantizedLayer], call: Cal
 def with_batch(works: Mapping[str, Work], samples: int, batch: int) -> dict[str, Work]:
     """The same work for another number of samples, which the first sizes of inputs are multiples of."""
     return {
-        name: Work((max(1, work.shape[0] * batch // samples), *work.shape[1:]), work.dtype)
+        name: replace(work, shape=(max(1, work.shape[0] * batch // samples), *work.shape[1:]))
         for name, work in works.items()
     }
 

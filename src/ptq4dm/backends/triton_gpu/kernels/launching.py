@@ -148,10 +148,9 @@ def shared_memory(device: torch.device) -> int:
 
 @cache
 def sums_a_thread(device: torch.device) -> int:
-    """How many sums a thread may hold: on Hopper and its successor operands stay in shared memory, which leaves room
-    for 128; where they pass through registers, 128 spill (read from the compiler's report for sm_80)."""
-    major, _ = torch.cuda.get_device_capability(device)
-    return 128 if major in (9, 10) else 64
+    """How many sums a thread may hold: on Hopper operands stay in shared memory, which leaves room for 128; where they
+    pass through registers, 128 spill (read from the compiler's report for sm_80 and sm_100)."""
+    return 128 if torch.cuda.get_device_capability(device)[0] == 9 else 64
 
 
 @cache
