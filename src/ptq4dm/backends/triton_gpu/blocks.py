@@ -47,7 +47,10 @@ class FusedResnetBlock2D(nn.Module):
             if self.upsample is not None:
                 input_tensor = self.upsample(input_tensor)
         shortcut = input_tensor if self.conv_shortcut is None else self.conv_shortcut(input_tensor)
-        modulation = embedding.chunk(2, dim=1) if self.scale_shift and embedding is not None else None
+        modulation = None
+        if self.scale_shift and embedding is not None:
+            scale, shift = embedding.chunk(2, dim=1)
+            modulation = scale, shift
         residual = shortcut if self.factor == 1 else None
         h = normalized_conv(self.norm2, self.conv2, h, None, residual, modulation)
         return h if residual is not None else (shortcut + h) / self.factor
@@ -65,7 +68,7 @@ class FusedUpsample2D(nn.Module):
 
     def __init__(self, block: Upsample2D):
         super().__init__()
-        self.conv = block.conv
+        self.conv: Any = block.conv
         self.train(block.training)
 
     def forward(self, hidden_states: Tensor, output_size: Any = None, *args: Any, **kwargs: Any) -> Tensor:
@@ -119,7 +122,7 @@ def with_embedding(h: Tensor, embedding: Tensor | None) -> Tensor:
     return h if embedding is None else h + embedding[:, :, None, None]
 
 
-def fusable_block(module: nn.Module) -> bool:
+def fusable_block(module: nn.Module) -> TypeGuard[ResnetBlock2D]:
     """Whether a module is a residual block that FusedResnetBlock2D knows, with a convolution in INT8."""
     return known_block(module) and any(isinstance(conv, TritonConv) for conv in (module.conv1, module.conv2))
 
@@ -137,7 +140,7 @@ def known_block(module: nn.Module) -> TypeGuard[ResnetBlock2D]:
     )
 
 
-def fusable_upsampler(module: nn.Module) -> bool:
+def fusable_upsampler(module: nn.Module) -> TypeGuard[Upsample2D]:
     """Whether a module enlarges by nearest neighbour and then runs a convolution in INT8, and nothing else."""
     return type(module) is Upsample2D and nearest(module) and isinstance(module.conv, TritonConv) and not hooked(module)
 
@@ -167,7 +170,10 @@ def rounded_in_front(network: nn.Module) -> set[str]:
 def fuse(network: nn.Module) -> None:
     """Put the fused form in place of every block of a network that has one."""
     for name, module in list(network.named_modules()):
-        form = FusedResnetBlock2D if fusable_block(module) else FusedUpsample2D if fusable_upsampler(module) else None
-        if form is not None and name:
-            owner, _, attribute = name.rpartition(".")
-            setattr(network.get_submodule(owner), attribute, form(module))
+        if not name:
+            continue
+        owner, _, attribute = name.rpartition(".")
+        if fusable_block(module):
+            setattr(network.get_submodule(owner), attribute, FusedResnetBlock2D(module))
+        elif fusable_upsampler(module):
+            setattr(network.get_submodule(owner), attribute, FusedUpsample2D(module))

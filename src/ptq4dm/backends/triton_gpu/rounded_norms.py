@@ -75,13 +75,14 @@ def places(module: nn.Module) -> Iterator[Place]:
         if second is not None and behind_norm(second) and second.is_cross_attention:
             yield module, "norm2", [second.to_q]
         activation = module.ff.net[0]
-        if isinstance(getattr(activation, "proj", None), nn.Module) and not (hooked(module.ff) or hooked(activation)):
-            yield module, "norm3", [activation.proj]
+        proj = getattr(activation, "proj", None)
+        if isinstance(proj, nn.Module) and not (hooked(module.ff) or hooked(activation)):
+            yield module, "norm3", [proj]
 
 
 def inputs_of(attention: Attention) -> list[nn.Module]:
     """What makes queries, keys and values."""
-    return [attention.to_q, attention.to_k, attention.to_v]
+    return [layer for layer in (attention.to_q, attention.to_k, attention.to_v) if layer is not None]
 
 
 def self_contained(attention: Attention) -> bool:

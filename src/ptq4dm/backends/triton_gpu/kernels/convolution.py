@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ptq4dm.backends.triton_gpu.geometry import Geometry
 from ptq4dm.backends.triton_gpu.kernels.epilogue import finish
-from ptq4dm.backends.triton_gpu.kernels.launching import GROUPED, Settings, dense, launch, settings_for
+from ptq4dm.backends.triton_gpu.kernels.launching import GROUPED, Settings, dense, launch, settings_for, tiles
 from ptq4dm.backends.triton_gpu.kernels.tiles import tile_of
 
 
@@ -80,7 +80,7 @@ def convolution_kernel(
     GROUPED: tl.constexpr,
 ):
     """One tile of outputs. MOST: taps that can hang over an end; EVEN: whether DEPTH divides the channels."""
-    row_tile, column_tile = tile_of(tl.program_id(0), tl.cdiv(rows, ROWS), tl.cdiv(columns, COLUMNS), GROUPED)
+    row_tile, column_tile = tile_of(tl.program_id(0), tl.cdiv(rows, ROWS), tl.cdiv(columns, COLUMNS), GROUPED)  # pyright: ignore[reportGeneralTypeIssues]
     row = row_tile.to(tl.int64) * ROWS + tl.arange(0, ROWS)
     column = column_tile * COLUMNS + tl.arange(0, COLUMNS)
     in_rows, in_columns = row < rows, column < columns
@@ -164,7 +164,7 @@ def convolution(
         return out
     rows = out.numel() // columns
     best = settings or settings_for(rows, columns, channels, weight.shape[1], q.device)
-    grid = (triton.cdiv(rows, best.rows) * triton.cdiv(columns, best.columns),)
+    grid = (tiles(rows, best.rows) * tiles(columns, best.columns),)
     launch(
         convolution_kernel,
         grid,

@@ -112,7 +112,7 @@ def finish(
     elif SLICES == 2:
         parts = halves(sums)
     else:
-        left, right = halves(sums)
+        left, right = halves(sums)  # pyright: ignore[reportGeneralTypeIssues]
         parts = halves(left) + halves(right)
     for index in tl.static_range(SLICES):  # pyright: ignore[reportGeneralTypeIssues]
         finish_slice(

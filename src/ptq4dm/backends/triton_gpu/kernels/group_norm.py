@@ -27,6 +27,7 @@ from ptq4dm.backends.triton_gpu.kernels.launching import (
     launch,
     multiprocessors,
     power_of_two,
+    tiles,
     walk,
 )
 from ptq4dm.backends.triton_gpu.kernels.quantize import reference as quantize_reference
@@ -84,7 +85,7 @@ def moments_kernel(
     along = sample * stride_sample + channel.to(tl.int64) * stride_channel
     first = part * part_size
     last = tl.minimum(first + part_size, places)
-    mean, square = moments(x, along, ours, stride_place, first, last, IN_GROUP, PLACES)
+    mean, square = moments(x, along, ours, stride_place, first, last, IN_GROUP, PLACES)  # pyright: ignore[reportGeneralTypeIssues]
     to = (sample * 2 * PARTS + part) * groups + group
     tl.store(partial + to, mean, mask=group < groups)
     tl.store(partial + to + PARTS * groups, square, mask=group < groups)
@@ -129,7 +130,7 @@ def group_norm_kernel(
     last = tl.minimum(first + part_size, places)
     count = places.to(tl.float32) * IN_GROUP
     if PARTS == 1:
-        mean, square = moments(x, along, ours, stride_place, first, last, IN_GROUP, PLACES)
+        mean, square = moments(x, along, ours, stride_place, first, last, IN_GROUP, PLACES)  # pyright: ignore[reportGeneralTypeIssues]
     else:
         part = tl.arange(0, PARTS)
         counts = tl.minimum(tl.maximum(places - part * part_size, 0), part_size).to(tl.float32)[:, None] * IN_GROUP
@@ -189,10 +190,10 @@ def group_norm_quantize(
     wide = power_of_two(inside, 1)
     together = min(power_of_two(groups, 1), max(1, WIDE // wide))
     chunk = min(power_of_two(way.places), max(1, (65536 if INTERPRETED else ELEMENTS) // (together * wide)))
-    programs = triton.cdiv(groups, together) * way.samples
-    parts = parts or parts_for(programs, triton.cdiv(way.places, chunk), x.device)
-    part_size = triton.cdiv(way.places, parts)
-    grid, sizes = (triton.cdiv(groups, together), way.samples, parts), {"IN_GROUP": inside, "PARTS": parts}
+    programs = tiles(groups, together) * way.samples
+    parts = parts or parts_for(programs, tiles(way.places, chunk), x.device)
+    part_size = tiles(way.places, parts)
+    grid, sizes = (tiles(groups, together), way.samples, parts), {"IN_GROUP": inside, "PARTS": parts}
     sizes |= {"PLACES": chunk, "GROUPS": together, "CHANNELS": wide, "num_warps": WARPS}
     partial = None
     if parts > 1:

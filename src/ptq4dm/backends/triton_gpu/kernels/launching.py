@@ -11,7 +11,6 @@ from functools import cache
 from typing import Any, Final
 
 import torch
-import triton
 from torch import Tensor
 from triton import knobs
 
@@ -131,13 +130,13 @@ def fitting_settings(rows: int, columns: int, depth: int, shared: int, sums: int
 
 
 def tiles(size: int, tile: int) -> int:
-    """How many tiles cover a size."""
+    """How many tiles cover a size: `triton.cdiv`, in integers of Python."""
     return -(-size // tile)
 
 
 def power_of_two(size: int, smallest: int = 16) -> int:
     """The next power of two, at least `smallest`."""
-    return max(smallest, triton.next_power_of_2(size))
+    return max(smallest, 1 << (size - 1).bit_length())
 
 
 @cache

@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ptq4dm.backends.triton_gpu.kernels.launching import INTERPRETED, dense, launch, power_of_two
+from ptq4dm.backends.triton_gpu.kernels.launching import INTERPRETED, dense, launch, power_of_two, tiles
 from ptq4dm.backends.triton_gpu.kernels.quantize import reference as quantize_reference
 from ptq4dm.backends.triton_gpu.kernels.rounding import to_integers
 
@@ -90,7 +90,7 @@ def layer_norm_quantize(
     tall = min(power_of_two(rows, 1), max(1, (65536 if INTERPRETED else ELEMENTS) // wide))
     launch(
         layer_norm_kernel,
-        (triton.cdiv(rows, tall),),
+        (tiles(rows, tall),),
         x.contiguous(),
         weight,
         bias,

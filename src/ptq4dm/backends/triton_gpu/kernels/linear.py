@@ -13,7 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ptq4dm.backends.triton_gpu.kernels.epilogue import finish
-from ptq4dm.backends.triton_gpu.kernels.launching import GROUPED, Settings, dense, launch, settings_for
+from ptq4dm.backends.triton_gpu.kernels.launching import GROUPED, Settings, dense, launch, settings_for, tiles
 from ptq4dm.backends.triton_gpu.kernels.tiles import tile_of
 
 
@@ -44,7 +44,7 @@ def linear_kernel(
     GROUPED: tl.constexpr,
 ):
     """One tile of outputs. EVEN: whether DEPTH divides the depth, so that no step needs a mask along it."""
-    row_tile, column_tile = tile_of(tl.program_id(0), tl.cdiv(rows, ROWS), tl.cdiv(columns, COLUMNS), GROUPED)
+    row_tile, column_tile = tile_of(tl.program_id(0), tl.cdiv(rows, ROWS), tl.cdiv(columns, COLUMNS), GROUPED)  # pyright: ignore[reportGeneralTypeIssues]
     row = row_tile.to(tl.int64) * ROWS + tl.arange(0, ROWS)
     column = column_tile * COLUMNS + tl.arange(0, COLUMNS)
     in_rows, in_columns = row < rows, column < columns
@@ -110,7 +110,7 @@ def linear(
         return out
     rows = out.numel() // columns
     best = settings or settings_for(rows, columns, depth, 1, q.device)
-    grid = (triton.cdiv(rows, best.rows) * triton.cdiv(columns, best.columns),)
+    grid = (tiles(rows, best.rows) * tiles(columns, best.columns),)
     launch(
         linear_kernel,
         grid,

@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ptq4dm.backends.triton_gpu.kernels.launching import launch, tile_of, walk
+from ptq4dm.backends.triton_gpu.kernels.launching import launch, tile_of, tiles, walk
 from ptq4dm.backends.triton_gpu.kernels.rounding import SHIFT, to_integers
 from ptq4dm.numerics import quantize as quantized
 
@@ -60,7 +60,7 @@ def quantize(x: Tensor, step: Tensor, zero_point: Tensor) -> Tensor:
     way = walk(x)
     channels = x.shape[-1]
     long, wide = tile_of(way.places, channels, ELEMENTS)
-    grid = (triton.cdiv(way.places, long), triton.cdiv(channels, wide), way.samples)
+    grid = (tiles(way.places, long), tiles(channels, wide), way.samples)
     launch(
         quantize_kernel,
         grid,
