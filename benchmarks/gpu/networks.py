@@ -1,7 +1,8 @@
 """The networks that are timed: random weights in real shapes, quantized by their own ranges on one random call.
 
 Speed depends on neither weights nor ranges. All wide convolutions and linear layers are in INT8; those that follow the
-time-step alone, the first and the last convolution stay in float, as in the default recipe (`float_share = 0`).
+time-step alone have weights in 8 bits and float inputs, the first of those and the first and last convolution are in
+float, as in the default recipe (`float_share = 0`).
 """
 
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from ptq4dm.numerics import asymmetric_params
 from ptq4dm.quantization.layers import QuantizedLayer, quantized_form, weight_of
 from ptq4dm.quantization.plan import make_plan, planned
 from ptq4dm.quantization.rewrite import with_layers
+from ptq4dm.quantization.weight_only import WeightOnlyLayer, empty_weight_only_form
 
 OF_TIME = ("time_emb", "time_embedding", "timestep_embedder", "class_embedder", "emb.", "norm1.linear")
 """Parts of the names of layers that follow the time-step (or the label) alone."""
@@ -147,9 +149,26 @@ def quantized(network: nn.Module, inputs: dict[str, Any]) -> nn.Module:
     network(**inputs)
     for hook in hooks:
         hook.remove()
-    return with_layers(
-        network, {name: rounded(network.get_submodule(name), *ends[name]) for name in names if name in ends}
-    )
+    forms: dict[str, nn.Module] = {
+        name: rounded(network.get_submodule(name), *ends[name]) for name in names if name in ends
+    }
+    return with_layers(network, forms | {name: weights_alone(network.get_submodule(name)) for name in of_time(network)})
+
+
+def of_time(network: nn.Module) -> list[str]:
+    """The layers that follow the time-step alone, less the first."""
+    return [name for name in planned(make_plan(network, min_channels=8)) if any(part in name for part in OF_TIME)][1:]
+
+
+def weights_alone(layer: nn.Module) -> WeightOnlyLayer:
+    """One layer with 8-bit weights and float inputs."""
+    weight = weight_of(layer).detach()
+    new, scale = empty_weight_only_form(layer).to(weight.device), weight.flatten(1).abs().amax(1).clamp(min=1e-12) / 127
+    new.weight.copy_((weight / scale.view(-1, *[1] * (weight.dim() - 1))).round())
+    new.weight_scale.copy_(scale)
+    if isinstance(layer.bias, Tensor):
+        new.bias = layer.bias.detach().float().clone()
+    return new.eval()
 
 
 def rounded(layer: nn.Module, low: Tensor, high: Tensor) -> QuantizedLayer:

@@ -14,7 +14,7 @@ import argparse
 from dataclasses import dataclass
 
 import torch
-from networks import NETWORKS, built, to_quantize
+from networks import NETWORKS, built, of_time, to_quantize
 from torch import nn
 
 FUSED = ("conv1", "conv2")
@@ -63,6 +63,10 @@ def weights_share(network: nn.Module) -> float:
         assert isinstance(weight, torch.Tensor)
         patterns = 16 if weight.dim() > 2 and weight[0, 0].numel() > 1 else 1
         saved += weight.numel() - weight.shape[0] * (4 * patterns + 4 + 2)  # sums, scale, and the bias in float32
+    for name in of_time(network):
+        weight = network.get_submodule(name).weight
+        assert isinstance(weight, torch.Tensor)
+        saved += weight.numel() - weight.shape[0] * (4 + 2)
     return 1 - saved / total
 
 

@@ -25,6 +25,7 @@ from ptq4dm.backends.triton_gpu.kernels.launching import (
 )
 from ptq4dm.backends.triton_gpu.layers import TritonConv, TritonLayer, channels_last, triton_form
 from ptq4dm.backends.triton_gpu.timings import Timing, Timings
+from ptq4dm.backends.triton_gpu.weight_only import FLOATS
 from ptq4dm.pipelines.denoiser import Call, layer_input
 from ptq4dm.quantization.layers import QuantizedConv, QuantizedLayer, QuantizedLinear
 
@@ -34,7 +35,6 @@ Fitting = Callable[[int, int, int], list[Settings]]
 """(rows, columns, channels) -> the tiles to try, at least one."""
 ROTATED_BYTES: Final = 128 << 20
 """How many bytes of inputs are rotated among, so that none is found in the cache (an H100's L2 holds 50 MiB)."""
-FLOATS: Final = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 
 
 @dataclass(frozen=True)

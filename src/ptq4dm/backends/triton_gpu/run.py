@@ -1,6 +1,5 @@
 """The Triton backend: INT8 kernels in place of a network's quantized layers, on an NVIDIA GPU."""
 
-import copy
 import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn
@@ -23,9 +22,9 @@ if TYPE_CHECKING:
 class TritonBackend:
     """Runs quantized networks on kernels of its own.
 
-    strict: keep every quantized layer in INT8 where its float form is faster, and refuse a network of which a layer has
-    no kernel. batch: how many samples a call has in use, for the choice between INT8 and float; those of the example if
-    None.
+    strict: keep every quantized layer in INT8 where its float form is faster, and the weights of layers with float
+    inputs in 8 bits; refuse a network of which a layer has no kernel. batch: how many samples a call has in use, for
+    the choice between INT8 and float; those of the example if None.
     """
 
     strict: bool = False
@@ -53,13 +52,15 @@ class TritonBackend:
         from ptq4dm.backends.triton_gpu.blocks import fuse
         from ptq4dm.backends.triton_gpu.rounded_norms import round_in_norms
         from ptq4dm.backends.triton_gpu.self_check import self_check
-        from ptq4dm.backends.triton_gpu.weight_only import half_precision_forms
+        from ptq4dm.backends.triton_gpu.weight_only import HALVES, half_precision_forms
 
         layers, left = with_kernels(network)
         self.tell(left, len(layers) + len(left))
         forms, choices = self.chosen(network, layers, example)
         self_check(layers, forms, checking_device(network))
-        prepared = with_layers(network, forms | copy.deepcopy(half_precision_forms(network))).eval()
+        dtype = float_type(network)
+        fast = not self.strict and dtype in HALVES and placement(network)[0].type == "cuda"
+        prepared = with_layers(network, forms | half_precision_forms(network, dtype if fast else None)).eval()
         fuse(prepared)
         round_in_norms(prepared)
         for module in prepared.modules():
@@ -134,14 +135,19 @@ def checking_device(network: nn.Module) -> torch.device:
 
 def call_in_type(network: nn.Module, example: Call) -> Call:
     """The call on the network's device, its floats in the type of the network's float layers."""
-    dtype = next(
+    dtype = float_type(network)
+    call = call_on(network, example)
+    cast = pytree.tree_map_only(Tensor, lambda x: x.to(dtype) if x.is_floating_point() else x, (call.args, call.kwargs))
+    return Call(*cast)
+
+
+def float_type(network: nn.Module) -> torch.dtype:
+    """The type of a network's float layers."""
+    return next(
         (item.dtype for module in network.modules() if not isinstance(module, FixedTypes)
          for item in module.parameters(recurse=False) if item.is_floating_point()),
         torch.float32,
     )  # fmt: skip
-    call = call_on(network, example)
-    cast = pytree.tree_map_only(Tensor, lambda x: x.to(dtype) if x.is_floating_point() else x, (call.args, call.kwargs))
-    return Call(*cast)
 
 
 def samples_of(example: Call) -> int:
