@@ -14,7 +14,7 @@ from ptq4dm.studies.study import Study
 
 @pytest.fixture(scope="session")
 def sizes() -> Settings:
-    return replace(QUICK, pictures=3, steps=4, kept_calls=3, trajectories=3, samples=6, batch_size=2)
+    return replace(QUICK, pictures=3, steps=4, kept_calls=3, trajectories=3, thinning=1, samples=6, batch_size=2)
 
 
 @pytest.fixture(scope="session")

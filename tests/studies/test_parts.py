@@ -1,6 +1,7 @@
 """Pool, sweep, experiments: what rows stand on."""
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from ptq4dm.ranges.mixture import mixture_of
 from ptq4dm.ranges.observe import observe
 from ptq4dm.studies.bits import with_input_bits
 from ptq4dm.studies.drift import drift_of, layer_drift
+from ptq4dm.studies.pool import collect_pool
 from ptq4dm.studies.study import Study
 from ptq4dm.workflow import calls_on
 
@@ -25,6 +27,14 @@ def test_the_pool_holds_the_inputs_of_the_float_trajectories(study: Study) -> No
     for visit, step in enumerate(trajectory(pipeline.denoiser, scheduler, 4, x_T, generators)):
         assert pool.timesteps[visit] == step.timestep
         assert torch.allclose(pool.x_t[visit], step.x_t, atol=1e-5)
+
+
+def test_a_thinned_pool_holds_each_trajectory_at_some_visits(study: Study, tmp_path: Path) -> None:
+    pool = collect_pool(study.pipeline, study.model, "ddim", 4, 4, 2, 0, 2, tmp_path, False)
+    x_T, generators = seeded_start(study.pipeline.picture_shape, [sample_seed(0, index) for index in range(4)])
+    scheduler = make_scheduler("ddim", study.pipeline.scheduler.config)
+    for visit, step in enumerate(trajectory(study.pipeline.denoiser, scheduler, 4, x_T, generators)):
+        assert torch.allclose(pool.x_t[visit], step.x_t[visit % 2 :: 2], atol=1e-5)
 
 
 def test_samples_under_a_law_are_paired_with_their_own_time_step(study: Study) -> None:

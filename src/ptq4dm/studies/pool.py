@@ -25,9 +25,10 @@ from ptq4dm.quantization.smoothing import watching_largest
 
 @dataclass(frozen=True, eq=False)
 class Pool:
-    """Every input of the network on some calibration trajectories.
+    """Inputs of the network on some calibration trajectories: at each visit those of every `thinning`-th trajectory.
 
-    timesteps: (visits,) in the order of the trajectory. x_t: (visits, trajectories, c, h, w). largest: by layer, the
+    timesteps: (visits,) in the order of the trajectory. x_t: (visits, trajectories / thinning, c, h, w); trajectories
+    take turns from visit to visit, so that all are seen. largest: by layer, the
     largest magnitude of each of its input channels on the way. facts: JSON data, what it depends on.
     """
 
@@ -76,6 +77,7 @@ def collect_pool(
     sampler: str,
     steps: int,
     trajectories: int,
+    thinning: int,
     seed: int,
     batch_size: int,
     folder: Path,
@@ -89,6 +91,7 @@ def collect_pool(
         "sampler": sampler,
         "steps": steps,
         "trajectories": trajectories,
+        "thinning": thinning,
         "trajectory_seed": seed,
     }
     key = fingerprint({}, {**facts, "trajectories": None}, batch_size)
@@ -102,7 +105,7 @@ def collect_pool(
             try:
                 tensors, _ = read_tensors(path)
             except ArtifactError:  # not walked yet, or damaged
-                tensors = walked(pipeline, scheduler, steps, seeds)
+                tensors = walked(pipeline, scheduler, steps, seeds, thinning)
                 write_tensors(path, tensors)
             parts.append(tensors)
             advance(len(seeds) * len(visited))
@@ -111,11 +114,12 @@ def collect_pool(
     return Pool(visited, torch.cat([part["x_t"] for part in parts], 1), largest, facts)
 
 
-def walked(pipeline: Pipeline, scheduler: Any, steps: int, seeds: list[int]) -> dict[str, Tensor]:
-    """`x_t` (visits, batch, c, h, w) of one batch of trajectories, and by layer the largest of each input channel."""
+def walked(pipeline: Pipeline, scheduler: Any, steps: int, seeds: list[int], thinning: int) -> dict[str, Tensor]:
+    """`x_t` (visits, batch / thinning, c, h, w) of one batch of trajectories, and by layer the largest of each input
+    channel."""
     device, dtype = placement(pipeline.denoiser)
     x_T, generators = seeded_start(pipeline.picture_shape, seeds)
     with watching_largest({"": pipeline.denoiser}) as largest:
         walk = trajectory(pipeline.denoiser, scheduler, steps, x_T.to(device, dtype), generators)
-        x_t = torch.stack([step.x_t.float().cpu() for step in walk])
+        x_t = torch.stack([step.x_t[step.index % thinning :: thinning].float().cpu() for step in walk])
     return {"x_t": x_t, **largest[""]}

@@ -13,7 +13,7 @@ from ptq4dm.recipe import Recipe
 from ptq4dm.studies.cases import SWEEP, Case, measured_case
 from ptq4dm.studies.float_walk import Trajectories
 from ptq4dm.studies.settings import Settings
-from ptq4dm.studies.study import FEEDBACK_SAMPLES, Study
+from ptq4dm.studies.study import Study
 
 FULL: Final = (("ddpm", 1000), ("ddim", 100), ("ddim", 50), ("ddim", 20), ("dpmsolver++", 20), ("unipc", 10))
 QUICK: Final = (("ddim", 20), ("dpmsolver++", 10), ("unipc", 10))
@@ -21,8 +21,8 @@ LONG: Final = 200
 """Steps beyond which few pictures are drawn, and no calibration of the sampler's own is made."""
 FEW: Final = 4
 """How many."""
-OWN: Final = 8
-"""Trajectories of a sampler's own calibration."""
+OWN: Final = 256
+"""At most how many samples a sampler's own calibration has, each from a trajectory of its own."""
 ONE_STEP: Final = {"timesteps": "single", "law_options": {"t": 0}}
 """The naive calibration: where pictures are finished, as one would calibrate a classifier."""
 DEFAULT, OTHER, NAIVE = "default calibration", "calibrated on this sampler", "calibrated at t = 0 alone"
@@ -53,7 +53,8 @@ def of_sampler(study: Study, name: str, steps: int) -> list[Case]:
     default = case(DEFAULT, recipe, SWEEP, lambda: study.default_network, None)
     cases = [default, case(NAIVE, naive, SWEEP, lambda: study.under_law(naive), default)]
     if steps <= LONG:
-        cases.insert(1, case(OTHER, recipe, {"own": OWN}, lambda: on_own(study, name, steps), default))
+        samples = min(OWN, own.samples)
+        cases.insert(1, case(OTHER, recipe, {"own": samples}, lambda: on_own(study, name, steps, samples), default))
     return cases
 
 
@@ -62,10 +63,6 @@ def few_note(seeds: Sequence[int], own: Settings) -> str:
     return f"{len(seeds)} pictures: paired measures only" if len(seeds) < own.pictures else ""
 
 
-def on_own(study: Study, sampler: str, steps: int) -> nn.Module:
+def on_own(study: Study, sampler: str, steps: int, samples: int) -> nn.Module:
     """The network calibrated on trajectories of that sampler, under the default law."""
-    pool = study.pool_of(sampler, steps, OWN)
-    own = study.recipe.calibration
-    total = study.pipeline.num_train_timesteps
-    calibration_set = pool.under(own.timesteps, own.law_options, FEEDBACK_SAMPLES, own.seed, total)
-    return study.on_set(study.recipe, calibration_set)
+    return study.on_set(study.recipe, study.collected(sampler=sampler, steps=steps, samples=samples))

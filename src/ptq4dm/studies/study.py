@@ -100,17 +100,22 @@ class Study:
             return name
         return ""
 
-    def pool_of(self, sampler: str, steps: int, trajectories: int) -> Pool:
-        """Calibration trajectories of any sampler."""
-        own, place = self.settings, self.folder / "pool"
-        return collect_pool(
-            self.pipeline, self.model, sampler, steps, trajectories, own.seed, own.batch_size, place, self.shown
-        )
-
     @cached_property
     def pool(self) -> Pool:
         """The calibration trajectories of the study's own sampler."""
-        return self.pool_of(self.settings.sampler, self.settings.steps, self.settings.trajectories)
+        own = self.settings
+        return collect_pool(
+            self.pipeline,
+            self.model,
+            own.sampler,
+            own.steps,
+            own.trajectories,
+            own.thinning,
+            own.seed,
+            own.batch_size,
+            self.folder / "pool",
+            self.shown,
+        )
 
     @cached_property
     def sweep(self) -> Sweep:
