@@ -9,10 +9,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from interpreted import unchecked_integers
 
 pytest.importorskip("triton")
 GPU = Path(__file__).parents[2] / "benchmarks" / "gpu"
 MEASURING = ("bench_kernels.py", "bench_network.py")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_interpreter():
+    with unchecked_integers():
+        yield
 
 
 @pytest.fixture

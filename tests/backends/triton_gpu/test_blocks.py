@@ -7,6 +7,7 @@ import torch
 from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.upsampling import Upsample2D
 from int8_layers import quantized_copy
+from interpreted import unchecked_integers
 from torch import nn
 
 pytest.importorskip("triton")
@@ -24,6 +25,12 @@ BLOCKS = {
     "down": {"down": True},
     "halved": {"output_scale_factor": 2.0**0.5, "skip_time_act": True},
 }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_interpreter():
+    with unchecked_integers():
+        yield
 
 
 def fused_copy(network, keep=()):

@@ -8,6 +8,7 @@ from diffusers.models.attention import BasicTransformerBlock
 from diffusers.models.attention_processor import Attention
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from int8_layers import quantized_copy
+from interpreted import unchecked_integers
 from torch import nn
 
 pytest.importorskip("triton")
@@ -16,6 +17,12 @@ from ptq4dm.backends.triton_gpu.rounded_norms import RoundedNorm, round_in_norms
 from ptq4dm.errors import BackendError
 from ptq4dm.quantization.layers import QuantizedLayer
 from ptq4dm.quantization.rewrite import with_layers
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_interpreter():
+    with unchecked_integers():
+        yield
 
 
 def on_kernels(simulated, keep=()):

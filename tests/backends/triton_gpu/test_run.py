@@ -6,6 +6,7 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 from int8_layers import quantized_copy
+from interpreted import unchecked_integers
 from tiny import tiny_pipeline, tiny_unet
 from torch import nn
 from torch._dynamo.testing import CompileCounter, CompileCounterWithBackend
@@ -34,6 +35,12 @@ def tiny_conditional():
         down_block_types=("CrossAttnDownBlock2D",), up_block_types=("CrossAttnUpBlock2D",), cross_attention_dim=8,
         attention_head_dim=4, norm_num_groups=4,
     )  # fmt: skip
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_interpreter():
+    with unchecked_integers():
+        yield
 
 
 @pytest.fixture(scope="module")
