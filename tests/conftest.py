@@ -1,6 +1,11 @@
 """What all tests share: a quiet, small torch, a tiny random pipeline, and how they are dealt out to workers."""
 
+# ruff: noqa: E402 (the environment comes first)
+import os
 from typing import Any
+
+os.environ.setdefault("TRITON_INTERPRET", "1")
+"""Triton reads this when a kernel is made, its own too: before anything imports it. 0 runs the kernels on a GPU."""
 
 import pytest
 import torch

@@ -20,6 +20,11 @@ class Backend(Protocol):
         """What the backend rounds: "float-out" (inputs and weights) or "qdq" (outputs as well)."""
         ...
 
+    @property
+    def device(self) -> str:
+        """The type of device it computes on: "cpu", "cuda", or "any"."""
+        ...
+
     def unavailable(self) -> str | None:
         """Why the backend cannot be used here, with the pip line that mends it; None if it can."""
         ...

@@ -12,13 +12,14 @@ from ptq4dm.backends.cpu.onnxruntime.run import OnnxRuntimeBackend
 from ptq4dm.backends.cpu.openvino.run import OpenVINOBackend
 from ptq4dm.backends.simulated import SimulatedBackend
 from ptq4dm.backends.stand_in import labelled, labels_of, stand_in
+from ptq4dm.backends.triton_gpu.run import TritonBackend
 from ptq4dm.errors import BackendError, BackendWarning, PTQ4DMError
 from ptq4dm.pipelines.denoiser import Call, call_on, placement
 from ptq4dm.quantization.attention_products import refuse_products
 from ptq4dm.quantization.layers import FixedTypes
 
 BACKENDS: Final[dict[str, Backend]] = {
-    backend.name: backend for backend in (SimulatedBackend(), OpenVINOBackend(), OnnxRuntimeBackend())
+    backend.name: backend for backend in (SimulatedBackend(), OpenVINOBackend(), OnnxRuntimeBackend(), TritonBackend())
 }
 TIMED_CALLS = 3
 HALF: Final = (torch.float16, torch.bfloat16)
@@ -29,16 +30,17 @@ def speaks(backend: Backend, arithmetic: str) -> bool:
     return backend.name == "simulated" or backend.arithmetic == arithmetic
 
 
-def find_backend(name: str, arithmetic: str) -> Backend:
-    """The backend of that name. Raises BackendError if it is unknown, missing, or of another arithmetic."""
-    if name not in BACKENDS:
-        raise BackendError(f"no backend {name!r}: accepted are auto, {', '.join(BACKENDS)}")
-    backend = BACKENDS[name]
+def find_backend(wanted: str | Backend, arithmetic: str) -> Backend:
+    """The backend of that name, or the one given. Raises BackendError if it is unknown, missing, or of another
+    arithmetic."""
+    if isinstance(wanted, str) and wanted not in BACKENDS:
+        raise BackendError(f"no backend {wanted!r}: accepted are auto, {', '.join(BACKENDS)}")
+    backend = BACKENDS[wanted] if isinstance(wanted, str) else wanted
     if not speaks(backend, arithmetic):
         fitting = ", ".join(key for key, other in BACKENDS.items() if speaks(other, arithmetic))
         raise BackendError(
-            f"backend {name!r} computes the arithmetic {backend.arithmetic!r}, this artifact is {arithmetic!r}: "
-            f"use one of {fitting}, or quantize again with arithmetic = {backend.arithmetic!r}"
+            f"backend {backend.name!r} computes the arithmetic {backend.arithmetic!r}, this artifact is "
+            f"{arithmetic!r}: use one of {fitting}, or quantize again with arithmetic = {backend.arithmetic!r}"
         )
     reason = backend.unavailable()
     if reason:
@@ -46,14 +48,16 @@ def find_backend(name: str, arithmetic: str) -> Backend:
     return backend
 
 
-def prepare(network: nn.Module, example: Call | None, backend: str, arithmetic: str) -> nn.Module:
-    """The network on a backend, which its `ptq4dm_backend` names; `ptq4dm_notes` tells of those passed over.
+def prepare(network: nn.Module, example: Call | None, backend: str | Backend, arithmetic: str) -> nn.Module:
+    """The network on a backend, given by name or as an object with options of its own. Its `ptq4dm_backend` names the
+    backend; `ptq4dm_notes` tells of those passed over.
 
     `auto` takes the fastest here for calls like `example`; without one it chooses at the first call that is made.
-    Raises BackendError if the named backend cannot run the network exactly on this processor.
+    Raises BackendError if the backend cannot run the network exactly on this processor.
     """
     if backend != "auto":
-        return labelled(prepared(find_backend(backend, arithmetic), network, example), backend)
+        found = find_backend(backend, arithmetic)
+        return labelled(prepared(found, network, example), found.name)
     if example is not None:
         return fastest(network, example, arithmetic)
     ready: list[nn.Module] = []
@@ -69,15 +73,18 @@ def prepare(network: nn.Module, example: Call | None, backend: str, arithmetic: 
 
 
 def prepared(backend: Backend, network: nn.Module, example: Call | None) -> nn.Module:
-    """The network on one backend. Raises BackendError where an engine is asked for a network on another device, of
-    another type, or one that multiplies attention's matrices in 8 bits."""
+    """The network on one backend. Raises BackendError where an engine is asked for a network on another device, of a
+    type that it does not compute in, or one that multiplies attention's matrices in 8 bits.
+
+    A network on the CPU is taken for a GPU too: its user moves it there afterwards, as any pipeline.
+    """
     device = placement(network)[0]
-    if backend.name != "simulated" and device.type != "cpu":
+    if backend.device == "cpu" and device.type != "cpu":
         raise BackendError(
             f"the network is on {device}, and {backend.name} computes on the CPU: move it there with .to('cpu'), "
             "or use backend='simulated'"
         )
-    if backend.name != "simulated" and (dtype := cast_type(network)) in HALF:
+    if backend.device == "cpu" and (dtype := cast_type(network)) in HALF:
         raise BackendError(
             f"the network was quantized in {dtype}, and {backend.name} computes in float32: load and quantize the "
             "float pipeline in float32, or use backend='simulated'"
@@ -99,9 +106,9 @@ def cast_type(network: nn.Module) -> torch.dtype:
 
 def fastest(network: nn.Module, example: Call, arithmetic: str) -> nn.Module:
     """The network on the backend of this arithmetic that is fastest here for calls like `example`."""
-    notes, ready = [], {}
+    notes, ready, device = [], {}, placement(network)[0]
     for name, candidate in BACKENDS.items():
-        if not speaks(candidate, arithmetic):
+        if not speaks(candidate, arithmetic) or (candidate.device == "cuda" and device.type != "cuda"):
             continue
         reason = candidate.unavailable()
         if not reason:
@@ -125,5 +132,7 @@ def seconds_per_call(module: nn.Module, example: Call) -> float:
     for _ in range(TIMED_CALLS + 1):
         started = time.perf_counter()
         module(*call.args, **call.kwargs)
+        if torch.cuda.is_initialized():
+            torch.cuda.synchronize()
         taken.append(time.perf_counter() - started)
     return min(taken[1:])

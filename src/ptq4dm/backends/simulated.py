@@ -10,6 +10,7 @@ class SimulatedBackend:
 
     name = "simulated"
     arithmetic = "float-out"
+    device = "any"
 
     def unavailable(self) -> str | None:
         """None: torch is always there."""

@@ -43,7 +43,7 @@ def add_seed(parser: argparse.ArgumentParser) -> None:
 def add_backend(parser: argparse.ArgumentParser) -> None:
     """--backend."""
     parser.add_argument(
-        "--backend", default="auto", help="auto (measure, take the fastest), simulated, openvino, onnxruntime"
+        "--backend", default="auto", help="auto (measure, take the fastest), simulated, openvino, onnxruntime, triton"
     )
 
 

@@ -100,7 +100,11 @@ def distributions(
 
 
 def executed(deployed: nn.Module, engine: str) -> dict[str, Any] | None:
-    """What the engine says it ran for each layer; None for a backend without an engine."""
+    """What the engine says it ran for each layer, or what was chosen for each where layers have kernels of their own;
+    None for a backend without either."""
+    chosen = vars(deployed).get("ptq4dm_layers")
+    if chosen is not None:
+        return {"engine": engine, "layers": [dataclasses.asdict(layer) for layer in chosen]}
     run = getattr(deployed, "ptq4dm_engine", None)
     if not isinstance(run, Engine):
         return None

@@ -4,7 +4,8 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import nn
 
-from ptq4dm.backends.registry import prepare
+from ptq4dm.backends.base import Backend
+from ptq4dm.backends.registry import BACKENDS, prepare
 from ptq4dm.backends.stand_in import stood_for
 from ptq4dm.errors import ModelError
 from ptq4dm.integrations.marking import quantization_of
@@ -15,14 +16,15 @@ from ptq4dm.quantization.quantized_model import example_call, exchange
 from ptq4dm.quantization.time_axis import watch_time
 
 
-def accelerate(pipeline: DiffusionPipeline, backend: str = "auto") -> DiffusionPipeline:
+def accelerate(pipeline: DiffusionPipeline, backend: str | Backend = "auto") -> DiffusionPipeline:
     """Put real INT8 in place of every quantized denoiser of `pipeline`, and give it back.
 
     backend: `auto` takes the fastest that is exact here; a name takes that one, `simulated` swaps back. A denoiser
-    whose inputs only its pipeline knows is compiled at the first call that the pipeline makes.
+    whose inputs only its pipeline knows is compiled at the first call that the pipeline makes. `triton` runs on an
+    NVIDIA GPU, in float16, bfloat16 or float32: move and cast the pipeline first.
 
-    Raises ModelError if no part is quantized, or one is offloaded or not in float32 on the CPU; BackendError if the
-    backend cannot run the network exactly on this processor.
+    Raises ModelError if no part is quantized, or one is offloaded or where the backend does not compute; BackendError
+    if the backend cannot run the network exactly on this processor.
     """
     parts = {name: part for name, part in pipeline.components.items() if quantization_of(part) is not None}
     if not parts:
@@ -33,18 +35,31 @@ def accelerate(pipeline: DiffusionPipeline, backend: str = "auto") -> DiffusionP
     for name, part in parts.items():
         if hasattr(part, "_hf_hook"):
             raise ModelError(f"{name} is being offloaded: accelerate the pipeline before enable_model_cpu_offload()")
+        if "ptq4dm_layers" in vars(part):
+            raise ModelError(
+                f"{name} is on the triton backend, which keeps no other form of it: load the pipeline again"
+            )
         device, dtype = placement(part)
-        if backend != "simulated" and (device.type, dtype) != ("cpu", torch.float32):
+        if on_cpu_only(backend, device) and (device.type, dtype) != ("cpu", torch.float32):
             raise ModelError(
                 f"{name} is on {device} in {dtype}, and INT8 engines compute on the CPU in float32: load the pipeline "
-                "without torch_dtype and leave it on the CPU"
+                "without torch_dtype and leave it on the CPU, or use backend='triton' on an NVIDIA GPU"
             )
     example = example_of(pipeline)
     exchange(pipeline, {id(part): on_backend(part, example, backend) for part in parts.values()})
     return pipeline
 
 
-def on_backend(part: nn.Module, example: Call | None, backend: str) -> nn.Module:
+def on_cpu_only(backend: str | Backend, device: torch.device) -> bool:
+    """Whether a backend, by name or as an object, computes on the CPU alone; `auto` does for a network that is
+    there."""
+    if backend == "auto":
+        return device.type != "cuda"
+    known = BACKENDS.get(backend) if isinstance(backend, str) else backend
+    return known is not None and known.device == "cpu"
+
+
+def on_backend(part: nn.Module, example: Call | None, backend: str | Backend) -> nn.Module:
     """A quantized network, or one accelerated before, on a backend."""
     config, network = quantization_of(part), stood_for(part)
     assert config is not None  # `accelerate` asked

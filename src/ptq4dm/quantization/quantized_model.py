@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from diffusers import DiffusionPipeline
@@ -17,6 +17,9 @@ from ptq4dm.pipelines.pipeline import Pipeline
 from ptq4dm.quantization.plan import LayerPlan
 from ptq4dm.quantization.time_axis import watch_time
 from ptq4dm.recipe import Recipe
+
+if TYPE_CHECKING:
+    from ptq4dm.backends.base import Backend
 
 BARE = "module"
 """The name of the one network of a model that was quantized from a bare module."""
@@ -38,7 +41,7 @@ class QuantizedDenoiser:
     facts: dict[str, Any] = field(default_factory=dict)
     folded: Mapping[str, Tensor] = field(default_factory=dict)
 
-    def to_module(self, backend: str, arithmetic: str) -> nn.Module:
+    def to_module(self, backend: "str | Backend", arithmetic: str) -> nn.Module:
         """The network on a backend, with the class and call signature of the float one. Raises BackendError."""
         from ptq4dm.backends.registry import prepare  # backends come later in the walk; nothing above needs them
         from ptq4dm.integrations.marking import marked
@@ -89,11 +92,12 @@ class QuantizedModel:
             replace(layer, name=f"{name}.{layer.name}") for name, item in self.denoisers.items() for layer in item.plan
         )
 
-    def to_module(self, backend: str = "auto", component: str | None = None) -> nn.Module:
-        """A denoiser on a backend, with the class and call signature of the float one. Raises BackendError."""
+    def to_module(self, backend: "str | Backend" = "auto", component: str | None = None) -> nn.Module:
+        """A denoiser on a backend (its name, or an object such as `TritonBackend(strict=True)`), with the class and
+        call signature of the float one. Raises BackendError."""
         return self.denoiser(component).to_module(backend, self.recipe.arithmetic)
 
-    def to_pipeline(self, backend: str = "auto") -> DiffusionPipeline:
+    def to_pipeline(self, backend: "str | Backend" = "auto") -> DiffusionPipeline:
         """A diffusers pipeline of the user's own class with the quantized denoisers in place. Raises BackendError."""
         if self.pipeline is None:
             raise ModelError("this model was quantized from a bare module, which has no pipeline: use to_module()")

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Mapping
 from typing import Any, Final
 
+import torch
 from torch import Tensor, nn
 
 from ptq4dm.errors import ArtifactError, TimeAxisWarning
@@ -78,8 +79,8 @@ class TimeNote:
         self.told = False
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Look at the time-step of a call."""
-        if self.told:
+        """Look at the time-step of a call; not while it is being compiled or captured in a CUDA graph."""
+        if self.told or torch.compiler.is_compiling() or capturing():
             return
         given = args[self.place] if self.place < len(args) else kwargs.get(self.argument)
         t, margin = time_of(given), SHARE * (self.high - self.low)
@@ -107,6 +108,11 @@ class TimeNote:
             TimeAxisWarning,
             stacklevel=2,
         )
+
+
+def capturing() -> bool:
+    """Whether a CUDA graph is being captured, in which no number may be read."""
+    return torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
 
 
 def watch_time(network: nn.Module, axis: Mapping[str, Any] | None) -> None:

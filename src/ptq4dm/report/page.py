@@ -93,6 +93,7 @@ def context(results: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         "worst_layers": WORST_LAYERS,
         "executed": executed,
         "executed_rows": tables.executed_rows(executed),
+        "choice_rows": tables.choice_rows(executed),
         "not_int8": [layer["layer"] for layer in executed if not layer["int8"]],
         "engine": fidelity.get("backend") or (results.get("executed") or {}).get("engine"),
         "environment": words.flat(results.get("environment") or {}),

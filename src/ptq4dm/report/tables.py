@@ -152,6 +152,15 @@ def executed_rows(layers: Sequence[Mapping[str, Any]]) -> Rows:
     ]
 
 
+def choice_rows(layers: Sequence[Mapping[str, Any]]) -> Rows:
+    """Layer by layer where both were timed: what runs, its milliseconds in INT8 and in float, the kernel's tile."""
+    return [
+        [layer["layer"], layer["type"], f"{layer['int8_ms']:.4f}", f"{layer['float_ms']:.4f}", layer.get("tile") or ""]
+        for layer in layers
+        if layer.get("int8_ms") is not None
+    ]
+
+
 def between(low: float | None, high: float | None, show: Any) -> str:
     """ "54.0 ms to 57.0 ms", or nothing if it is not known."""
     return "" if low is None or high is None else f"{show(low)} to {show(high)}"

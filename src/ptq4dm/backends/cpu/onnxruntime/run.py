@@ -21,6 +21,7 @@ class OnnxRuntimeBackend:
 
     name = "onnxruntime"
     arithmetic = "qdq"
+    device = "cpu"
 
     def unavailable(self) -> str | None:
         """None where ONNX Runtime can be used, else why not and the pip line."""

@@ -20,6 +20,7 @@ class OpenVINOBackend:
 
     name = "openvino"
     arithmetic = "float-out"
+    device = "cpu"
 
     def unavailable(self) -> str | None:
         """Why OpenVINO cannot be used, with the pip line; None if it can."""

@@ -10,16 +10,13 @@ from torch import Tensor
 from ptq4dm.backends.cpu.openvino.engine import compile_model, processor, runner
 from ptq4dm.backends.cpu.openvino.executed import executed_layers
 from ptq4dm.backends.cpu.openvino.layer import layer_nodes
-from ptq4dm.backends.exactness import ULPS_ALLOWED, ulp_distance
+from ptq4dm.backends.exactness import ULPS_ALLOWED, distance, hard_inputs
 from ptq4dm.errors import BackendError
-from ptq4dm.numerics import ACTIVATION_MAX, dequantize, pair_up
+from ptq4dm.numerics import pair_up
 from ptq4dm.quantization.layers import QuantizedLayer, QuantizedTransposedConv, SpatialLayer
 
 if TYPE_CHECKING:
     import openvino as ov
-
-SIDE = 5
-"""Height and width of a test input: room for a padded corner, an edge and an interior point."""
 
 
 def self_check(layers: dict[str, QuantizedLayer]) -> None:
@@ -27,10 +24,10 @@ def self_check(layers: dict[str, QuantizedLayer]) -> None:
 
     Raises BackendError that names the layer and the processor if the engine is off by more than its rounding.
     """
-    for name, distance in distances(representatives(layers)).items():
-        if distance > ULPS_ALLOWED:
+    for name, off in distances(representatives(layers)).items():
+        if off > ULPS_ALLOWED:
             raise BackendError(
-                f"OpenVINO is not exact on this processor ({processor()}): layer {name!r} is {distance:.3g} float32 "
+                f"OpenVINO is not exact on this processor ({processor()}): layer {name!r} is {off:.3g} float32 "
                 f"units off (up to {ULPS_ALLOWED:g} is rounding); its INT8 sums saturate. "
                 "Use backend='simulated', keep the layer in float, or, if the recipe said portable = false, quantize "
                 "again with portable = true"
@@ -93,25 +90,3 @@ def side_by_side(layers: dict[str, QuantizedLayer], inputs: Iterable[Tensor]) ->
         for (name, layer), parameter in zip(layers.items(), parameters, strict=True)
     ]
     return ov.Model(results, parameters)  # type: ignore[reportGeneralTypeIssues]  # openvino's own stubs disagree
-
-
-def hard_inputs(layer: QuantizedLayer) -> Tensor:
-    """Float inputs that are integers of the layer's grid: all 255, 0 or 255 at random, and anything at random."""
-    channels, spatial = layer.weight.shape[1], ()
-    if isinstance(layer, SpatialLayer):
-        side = SIDE if isinstance(layer, QuantizedTransposedConv) else SIDE * max(layer.stride)
-        channels, spatial = layer.in_channels, (side,) * (layer.weight.dim() - 2)
-    generator = torch.Generator().manual_seed(0)
-    anything = torch.randint(0, ACTIVATION_MAX + 1, (2, channels, *spatial), generator=generator)
-    extremes = torch.where(anything > ACTIVATION_MAX // 2, ACTIVATION_MAX, 0)
-    integers = torch.cat([torch.full_like(anything[:1], ACTIVATION_MAX), extremes, anything]).double()
-    return dequantize(integers, layer.input_step().double(), layer.zero_point().double()).float()
-
-
-def distance(layer: QuantizedLayer, x: Tensor, y: Tensor) -> float:
-    """How far `y` is from the layer's exact output for `x`, in float32 units in the last place; inf if not finite."""
-    exact = layer(x.double())
-    axis = (1, -1) + (1,) * (exact.dim() - 2)
-    product = exact if layer.bias is None else exact - layer.bias.double().reshape(axis)
-    worst = ulp_distance(y, exact, product).max()
-    return float(worst) if torch.isfinite(worst) else float("inf")

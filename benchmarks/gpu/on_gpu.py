@@ -1,0 +1,176 @@
+"""What the GPU benchmarks share: the card, timing with events, the file of results, which is written after each step.
+
+With `--rehearse` a benchmark goes through its steps on the CPU, on tiny shapes in Triton's interpreter, and times
+that mean nothing: to see that it runs before a GPU is paid for.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import ptq4dm
+
+RESULTS = Path(__file__).parent / "results"
+PACKAGES = ("torch", "triton", "diffusers", "torchao")
+AGAIN = 3
+"""The exit status of a benchmark that ran out of time: the same command goes on where it ended."""
+REHEARSAL = "rehearsal"
+
+
+def parser(description: str) -> argparse.ArgumentParser:
+    own = argparse.ArgumentParser(description=description.split("\n")[0])
+    own.add_argument("--out", type=Path, default=RESULTS, help="folder of results (default benchmarks/gpu/results)")
+    own.add_argument("--deadline", type=float, default=540.0, help="seconds after which nothing new is begun (540)")
+    own.add_argument("--rounds", type=int, default=20, help="alternating rounds (default 20)")
+    own.add_argument("--again", action="store_true", help="measure again what the file of results has already")
+    own.add_argument(
+        "--rehearse", action="store_true", help="run on the CPU in Triton's interpreter; tiny, no real times"
+    )
+    return own
+
+
+def require_gpu(rehearse: bool) -> torch.device:
+    """The GPU, or the CPU for a rehearsal; leaves with a line where there is no GPU.
+
+    A rehearsal begins the program anew once: Triton reads TRITON_INTERPRET when it is imported.
+    """
+    if rehearse:
+        if os.environ.get("TRITON_INTERPRET") != "1":
+            os.environ["TRITON_INTERPRET"] = "1"
+            os.execv(sys.executable, [sys.executable, *sys.argv])
+        return torch.device("cpu")
+    if not torch.cuda.is_available() or torch.cuda.get_device_capability() < (8, 0):
+        sys.exit(
+            "this benchmark runs on an NVIDIA GPU of compute capability 8.0 or later, and there is none here: "
+            "--rehearse goes through its steps on the CPU"
+        )
+    return torch.device("cuda", torch.cuda.current_device())
+
+
+def keep_compile_caches(out: Path) -> None:
+    """Let Inductor and Triton keep what they compile beside the results, so that a second run begins where this ended.
+
+    Before torch compiles anything.
+    """
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(out / "cache" / "inductor"))
+    os.environ.setdefault("TRITON_CACHE_DIR", str(out / "cache" / "triton"))
+    os.environ.setdefault("TORCHINDUCTOR_FX_GRAPH_CACHE", "1")
+
+
+def hardware() -> dict[str, Any]:
+    """The card, driver, versions and date."""
+    packages = {"ptq4dm": ptq4dm.__version__, **{name: installed(name) for name in PACKAGES}}
+    packages["date"] = datetime.now(UTC).isoformat(timespec="seconds")
+    if not torch.cuda.is_available():
+        return {"gpu": REHEARSAL, **packages}
+    properties = torch.cuda.get_device_properties(0)
+    command = ["nvidia-smi", "--query-gpu=driver_version,clocks.sm,clocks.mem,temperature.gpu", "--format=csv,noheader"]
+    try:
+        driver = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        driver = "nvidia-smi cannot be run"
+    return {
+        "gpu": properties.name,
+        "capability": f"{properties.major}.{properties.minor}",
+        "multiprocessors": properties.multi_processor_count,
+        "memory_bytes": properties.total_memory,
+        "driver, SM clock, memory clock, temperature": driver,
+        "cuda": torch.version.cuda,
+        **packages,
+    }
+
+
+def installed(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return ""
+
+
+class Results:
+    """One JSON file, written whole after each change; what it has is not measured again."""
+
+    def __init__(self, args: argparse.Namespace, name: str):
+        card = REHEARSAL if args.rehearse else torch.cuda.get_device_name().lower().replace(" ", "-")
+        self.path = args.out / f"{name}-{card}.json"
+        self.data: dict[str, Any] = {"benchmark": name, "hardware": hardware(), "rows": {}}
+        if self.path.exists() and not args.again:
+            self.data["rows"] = json.loads(self.path.read_text())["rows"]
+
+    @property
+    def rows(self) -> dict[str, Any]:
+        """What was measured, by name."""
+        return self.data["rows"]
+
+    def write(self) -> None:
+        """Write all to the file, whole or not at all."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        building = self.path.with_suffix(".tmp")
+        building.write_text(json.dumps(self.data, indent=1) + "\n")
+        os.replace(building, self.path)
+
+
+def alternating(calls: Mapping[str, Callable[[int], Any]], rounds: int, warm_up: int = 3) -> dict[str, list[float]]:
+    """Milliseconds of each call, by CUDA events, in turns; every second round the other way round.
+
+    A call gets the number of the round, to rotate its inputs by.
+    """
+    taken: dict[str, list[float]] = {name: [] for name in calls}
+    clock, warm_up = (by_events, warm_up) if torch.cuda.is_available() else (by_clock, 0)
+    for index in range(-warm_up, rounds):
+        for name in list(calls)[:: 1 if index % 2 == 0 else -1]:
+            milliseconds = clock(calls[name], index)
+            if index >= 0:
+                taken[name].append(milliseconds)
+    return taken
+
+
+def by_events(call: Callable[[int], Any], index: int) -> float:
+    """Milliseconds of one call on a GPU that is idle before it."""
+    started, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    torch.cuda.synchronize()
+    started.record()
+    call(index)
+    ended.record()
+    ended.synchronize()
+    return started.elapsed_time(ended)
+
+
+def by_clock(call: Callable[[int], Any], index: int) -> float:
+    """Milliseconds of one call of a rehearsal."""
+    began = time.perf_counter()
+    call(index)
+    return 1e3 * (time.perf_counter() - began)
+
+
+def spread(times: list[float]) -> dict[str, float]:
+    """Median and quartiles, milliseconds."""
+    low, median, high = statistics.quantiles(times, n=4, method="inclusive") if len(times) > 1 else [times[0]] * 3
+    return {"median": median, "low": low, "high": high}
+
+
+def ratio(baseline: list[float], contestant: list[float]) -> dict[str, float]:
+    """How many times faster the contestant is: median and quartiles of the ratios of rounds."""
+    return spread([one / other for one, other in zip(baseline, contestant, strict=True)])
+
+
+class Clock:
+    """How long this command has run."""
+
+    def __init__(self, deadline: float):
+        self.began, self.deadline = time.monotonic(), deadline
+
+    def over(self, share: float = 1.0) -> bool:
+        """Whether that share of the time is used up."""
+        return time.monotonic() - self.began > share * self.deadline

@@ -1,0 +1,179 @@
+"""Blocks of diffusers networks with what stands around a quantized layer fused into its kernels.
+
+A residual block normalises, activates and rounds in one kernel, adds the time embedding behind its first convolution
+and the residual behind its second, and an upsampler reads the smaller picture through the convolution's index. The
+integers are those of the separate operators in float32 but for what rounding a sum or a moment in another order does (a
+step here and there); in half precision fewer numbers are rounded on the way. What is not of this shape stays as it is.
+"""
+
+from typing import Any, TypeGuard
+
+import torch.nn.functional as F
+from diffusers.models.downsampling import Downsample2D
+from diffusers.models.resnet import ResnetBlock2D
+from diffusers.models.upsampling import Upsample2D
+from torch import Tensor, nn
+
+from ptq4dm.backends.triton_gpu import operators
+from ptq4dm.backends.triton_gpu.layers import TritonConv, channels_last, channels_second
+
+TWICE = 2
+"""By how much diffusers' upsamplers enlarge."""
+
+
+class FusedResnetBlock2D(nn.Module):
+    """A `ResnetBlock2D` whose convolutions in INT8 take their neighbours in. Children have the names they had."""
+
+    def __init__(self, block: ResnetBlock2D):
+        super().__init__()
+        self.norm1, self.conv1, self.norm2, self.conv2 = block.norm1, block.conv1, block.norm2, block.conv2
+        self.time_emb_proj, self.conv_shortcut = block.time_emb_proj, block.conv_shortcut
+        self.nonlinearity, self.upsample, self.downsample = block.nonlinearity, block.upsample, block.downsample
+        self.skip_time_act, self.factor = block.skip_time_act, block.output_scale_factor
+        self.scale_shift = block.time_embedding_norm == "scale_shift"
+        self.train(block.training)
+
+    def forward(self, input_tensor: Tensor, temb: Tensor | None = None, *args: Any, **kwargs: Any) -> Tensor:
+        """The block's output, channels last in memory; arguments beyond these are ignored, as by the block itself."""
+        embedding = self.embedding(temb, input_tensor.shape[0])
+        added = None if self.scale_shift else embedding
+        if self.downsample is not None:  # averages floats: nothing to take in
+            h = self.downsample(self.nonlinearity(self.norm1(input_tensor)))
+            h = with_embedding(self.conv1(h), added)
+            input_tensor = self.downsample(input_tensor)
+        else:
+            factor = 1 if self.upsample is None else TWICE
+            h = normalized_conv(self.norm1, self.conv1, input_tensor, added, upsample=factor)
+            if self.upsample is not None:
+                input_tensor = self.upsample(input_tensor)
+        shortcut = input_tensor if self.conv_shortcut is None else self.conv_shortcut(input_tensor)
+        modulation = None
+        if self.scale_shift and embedding is not None:
+            scale, shift = embedding.chunk(2, dim=1)
+            modulation = scale, shift
+        residual = shortcut if self.factor == 1 else None
+        h = normalized_conv(self.norm2, self.conv2, h, None, residual, modulation)
+        return h if residual is not None else (shortcut + h) / self.factor
+
+    def embedding(self, temb: Tensor | None, samples: int) -> Tensor | None:
+        """What the time-step adds, (samples, channels)."""
+        if self.time_emb_proj is None or temb is None:
+            return temb
+        projected = self.time_emb_proj(temb if self.skip_time_act else self.nonlinearity(temb))
+        return projected.expand(samples, -1)
+
+
+class FusedUpsample2D(nn.Module):
+    """An `Upsample2D` whose convolution in INT8 reads the small picture through its index."""
+
+    def __init__(self, block: Upsample2D):
+        super().__init__()
+        self.conv: Any = block.conv
+        self.train(block.training)
+
+    def forward(self, hidden_states: Tensor, output_size: Any = None, *args: Any, **kwargs: Any) -> Tensor:
+        """The upsampled picture, channels last in memory."""
+        if output_size is not None:  # sizes that do not halve evenly
+            return self.conv(F.interpolate(hidden_states, size=output_size, mode="nearest"))
+        q = self.conv.integers(channels_last(hidden_states))
+        return channels_second(self.conv.product(q, hidden_states.dtype, upsample=TWICE))
+
+
+def normalized_conv(
+    norm: nn.GroupNorm,
+    conv: nn.Module,
+    x: Tensor,
+    embedding: Tensor | None = None,
+    residual: Tensor | None = None,
+    modulation: tuple[Tensor, Tensor] | None = None,
+    upsample: int = 1,
+) -> Tensor:
+    """conv(upsample(SiLU(norm(x) * (1 + scale) + shift))) + embedding + residual; in two kernels where conv is in INT8.
+
+    x, residual: (batch, channels, height, width). embedding: (batch, out). modulation: scale and shift, (batch, in).
+    """
+    if not isinstance(conv, TritonConv):
+        h = norm(x)
+        if modulation is not None:
+            scale, shift = (item[:, :, None, None] for item in modulation)
+            h = h * (1 + scale) + shift
+        h = F.silu(h)
+        if upsample > 1:
+            h = F.interpolate(h, scale_factor=float(upsample), mode="nearest")
+        h = with_embedding(conv(h), embedding)
+        return h if residual is None else residual + h
+    scale, shift = (None, None) if modulation is None else modulation
+    step, zero_point = conv.step, conv.zero_point
+    q = operators.group_norm_quantize(
+        channels_last(x), norm.num_groups, norm.weight, norm.bias, norm.eps, True, step, zero_point, scale, shift
+    )
+    y = conv.product(
+        q,
+        x.dtype,
+        embedding,
+        None if residual is None else channels_last(residual),
+        upsample,
+    )
+    return channels_second(y)
+
+
+def with_embedding(h: Tensor, embedding: Tensor | None) -> Tensor:
+    """h, with the embedding of each sample added at every place."""
+    return h if embedding is None else h + embedding[:, :, None, None]
+
+
+def fusable_block(module: nn.Module) -> TypeGuard[ResnetBlock2D]:
+    """Whether a module is a residual block that FusedResnetBlock2D knows, with a convolution in INT8."""
+    return known_block(module) and any(isinstance(conv, TritonConv) for conv in (module.conv1, module.conv2))
+
+
+def known_block(module: nn.Module) -> TypeGuard[ResnetBlock2D]:
+    """Whether a module is a residual block whose operations FusedResnetBlock2D knows."""
+    if type(module) is not ResnetBlock2D or hooked(module):
+        return False
+    norms = (module.norm1, module.norm2)
+    return (
+        all(type(norm) is nn.GroupNorm and norm.affine and not hooked(norm) for norm in norms)
+        and isinstance(module.nonlinearity, nn.SiLU)
+        and (module.upsample is None or plain_upsampler(module.upsample))
+        and (module.downsample is None or isinstance(module.downsample, Downsample2D))
+    )
+
+
+def fusable_upsampler(module: nn.Module) -> TypeGuard[Upsample2D]:
+    """Whether a module enlarges by nearest neighbour and then runs a convolution in INT8, and nothing else."""
+    return type(module) is Upsample2D and nearest(module) and isinstance(module.conv, TritonConv) and not hooked(module)
+
+
+def plain_upsampler(module: Any) -> bool:
+    """Whether a module enlarges by nearest neighbour and does nothing else."""
+    return type(module) is Upsample2D and nearest(module) and module.conv is None
+
+
+def nearest(module: Upsample2D) -> bool:
+    """Whether an upsampler interpolates, with no normalisation before."""
+    return module.name == "conv" and module.norm is None and module.interpolate and not module.use_conv_transpose
+
+
+def hooked(module: nn.Module) -> bool:
+    """Whether something watches or changes a module's calls."""
+    return bool("forward" in vars(module) or module._forward_hooks or module._forward_pre_hooks)
+
+
+def rounded_in_front(network: nn.Module) -> set[str]:
+    """The layers that a normalisation will hand integers to, once they run in INT8 and their blocks are fused."""
+    blocks = {name: module for name, module in network.named_modules() if known_block(module)}
+    first = {f"{name}.conv1" for name, block in blocks.items() if block.downsample is None}
+    return first | {f"{name}.conv2" for name in blocks}
+
+
+def fuse(network: nn.Module) -> None:
+    """Put the fused form in place of every block of a network that has one."""
+    for name, module in list(network.named_modules()):
+        if not name:
+            continue
+        owner, _, attribute = name.rpartition(".")
+        if fusable_block(module):
+            setattr(network.get_submodule(owner), attribute, FusedResnetBlock2D(module))
+        elif fusable_upsampler(module):
+            setattr(network.get_submodule(owner), attribute, FusedUpsample2D(module))

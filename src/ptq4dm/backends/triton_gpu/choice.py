@@ -1,0 +1,227 @@
+"""Never slower: which layers of a network run in INT8, measured once for each GPU and shape.
+
+A layer competes with itself in float: its INT8 weights dequantized and held once in the type of its input, inputs
+unrounded, channels last. It is timed for every tile that fits; the fastest is kept for the kernel. What time is, is a
+function that is passed in; measured times are kept (`timings`), so a second run of a network measures nothing.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+from triton.runtime.errors import OutOfResources
+
+from ptq4dm.backends.triton_gpu.blocks import rounded_in_front
+from ptq4dm.backends.triton_gpu.kernels.launching import (
+    MEASURED,
+    Settings,
+    fitting_settings,
+    largest_that_fills,
+    multiprocessors,
+    shared_memory,
+    sums_a_thread,
+)
+from ptq4dm.backends.triton_gpu.layers import TritonConv, TritonLayer, channels_last, triton_form
+from ptq4dm.backends.triton_gpu.timings import Timing, Timings
+from ptq4dm.backends.triton_gpu.weight_only import FLOATS
+from ptq4dm.pipelines.denoiser import Call, layer_input
+from ptq4dm.quantization.layers import QuantizedConv, QuantizedLayer, QuantizedLinear
+
+Timer = Callable[[Callable[[int], Any], int], float]
+"""(call, sets) -> seconds of one call; `call(i)` works on the i-th of `sets` sets of inputs."""
+Fitting = Callable[[int, int, int], list[Settings]]
+"""(rows, columns, channels) -> the tiles to try, at least one."""
+ROTATED_BYTES: Final = 128 << 20
+"""How many bytes of inputs are rotated among, so that none is found in the cache (an H100's L2 holds 50 MiB)."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a layer is asked to do: the shape and type of its input; rounded: whether that comes in integers, from a
+    normalisation in front, so that INT8 does not pay for rounding it."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    rounded: bool = False
+
+
+@dataclass(frozen=True)
+class LayerChoice:
+    """How one quantized layer runs, and what was measured for it; None where nothing was.
+
+    type: what runs; int8: whether that multiplies in INT8.
+    """
+
+    layer: str
+    type: str
+    int8: bool
+    int8_ms: float | None = None
+    float_ms: float | None = None
+    tile: str = ""
+    reason: str = ""
+
+
+def choose(
+    layers: Mapping[str, QuantizedLayer],
+    works: Mapping[str, Work],
+    timings: Timings,
+    timer: Timer,
+    fitting: Fitting,
+    strict: bool,
+    device: torch.device,
+) -> tuple[dict[str, nn.Module], list[LayerChoice]]:
+    """What to put in place of each quantized layer, and why.
+
+    works: of each layer that was called. strict: INT8 for all, whatever is faster. Layers of the same shape are
+    measured once. Sets `MEASURED`, where the kernels find their tiles.
+    """
+    forms: dict[str, nn.Module] = {}
+    choices = []
+    for name, layer in layers.items():
+        form = triton_form(layer)
+        kind = type(form).__name__
+        if name not in works:
+            forms[name] = form
+            choices.append(LayerChoice(name, kind, True, reason="not called by the example"))
+            continue
+        work = works[name]
+        key = key_of(form, work)
+        if key not in timings:
+            timings[key] = measure(layer, form, work, timer, fitting, device)
+        timing = timings[key]
+        remember(form, work, timing.tile)
+        faster = timing.int8_ms <= timing.float_ms
+        int8 = strict or faster
+        reason = "" if faster else "float is faster; strict keeps INT8" if strict else "float is faster"
+        forms[name] = form if int8 else float_form(layer, work.dtype)
+        kind = kind if int8 else type(forms[name]).__name__
+        choices.append(LayerChoice(name, kind, int8, timing.int8_ms, timing.float_ms, timing.tile.name, reason))
+    return forms, choices
+
+
+@torch.no_grad()
+def measure(
+    layer: QuantizedLayer, form: TritonLayer, work: Work, timer: Timer, fitting: Fitting, device: torch.device
+) -> Timing:
+    """Time a layer in INT8 with every tile that fits, and in float."""
+    inputs = rotated_inputs(work, device)
+    kernel, rival = form.to(device), float_form(layer, work.dtype).to(device)
+    if isinstance(rival, nn.Conv2d):
+        rival.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] (torch's stub lacks it)
+    integers = [kernel.integers(channels_last(x)) for x in inputs] if work.rounded else []
+
+    def run(index: int) -> Tensor:
+        return kernel.product(integers[index], work.dtype) if integers else kernel(inputs[index])
+
+    best: tuple[float, Settings] | None = None
+    for tile in fitting(*product_of(form, work)):
+        remember(form, work, tile)
+        try:
+            seconds = timer(run, len(inputs))
+        except OutOfResources:  # more shared memory than its operands take: the next tile is smaller
+            continue
+        best = min(best, (seconds, tile), key=lambda item: item[0]) if best else (seconds, tile)
+    assert best is not None  # some tile fits always
+    float_seconds = timer(lambda index: rival(inputs[index]), len(inputs))
+    form.to(layer.weight.device)
+    return Timing(1000 * best[0], 1000 * float_seconds, best[1])
+
+
+def rotated_inputs(work: Work, device: torch.device) -> list[Tensor]:
+    """Random inputs, channels last, enough of them that the cache holds none from the last round."""
+    one = max(1, torch.Size(work.shape).numel() * work.dtype.itemsize)
+    count = min(16, max(2, ROTATED_BYTES // one))
+    generator = torch.Generator(device).manual_seed(0)
+    drawn = (torch.randn(work.shape, generator=generator, device=device).to(work.dtype) for _ in range(count))
+    return [x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x for x in drawn]
+
+
+def remember(form: TritonLayer, work: Work, tile: Settings) -> None:
+    """Let the kernels take that tile for this product from now on."""
+    rows, columns, channels = product_of(form, work)
+    taps = form.weight.shape[1] if form.weight.dim() == 3 else 1
+    MEASURED.setdefault((columns, channels, taps), {})[rows] = tile
+
+
+def product_of(form: TritonLayer, work: Work) -> tuple[int, int, int]:
+    """Rows, columns and channels of the matrix product that a layer is."""
+    columns = form.weight.shape[0]
+    if not isinstance(form, TritonConv):
+        return torch.Size(work.shape[:-1]).numel(), columns, work.shape[-1]
+    sizes = (*(1,) * (3 - form.axes), *work.shape[2:])
+    return work.shape[0] * torch.Size(form.geometry.out_size(sizes)).numel(), columns, work.shape[1]
+
+
+def key_of(form: TritonLayer, work: Work) -> str:
+    """What a timing is kept under."""
+    window = form.geometry.numbers() if isinstance(form, TritonConv) else []
+    plain = "" if form.step.numel() == 1 else " smoothed"
+    given = " rounded in front" if work.rounded else ""
+    return f"{type(form).__name__} {window} {tuple(work.shape)} -> {form.weight.shape[0]} {work.dtype}{plain}{given}"
+
+
+def float_form(layer: QuantizedLayer, dtype: torch.dtype) -> nn.Module:
+    """The layer dequantized: the same integers of the weights as floats, inputs unrounded."""
+    scale = layer.weight_scale.detach().double().view(-1, *[1] * (layer.weight.dim() - 1))
+    weight = layer.weight.double() * scale
+    if layer.smoothing is not None:
+        weight = weight / layer.smoothing.double().view(-1, *[1] * (layer.weight.dim() - 2))
+    where: dict[str, Any] = {"bias": layer.bias is not None, "dtype": dtype, "device": layer.weight.device}
+    if isinstance(layer, QuantizedLinear):
+        new: nn.Module = nn.Linear(layer.in_features, layer.out_features, **where)
+    else:
+        assert isinstance(layer, QuantizedConv) and not isinstance(layer.padding, str)
+        kind, window = FLOATS[layer.weight.dim() - 2], (layer.kernel_size, layer.stride, layer.padding, layer.dilation)
+        new = kind(layer.in_channels, layer.out_channels, *window, **where)  # pyright: ignore[reportArgumentType]
+    held = {"weight": weight} | ({} if layer.bias is None else {"bias": layer.bias})
+    new.load_state_dict({name: tensor.to(dtype) for name, tensor in held.items()})
+    return new.requires_grad_(False).eval()
+
+
+@torch.no_grad()
+def works_of(network: nn.Module, layers: Mapping[str, QuantizedLayer], call: Call) -> dict[str, Work]:
+    """The input of each layer in one call of the network, the largest where it is called several times."""
+    works: dict[str, Work] = {}
+    rounded = rounded_in_front(network)
+
+    def watching(name: str) -> Callable[..., None]:
+        def watch(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            x = layer_input(args, kwargs)
+            if name not in works or x.numel() > torch.Size(works[name].shape).numel():
+                works[name] = Work(tuple(x.shape), x.dtype, name in rounded)
+
+        return watch
+
+    hooks = [layer.register_forward_pre_hook(watching(name), with_kwargs=True) for name, layer in layers.items()]
+    try:
+        network(*call.args, **call.kwargs)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return works
+
+
+def with_batch(works: Mapping[str, Work], samples: int, batch: int) -> dict[str, Work]:
+    """The same work for another number of samples, which the first sizes of inputs are multiples of."""
+    return {
+        name: replace(work, shape=(max(1, work.shape[0] * batch // samples), *work.shape[1:]))
+        for name, work in works.items()
+    }
+
+
+def fitting_on(device: torch.device, around: int | None = 2) -> Fitting:
+    """The tiles to try on a GPU: the default and as many larger and smaller ones; all that fit where `around` is None.
+
+    Each tile is compiled for each kind of layer, which takes seconds.
+    """
+
+    def fitting(rows: int, columns: int, channels: int) -> list[Settings]:
+        all_that_fit = fitting_settings(rows, columns, channels, shared_memory(device), sums_a_thread(device))
+        if around is None:
+            return all_that_fit
+        place = all_that_fit.index(largest_that_fills(rows, columns, all_that_fit, multiprocessors(device)))
+        return all_that_fit[max(0, place - around) : place + around + 1]
+
+    return fitting

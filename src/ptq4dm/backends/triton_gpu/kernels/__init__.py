@@ -1,0 +1,1 @@
+"""Triton kernels, one operation a file: formula, source, reference, launch, wrapper. Imported with triton."""

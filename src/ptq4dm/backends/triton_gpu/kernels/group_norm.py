@@ -1,0 +1,262 @@
+"""Group normalisation, SiLU and quantization in one kernel: floats in any layout to signed bytes with channels last.
+
+    v = (x - mean_g) / sqrt(var_g + eps) * weight[c] + bias[c]
+    v = v * (1 + scale[n, c]) + shift[n, c]                            where a time embedding scales and shifts
+    q = clamp(round(v * sigmoid(v) / s[c]) + z, 0, 255) - 128          (SiLU where asked for)
+
+Moments are gathered chunk by chunk and joined by Chan's rule, which stays accurate where the mean of a group is far
+above its spread (Chan, Golub, LeVeque, "Updating formulae and a pairwise algorithm for computing sample variances",
+1979). Source: Wu, He, "Group Normalization", ECCV 2018. Everything is float32 between the load and the integer, so in
+half precision fewer numbers are rounded than by separate operators. Limit: bytes; x is read twice (the second time
+mostly from the L2 cache), one byte is written.
+
+A program takes whole groups of a sample. Where those are too few to fill the card (small batches), a first kernel
+gathers the moments of parts of the places, and this one joins them and rounds one part a program.
+"""
+
+import torch
+import torch.nn.functional as F
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ptq4dm.backends.triton_gpu.kernels.launching import (
+    INTERPRETED,
+    Walk,
+    dense,
+    launch,
+    multiprocessors,
+    power_of_two,
+    tiles,
+    walk,
+)
+from ptq4dm.backends.triton_gpu.kernels.quantize import reference as quantize_reference
+from ptq4dm.backends.triton_gpu.kernels.rounding import to_integers
+
+ELEMENTS, WARPS, WIDE = 4096, 4, 32
+"""Launch: elements of a chunk, warps that share them, channels of a program: 64 bytes in a row in half precision."""
+WAVES, MOST_PARTS = 2, 32
+"""How many programs each multiprocessor should have, and into how many parts places are split at most for that."""
+
+
+@triton.jit
+def moments(x, along, ours, stride_place, first, last, IN_GROUP: tl.constexpr, PLACES: tl.constexpr):
+    """Mean and sum of squares about it of each group over the places from `first` to `last`, chunk by chunk."""
+    count = 0.0
+    mean = tl.zeros((ours.shape[0],), dtype=tl.float32)
+    square = tl.zeros((ours.shape[0],), dtype=tl.float32)
+    for start in range(first, last, PLACES):
+        place = start + tl.arange(0, PLACES)
+        there = (place < last)[:, None, None] & ours[None, :, :]
+        at = place.to(tl.int64)[:, None, None] * stride_place + along[None, :, :]
+        value = tl.load(x + at, mask=there, other=0.0).to(tl.float32)
+        size = tl.minimum(last - start, PLACES).to(tl.float32) * IN_GROUP
+        chunk = tl.sum(tl.sum(value, axis=2), axis=0) / size
+        spread = tl.where(there, value - chunk[None, :, None], 0.0)
+        away, total = chunk - mean, count + size
+        square += tl.sum(tl.sum(spread * spread, axis=2), axis=0) + away * away * (count * size / total)
+        mean += away * (size / total)
+        count = total
+    return mean, square
+
+
+@triton.jit
+def moments_kernel(
+    x,
+    partial,
+    places,
+    part_size,
+    groups,
+    stride_sample,
+    stride_place,
+    stride_channel,
+    IN_GROUP: tl.constexpr,
+    PARTS: tl.constexpr,
+    PLACES: tl.constexpr,
+    GROUPS: tl.constexpr,
+    CHANNELS: tl.constexpr,
+):
+    """Moments of GROUPS groups of one sample over one part of its places, to partial (samples, 2, PARTS, groups)."""
+    sample, part = tl.program_id(1).to(tl.int64), tl.program_id(2)
+    group = tl.program_id(0) * GROUPS + tl.arange(0, GROUPS)
+    inner = tl.arange(0, CHANNELS)
+    ours = (group < groups)[:, None] & (inner < IN_GROUP)[None, :]
+    channel = group[:, None] * IN_GROUP + inner[None, :]
+    along = sample * stride_sample + channel.to(tl.int64) * stride_channel
+    first = part * part_size
+    last = tl.minimum(first + part_size, places)
+    mean, square = moments(x, along, ours, stride_place, first, last, IN_GROUP, PLACES)  # pyright: ignore[reportGeneralTypeIssues]
+    to = (sample * 2 * PARTS + part) * groups + group
+    tl.store(partial + to, mean, mask=group < groups)
+    tl.store(partial + to + PARTS * groups, square, mask=group < groups)
+
+
+@triton.jit
+def group_norm_kernel(
+    x,
+    weight,
+    bias,
+    scale,
+    shift,
+    step,
+    zero_point,
+    q,
+    partial,
+    places,
+    part_size,
+    channels,
+    groups,
+    eps,
+    stride_sample,
+    stride_place,
+    stride_channel,
+    IN_GROUP: tl.constexpr,
+    SILU: tl.constexpr,
+    PER_CHANNEL: tl.constexpr,
+    PARTS: tl.constexpr,
+    PLACES: tl.constexpr,
+    GROUPS: tl.constexpr,
+    CHANNELS: tl.constexpr,
+):
+    """GROUPS groups of one sample, one of PARTS (a power of two) parts of the places, in chunks of PLACES of them.
+    CHANNELS: a power of two, at least IN_GROUP. partial: from `moments_kernel` where there are several parts."""
+    sample = tl.program_id(1).to(tl.int64)
+    group = tl.program_id(0) * GROUPS + tl.arange(0, GROUPS)
+    inner = tl.arange(0, CHANNELS)
+    channel = group[:, None] * IN_GROUP + inner[None, :]
+    ours = (group < groups)[:, None] & (inner < IN_GROUP)[None, :]
+    along = sample * stride_sample + channel.to(tl.int64) * stride_channel
+    first = tl.program_id(2) * part_size
+    last = tl.minimum(first + part_size, places)
+    count = places.to(tl.float32) * IN_GROUP
+    if PARTS == 1:
+        mean, square = moments(x, along, ours, stride_place, first, last, IN_GROUP, PLACES)  # pyright: ignore[reportGeneralTypeIssues]
+    else:
+        part = tl.arange(0, PARTS)
+        counts = tl.minimum(tl.maximum(places - part * part_size, 0), part_size).to(tl.float32)[:, None] * IN_GROUP
+        of = (sample * 2 * PARTS + part)[:, None] * groups + group[None, :]
+        means = tl.load(partial + of, mask=(group < groups)[None, :], other=0.0)
+        squares = tl.load(partial + of + PARTS * groups, mask=(group < groups)[None, :], other=0.0)
+        mean = tl.sum(means * counts, axis=0) / count
+        away = means - mean[None, :]
+        square = tl.sum(squares + away * away * counts, axis=0)
+    inverse = 1.0 / tl.sqrt_rn(square / count + eps)
+    factor = inverse[:, None] * tl.load(weight + channel, mask=ours, other=0.0).to(tl.float32)
+    added = tl.load(bias + channel, mask=ours, other=0.0).to(tl.float32)
+    if scale is not None:
+        factor_of_time = 1.0 + tl.load(scale + sample * channels + channel, mask=ours, other=0.0).to(tl.float32)
+        factor, added = factor * factor_of_time, added * factor_of_time
+        added += tl.load(shift + sample * channels + channel, mask=ours, other=0.0).to(tl.float32)
+    if PER_CHANNEL:
+        unit = tl.load(step + channel, mask=ours, other=1.0)[None, :, :]
+    else:
+        unit = tl.load(step)
+    zero = tl.load(zero_point).to(tl.int32)
+    for start in range(first, last, PLACES):
+        place = start + tl.arange(0, PLACES)
+        there = (place < last)[:, None, None] & ours[None, :, :]
+        at = place.to(tl.int64)[:, None, None] * stride_place + along[None, :, :]
+        value = tl.load(x + at, mask=there, other=0.0).to(tl.float32)
+        value = (value - mean[None, :, None]) * factor[None, :, :] + added[None, :, :]
+        if SILU:
+            value = value / (1.0 + tl.exp(tl.minimum(-value, 88.0)))  # beyond that silu is 0 to any integer
+        to = (sample * places + place)[:, None, None] * channels + channel[None, :, :]
+        tl.store(q + to, to_integers(value, unit, zero), mask=there)
+
+
+def group_norm_quantize(
+    x: Tensor,
+    groups: int,
+    weight: Tensor,
+    bias: Tensor,
+    eps: float,
+    silu: bool,
+    step: Tensor,
+    zero_point: Tensor,
+    scale: Tensor | None = None,
+    shift: Tensor | None = None,
+    parts: int | None = None,
+) -> Tensor:
+    """(samples, *spatial, channels) float, of any strides, -> int8 of the same shape, contiguous.
+
+    weight, bias: (channels,). scale, shift: (samples, channels), or both None. step, zero_point: as
+    `quantize.quantize` has them. parts: into how many parts the places are split, a power of two; chosen if None.
+    """
+    q = torch.empty(x.shape, dtype=torch.int8, device=x.device)
+    if not q.numel():
+        return q
+    channels = x.shape[-1]
+    way, inside = by_sample(x), channels // groups
+    wide = power_of_two(inside, 1)
+    together = min(power_of_two(groups, 1), max(1, WIDE // wide))
+    chunk = min(power_of_two(way.places), max(1, (65536 if INTERPRETED else ELEMENTS) // (together * wide)))
+    programs = tiles(groups, together) * way.samples
+    parts = parts or parts_for(programs, tiles(way.places, chunk), x.device)
+    part_size = tiles(way.places, parts)
+    grid, sizes = (tiles(groups, together), way.samples, parts), {"IN_GROUP": inside, "PARTS": parts}
+    sizes |= {"PLACES": chunk, "GROUPS": together, "CHANNELS": wide, "num_warps": WARPS}
+    partial = None
+    if parts > 1:
+        partial = torch.empty((way.samples, 2, parts, groups), dtype=torch.float32, device=x.device)
+        launch(moments_kernel, grid, way.tensor, partial, way.places, part_size, groups, *way.strides, **sizes)
+    launch(
+        group_norm_kernel,
+        grid,
+        way.tensor,
+        weight,
+        bias,
+        dense(scale),
+        dense(shift),
+        step,
+        zero_point,
+        q,
+        partial,
+        way.places,
+        part_size,
+        channels,
+        groups,
+        eps,
+        *way.strides,
+        SILU=silu,
+        PER_CHANNEL=step.numel() > 1,
+        **sizes,
+    )
+    return q
+
+
+def parts_for(programs: int, chunks: int, device: torch.device) -> int:
+    """Into how many parts to split the places of a sample: as many as fill the card, one where groups do already."""
+    if INTERPRETED:
+        return 1
+    wanted, parts = WAVES * multiprocessors(device), 1
+    while programs * parts < wanted and parts < min(chunks, MOST_PARTS):
+        parts *= 2
+    return parts
+
+
+def by_sample(x: Tensor) -> Walk:
+    """The walk over x (samples, *spatial, channels) that keeps samples apart."""
+    way = walk(x[0])
+    if way.samples > 1:  # the places of a sample do not lie at one stride
+        return by_sample(x.contiguous())
+    return Walk(x, x.shape[0], way.places, (x.stride(0), way.strides[1], x.stride(-1)))
+
+
+def reference(
+    x: Tensor,
+    groups: int,
+    weight: Tensor,
+    bias: Tensor,
+    eps: float,
+    silu: bool,
+    step: Tensor,
+    zero_point: Tensor,
+    scale: Tensor | None = None,
+    shift: Tensor | None = None,
+) -> Tensor:
+    """The same by torch's own operators in float32."""
+    y = F.group_norm(x.float().movedim(-1, 1), groups, weight.float(), bias.float(), eps).movedim(1, -1)
+    if scale is not None and shift is not None:
+        apart = (len(x), *[1] * (x.dim() - 2), -1)
+        y = y * (1 + scale.float().view(apart)) + shift.float().view(apart)
+    return quantize_reference(F.silu(y) if silu else y, step, zero_point)

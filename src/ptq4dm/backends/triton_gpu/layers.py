@@ -1,0 +1,203 @@
+"""Quantized layers on the kernels: INT8 weights only, float in and float out as any layer of torch.
+
+A layer can also be run in its two parts, so that a network's block puts a normalisation in front and an addition
+behind: `integers` (or a normalisation that gives integers), then `product`. Both parts take and give channels last.
+"""
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+from ptq4dm.backends.triton_gpu import operators
+from ptq4dm.backends.triton_gpu.geometry import Geometry
+from ptq4dm.backends.triton_gpu.kernels.rounding import SHIFT
+from ptq4dm.backends.triton_gpu.packing import LARGEST_DEPTH, packed, tap_sums
+from ptq4dm.errors import BackendError
+from ptq4dm.quantization.layers import FixedTypes, QuantizedConv, QuantizedLayer, QuantizedLinear
+
+
+class TritonLayer(FixedTypes, ABC):
+    """What the layers below hold.
+
+    Buffers: `weight` int8, as the kernels read it; `weight_sums` int32 (`packing.tap_sums`); `step` float32, what an
+    integer of the input stands for, one number or (in,); `input_scale` float32 (); `zero_point` int8 (), less 128;
+    `bias` float32 (out,) or None. `weight_scale` float32 (out,) is a parameter, as in `QuantizedLayer`.
+    """
+
+    weight: Tensor
+    weight_sums: Tensor
+    weight_scale: Tensor
+    step: Tensor
+    input_scale: Tensor
+    zero_point: Tensor
+    bias: Tensor | None
+    in_front: tuple[nn.Module, ...] = ()
+    """The normalisation that rounds this layer's input, where one does (`rounded_norms`)."""
+
+    def __init__(self, source: QuantizedLayer, weight: Tensor, weight_sums: Tensor):
+        super().__init__()
+        self.register_buffer("weight", weight)
+        self.register_buffer("weight_sums", weight_sums)
+        self.weight_scale = nn.Parameter(source.weight_scale.detach().float().clone(), requires_grad=False)
+        self.register_buffer("step", source.input_step().float().flatten().contiguous())
+        self.register_buffer("input_scale", source.input_scale.float().clone())
+        self.register_buffer("zero_point", (source.input_zero_point.int() - SHIFT).to(torch.int8))
+        self.register_buffer("bias", None if source.bias is None else source.bias.detach().float().clone())
+
+    @abstractmethod
+    def forward(self, input: Tensor) -> Tensor:
+        """The layer's output, in the dtype of its input."""
+
+    @abstractmethod
+    def product(
+        self, q: Tensor, dtype: torch.dtype, embedding: Tensor | None = None, residual: Tensor | None = None
+    ) -> Tensor:
+        """Integers (samples, *spatial, in) -> (samples, *out, out).
+
+        embedding: (samples, out), added to every place of a sample. residual: of the shape of the output.
+        """
+
+    def integers(self, x: Tensor) -> Tensor:
+        """(samples, *spatial, in) float -> int8; integers are taken as they are."""
+        return x if x.dtype == torch.int8 else operators.quantize(x, self.step, self.zero_point)
+
+    def out_type(self, input: Tensor) -> torch.dtype:
+        """The type of the input, or that of the normalisation that rounded it. Raises BackendError for other bytes."""
+        if input.dtype != torch.int8:
+            return input.dtype
+        if not self.in_front:
+            raise BackendError("a layer of the triton backend was called with int8: it takes floats, and rounds them")
+        weight = self.in_front[0].weight
+        assert isinstance(weight, Tensor)
+        return weight.dtype
+
+    def times(self, q: Tensor, dtype: torch.dtype, embedding: Tensor | None, residual: Tensor | None) -> Tensor:
+        """The product as a linear layer on the last axis."""
+        return operators.linear(
+            q,
+            self.weight,
+            self.weight_sums,
+            self.input_scale,
+            self.zero_point,
+            self.weight_scale,
+            dtype,
+            self.bias,
+            embedding,
+            residual,
+            None,
+            None,
+        )
+
+
+class TritonLinear(TritonLayer):
+    """A linear layer: (..., in) -> (..., out)."""
+
+    def __init__(self, source: QuantizedLinear):
+        super().__init__(source, source.weight.clone(), source.weight.sum(1).int())
+        self.in_features, self.out_features = source.in_features, source.out_features
+
+    def forward(self, input: Tensor) -> Tensor:
+        """The layer's output, in the dtype of its input."""
+        return self.product(self.integers(input), self.out_type(input))
+
+    def product(
+        self, q: Tensor, dtype: torch.dtype, embedding: Tensor | None = None, residual: Tensor | None = None
+    ) -> Tensor:
+        """Integers (..., in) -> (..., out)."""
+        return self.times(q, dtype, embedding, residual)
+
+
+class TritonConv(TritonLayer):
+    """A convolution of one, two or three axes, without groups: (batch, in, *spatial) -> (batch, out, *spatial)."""
+
+    def __init__(self, source: QuantizedConv):
+        assert not isinstance(source.padding, str)  # `why_not` has looked
+        taps, stride, padding, dilation = (
+            three(numbers, missing)
+            for numbers, missing in (
+                (source.weight.shape[2:], 1),
+                (source.stride, 1),
+                (source.padding, 0),
+                (source.dilation, 1),
+            )
+        )
+        geometry, weight = Geometry(taps, stride, padding, dilation), packed(source.weight)
+        sums = tap_sums(weight, taps, geometry.most)
+        pointwise = geometry.pointwise
+        super().__init__(source, weight.flatten(1) if pointwise else weight, sums[0] if pointwise else sums)
+        self.geometry, self.axes, self.pointwise = geometry, source.weight.dim() - 2, pointwise
+        self.window = geometry.numbers()[:-1]
+        self.in_channels, self.out_channels = source.in_channels, source.out_channels
+
+    def forward(self, input: Tensor) -> Tensor:
+        """The layer's output, in the dtype of its input, channels last in memory."""
+        return channels_second(self.product(self.integers(channels_last(input)), self.out_type(input)))
+
+    def product(
+        self,
+        q: Tensor,
+        dtype: torch.dtype,
+        embedding: Tensor | None = None,
+        residual: Tensor | None = None,
+        upsample: int = 1,
+    ) -> Tensor:
+        """As `TritonLayer.product`; upsample: how often each place of the input is repeated along height and width."""
+        if self.pointwise and upsample == 1:
+            return self.times(q, dtype, embedding, residual)
+        ones = (1,) * (3 - self.axes)
+        y = operators.convolution(
+            q.reshape(q.shape[0], *ones, *q.shape[1:]),
+            self.weight[:, None] if self.pointwise else self.weight,
+            self.weight_sums[None] if self.pointwise else self.weight_sums,
+            self.input_scale,
+            self.zero_point,
+            self.weight_scale,
+            [*self.window, upsample],
+            dtype,
+            self.bias,
+            embedding,
+            residual,
+            None,
+            None,
+        )
+        return y.reshape(y.shape[0], *y.shape[4 - self.axes :])
+
+
+def channels_last(x: Tensor) -> Tensor:
+    """(batch, channels, *spatial) as (batch, *spatial, channels), a view."""
+    return x.movedim(1, -1)
+
+
+def channels_second(x: Tensor) -> Tensor:
+    """`channels_last` undone."""
+    return x.movedim(-1, 1)
+
+
+def three(numbers: tuple[int, ...] | torch.Size, missing: int) -> tuple[int, int, int]:
+    """The numbers of a convolution's axes, those that it lacks in front."""
+    d, h, w = (*(missing,) * (3 - len(numbers)), *numbers)
+    return d, h, w
+
+
+def why_not(layer: QuantizedLayer) -> str | None:
+    """Why there is no INT8 kernel for a quantized layer; None if there is."""
+    depth = layer.weight[0].numel()
+    if not isinstance(layer, QuantizedLinear | QuantizedConv):
+        return f"{type(layer).__name__} has no INT8 kernel"
+    if isinstance(layer, QuantizedConv):
+        if layer.groups > 1:
+            return f"{layer.groups} groups: the INT8 convolution takes one"
+        if isinstance(layer.padding, str):
+            return f"padding {layer.padding!r}: give it as numbers"
+    if depth > LARGEST_DEPTH:
+        return f"{depth} products a sum: int32 holds {LARGEST_DEPTH} whatever they are"
+    return None
+
+
+def triton_form(layer: QuantizedLayer) -> TritonLayer:
+    """The layer on the kernels; `why_not` must have said None."""
+    if isinstance(layer, QuantizedLinear):
+        return TritonLinear(layer)
+    assert isinstance(layer, QuantizedConv)
+    return TritonConv(layer)

@@ -1,0 +1,186 @@
+"""The kernels as operators of torch: `torch.compile` and CUDA graphs see one opaque operation each, with its shape.
+
+Every operator has a fake implementation (the shape and type of its result, for tracing) and returns tensors of its own.
+Activations lie with channels last, (samples, *spatial, channels); `layers` knows how networks hand them over.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ptq4dm.backends.triton_gpu.geometry import geometry_of
+from ptq4dm.backends.triton_gpu.kernels import convolution as convolution_kernels
+from ptq4dm.backends.triton_gpu.kernels import group_norm, layer_norm
+from ptq4dm.backends.triton_gpu.kernels import linear as linear_kernels
+from ptq4dm.backends.triton_gpu.kernels import quantize as quantize_kernels
+from ptq4dm.backends.triton_gpu.kernels.launching import INTERPRETED
+from ptq4dm.errors import BackendError
+
+
+def require_device(x: Tensor) -> None:
+    """Raise BackendError for a tensor where no kernel can run."""
+    if x.device.type != "cuda" and not INTERPRETED:
+        raise BackendError(
+            f"a network on the triton backend was called on {x.device}: its kernels run on NVIDIA GPUs; move network "
+            "and inputs there with .to('cuda')"
+        )
+
+
+@torch.library.custom_op("ptq4dm::quantize", mutates_args=())
+def quantize(x: Tensor, step: Tensor, zero_point: Tensor) -> Tensor:
+    """`kernels.quantize.quantize`."""
+    require_device(x)
+    return quantize_kernels.quantize(x, step, zero_point)
+
+
+@quantize.register_fake
+def _(x: Tensor, step: Tensor, zero_point: Tensor) -> Tensor:
+    return x.new_empty(x.shape, dtype=torch.int8)
+
+
+@torch.library.custom_op("ptq4dm::group_norm_quantize", mutates_args=())
+def group_norm_quantize(
+    x: Tensor,
+    groups: int,
+    weight: Tensor,
+    bias: Tensor,
+    eps: float,
+    silu: bool,
+    step: Tensor,
+    zero_point: Tensor,
+    scale: Tensor | None,
+    shift: Tensor | None,
+) -> Tensor:
+    """`kernels.group_norm.group_norm_quantize`."""
+    require_device(x)
+    return group_norm.group_norm_quantize(x, groups, weight, bias, eps, silu, step, zero_point, scale, shift)
+
+
+@group_norm_quantize.register_fake
+def _(
+    x: Tensor,
+    groups: int,
+    weight: Tensor,
+    bias: Tensor,
+    eps: float,
+    silu: bool,
+    step: Tensor,
+    zero_point: Tensor,
+    scale: Tensor | None,
+    shift: Tensor | None,
+) -> Tensor:
+    return x.new_empty(x.shape, dtype=torch.int8)
+
+
+@torch.library.custom_op("ptq4dm::layer_norm_quantize", mutates_args=())
+def layer_norm_quantize(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+    step: Tensor,
+    zero_point: Tensor,
+    scale: Tensor | None,
+    shift: Tensor | None,
+) -> Tensor:
+    """`kernels.layer_norm.layer_norm_quantize`."""
+    require_device(x)
+    return layer_norm.layer_norm_quantize(x, weight, bias, eps, step, zero_point, scale, shift)
+
+
+@layer_norm_quantize.register_fake
+def _(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+    step: Tensor,
+    zero_point: Tensor,
+    scale: Tensor | None,
+    shift: Tensor | None,
+) -> Tensor:
+    return x.new_empty(x.shape, dtype=torch.int8)
+
+
+@torch.library.custom_op("ptq4dm::linear", mutates_args=())
+def linear(
+    q: Tensor,
+    weight: Tensor,
+    weight_sums: Tensor,
+    input_scale: Tensor,
+    zero_point: Tensor,
+    weight_scale: Tensor,
+    dtype: torch.dtype,
+    bias: Tensor | None,
+    embedding: Tensor | None,
+    residual: Tensor | None,
+    out_step: Tensor | None,
+    out_zero_point: Tensor | None,
+) -> Tensor:
+    """`kernels.linear.linear`."""
+    require_device(q)
+    weights = (weight, weight_sums, input_scale, zero_point, weight_scale)
+    return linear_kernels.linear(q, *weights, dtype, bias, embedding, residual, out_step, out_zero_point)
+
+
+@linear.register_fake
+def _(
+    q: Tensor,
+    weight: Tensor,
+    weight_sums: Tensor,
+    input_scale: Tensor,
+    zero_point: Tensor,
+    weight_scale: Tensor,
+    dtype: torch.dtype,
+    bias: Tensor | None,
+    embedding: Tensor | None,
+    residual: Tensor | None,
+    out_step: Tensor | None,
+    out_zero_point: Tensor | None,
+) -> Tensor:
+    return q.new_empty((*q.shape[:-1], weight.shape[0]), dtype=dtype if out_step is None else torch.int8)
+
+
+@torch.library.custom_op("ptq4dm::convolution", mutates_args=())
+def convolution(
+    q: Tensor,
+    weight: Tensor,
+    weight_sums: Tensor,
+    input_scale: Tensor,
+    zero_point: Tensor,
+    weight_scale: Tensor,
+    geometry: Sequence[int],
+    dtype: torch.dtype,
+    bias: Tensor | None,
+    embedding: Tensor | None,
+    residual: Tensor | None,
+    out_step: Tensor | None,
+    out_zero_point: Tensor | None,
+) -> Tensor:
+    """`kernels.convolution.convolution`. geometry: `Geometry.numbers`."""
+    require_device(q)
+    weights = (weight, weight_sums, input_scale, zero_point, weight_scale)
+    return convolution_kernels.convolution(
+        q, *weights, geometry_of(geometry), dtype, bias, embedding, residual, out_step, out_zero_point
+    )
+
+
+@convolution.register_fake
+def _(
+    q: Tensor,
+    weight: Tensor,
+    weight_sums: Tensor,
+    input_scale: Tensor,
+    zero_point: Tensor,
+    weight_scale: Tensor,
+    geometry: Sequence[int],
+    dtype: torch.dtype,
+    bias: Tensor | None,
+    embedding: Tensor | None,
+    residual: Tensor | None,
+    out_step: Tensor | None,
+    out_zero_point: Tensor | None,
+) -> Tensor:
+    shape = (q.shape[0], *geometry_of(geometry).out_size(q.shape[1:4]), weight.shape[0])
+    return q.new_empty(shape, dtype=dtype if out_step is None else torch.int8)

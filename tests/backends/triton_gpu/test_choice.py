@@ -1,0 +1,182 @@
+"""The choice between INT8 and float with a timer that is given: no GPU, and no clock."""
+
+import json
+
+import pytest
+import torch
+from diffusers.models.resnet import ResnetBlock2D
+from int8_layers import int8_form, quantized_copy
+from torch import nn
+
+pytest.importorskip("triton")
+from ptq4dm.backends.triton_gpu import choice, operators
+from ptq4dm.backends.triton_gpu.kernels import launching
+from ptq4dm.backends.triton_gpu.kernels.launching import Settings
+from ptq4dm.backends.triton_gpu.layers import TritonConv, TritonLinear
+from ptq4dm.backends.triton_gpu.run import samples_of
+from ptq4dm.backends.triton_gpu.timings import Timing, Timings
+from ptq4dm.errors import BackendWarning
+from ptq4dm.pipelines.denoiser import Call
+from ptq4dm.quantization.layers import QuantizedLayer
+
+CPU = torch.device("cpu")
+SLOW_TILE, FAST_TILE = Settings(16, 16, 32), Settings(64, 64, 32)
+
+
+@pytest.fixture(autouse=True)
+def no_measured_tiles(monkeypatch):
+    monkeypatch.setattr(launching, "MEASURED", {})
+    monkeypatch.setattr(choice, "MEASURED", launching.MEASURED)
+    monkeypatch.setattr(choice, "ROTATED_BYTES", 1)  # two sets of inputs are enough here
+
+
+class Clock:
+    """A timer that runs each call once and tells times by what was called: INT8 linears are slow, convolutions fast."""
+
+    def __init__(self):
+        self.calls = []
+
+    def __call__(self, call, sets):
+        outputs = [call(index) for index in range(sets)]
+        assert len({float(y.sum()) for y in outputs}) == sets  # inputs differ: they are rotated
+        kernel = next(
+            (cell.cell_contents for cell in call.__closure__ if isinstance(cell.cell_contents, nn.Module)), None
+        )
+        tile = next(iter(next(iter(launching.MEASURED.values())).values())) if launching.MEASURED else None
+        self.calls.append((type(kernel).__name__, tile))
+        seconds = {"TritonConv": 1e-3, "TritonLinear": 9e-3, "Conv2d": 2e-3, "Linear": 3e-3}[type(kernel).__name__]
+        return seconds * (0.5 if tile == FAST_TILE and "Triton" in type(kernel).__name__ else 1)
+
+
+def network():
+    return quantized_copy(
+        nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.SiLU(), nn.Conv2d(8, 8, 3, padding=1), nn.Flatten(2),
+        nn.Linear(12, 5))
+    )  # fmt: skip
+
+
+def chosen(strict=False, timings=None, clock=None, net=None):
+    net = net or network()
+    layers = {name: module for name, module in net.named_modules() if isinstance(module, QuantizedLayer)}
+    works = choice.works_of(net, layers, Call((torch.randn(2, 8, 3, 4),)))
+    timings = Timings(None, {}) if timings is None else timings
+    clock = clock or Clock()
+    return choice.choose(
+        layers, works, timings, clock, lambda *_: [SLOW_TILE, FAST_TILE], strict, CPU
+    ), works, clock, timings  # fmt: skip
+
+
+def test_the_faster_form_runs_and_layers_alike_are_measured_once():
+    (forms, choices), works, clock, timings = chosen()
+    assert [type(forms[name]) for name in ("0", "2", "4")] == [TritonConv, TritonConv, nn.Linear]
+    assert [one.int8 for one in choices] == [True, True, False] and choices[2].reason == "float is faster"
+    assert (choices[0].int8_ms, choices[0].float_ms, choices[0].tile) == (0.5, 2.0, FAST_TILE.name)
+    assert [kind for kind, _ in clock.calls].count("TritonConv") == 2  # two tiles of one of two layers alike
+    assert len(timings) == 2 and works["0"] == choice.Work((2, 8, 3, 4), torch.float32)
+
+
+def test_strict_keeps_int8():
+    (forms, choices), *_ = chosen(strict=True)
+    assert type(forms["4"]) is TritonLinear and choices[2].int8
+    assert choices[2].reason == "float is faster; strict keeps INT8" and choices[2].int8_ms == 4.5
+
+
+def test_the_kernels_take_the_fastest_tile_for_such_a_product_and_no_other():
+    chosen(strict=True)
+    assert launching.settings_for(24, 8, 8, 9, CPU) == FAST_TILE
+    assert launching.settings_for(48, 8, 8, 9, CPU) == FAST_TILE
+    default = launching.default_settings(100, 8, 8, CPU)
+    assert launching.settings_for(100, 8, 8, 9, CPU) == default != FAST_TILE
+    assert launching.settings_for(24, 8, 8, 1, CPU) == launching.default_settings(24, 8, 8, CPU)
+
+
+def test_times_are_kept_on_disk_for_the_same_hardware_and_versions(tmp_path):
+    path, hardware = tmp_path / "cache" / "times.json", {"gpu": "H100", "torch": "2"}
+    chosen(timings=Timings(path, hardware))
+    assert len(json.loads(path.read_text())["timings"]) == 2
+    (_, choices), _, clock, _ = chosen(timings=Timings(path, hardware))
+    assert clock.calls == [] and choices[0].tile == FAST_TILE.name and choices[0].int8_ms == 0.5
+    assert len(Timings(path, {**hardware, "torch": "3"})) == 0
+    path.write_text('{"hardware": ')
+    assert len(Timings(path, hardware)) == 0
+
+
+def test_times_that_cannot_be_kept_are_told_of_once(tmp_path):
+    (tmp_path / "file").write_text("")
+    timings = Timings(tmp_path / "file" / "times.json", {})
+    with pytest.warns(BackendWarning, match="measured again next time: cannot write"):
+        timings["a"] = Timing(1.0, 2.0, FAST_TILE)
+    timings["b"] = Timing(3.0, 4.0, FAST_TILE)
+    assert set(timings) == {"a", "b"}
+
+
+def test_two_processes_keep_each_others_times(tmp_path):
+    first, second = (Timings(tmp_path / "times.json", {}) for _ in range(2))
+    first["a"], second["b"] = Timing(1.0, 2.0, FAST_TILE), Timing(3.0, 4.0, SLOW_TILE)
+    assert set(Timings(tmp_path / "times.json", {})) == {"a", "b"}
+    assert Timings(tmp_path / "times.json", {})["b"] == Timing(3.0, 4.0, SLOW_TILE)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("source", "shape"),
+    [
+        (nn.Conv2d(6, 5, 3, 2, 1), (2, 6, 5, 5)),
+        (nn.Conv1d(4, 3, 1), (1, 4, 5)),
+        (nn.Linear(7, 3, bias=False), (2, 7)),
+    ],
+)
+def test_the_float_form_is_the_layer_with_its_rounded_weights_and_unrounded_inputs(source, shape):
+    layer = int8_form(source, smoothed=True)
+    form = choice.float_form(layer, torch.float32)
+    x = torch.randn(shape)
+    step = layer.input_step()
+    apart = step if x.dim() == 2 else step.view(-1, *[1] * (x.dim() - 2))
+    unrounded, weight = x.double() / apart, layer.weight.double()  # what enters if nothing is rounded
+    if isinstance(source, nn.Linear):
+        sums = unrounded @ weight.T
+    else:
+        sums = layer.convolve(unrounded, weight, None, layer.stride, layer.padding, layer.dilation)
+    channel = (1, -1) + (1,) * (x.dim() - 2)
+    exact = sums * layer.output_scale(torch.float64).view(channel)
+    exact = exact if layer.bias is None else exact + layer.bias.double().view(channel)
+    assert torch.allclose(form(x).double(), exact, rtol=1e-4, atol=1e-5)
+    assert form.weight.dtype == torch.float32 and choice.float_form(layer, torch.float16).weight.dtype == torch.float16
+
+
+def test_a_layer_that_the_example_does_not_call_stays_in_int8():
+    net = network()
+    net.add_module("spare", int8_form(nn.Linear(8, 8)))
+    net.forward = lambda x: nn.Sequential.forward(net[:5], x)
+    (forms, choices), *_ = chosen(net=net)
+    assert isinstance(forms["spare"], TritonLinear) and choices[-1].reason == "not called by the example"
+
+
+def test_rounding_is_not_timed_where_a_normalisation_does_it(monkeypatch):
+    """In a residual block; elsewhere the layer's own rounding is part of its time."""
+    block = ResnetBlock2D(in_channels=8, temb_channels=None, groups=4)
+    net = quantized_copy(nn.Sequential(block, nn.Conv2d(8, 8, 3, padding=1)))
+    net.forward = lambda x: net[1](net[0](x, None))
+    layers = {name: module for name, module in net.named_modules() if isinstance(module, QuantizedLayer)}
+    works = choice.works_of(net, layers, Call((torch.randn(2, 8, 3, 4),)))
+    assert {name: work.rounded for name, work in works.items()} == {"0.conv1": True, "0.conv2": True, "1": False}
+    counted, timings = [], Timings(None, {})
+    quantize = operators.quantize
+    monkeypatch.setattr(operators, "quantize", lambda *arguments: counted.append(1) or quantize(*arguments))
+
+    def timer(call, sets):
+        before = len(counted)
+        assert torch.is_tensor(call(0))
+        return 1e-3 * (1 + len(counted) - before)
+
+    choice.choose(layers, works, timings, timer, lambda *_: [SLOW_TILE], False, CPU)
+    assert [(key.endswith("rounded in front"), item.int8_ms) for key, item in timings.items()] == [
+        (True, 1),
+        (False, 2),
+    ]
+
+
+def test_work_for_another_batch():
+    works = {"a": choice.Work((2, 8, 3, 4), torch.float16), "b": choice.Work((48, 5), torch.float16)}
+    scaled = choice.with_batch(works, samples_of(Call((torch.zeros(()), torch.zeros(2, 3)), {})), 64)
+    assert scaled["a"].shape == (64, 8, 3, 4) and scaled["b"].shape == (1536, 5)

@@ -1,0 +1,44 @@
+"""What the compiler makes of the kernels for cards that are not here: INT8 instructions, and nothing spilled."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("triton")
+ROOT = Path(__file__).parents[3]
+PROGRAM = """
+import dataclasses, json
+from gpu.compiled import Geometry, Settings, convolution, group_norm, layer_norm, linear, quantize
+three = Geometry((1, 3, 3), padding=(0, 1, 1))
+print(json.dumps([dataclasses.asdict(one) for one in (
+    convolution(90, Settings(128, 256, 128, 8, 4), three, True),
+    convolution(80, Settings(128, 128, 128, 8, 4), three, True),
+    linear(90, Settings(64, 32, 128, 4, 4)),
+    group_norm(90, 8, 4, 128),
+    group_norm(90, 10, 2, 128, parts=16),
+    layer_norm(90, 1152),
+    quantize(80),
+)]))
+"""
+
+
+def test_products_run_on_int8_tensor_cores_and_nothing_spills(tmp_path):
+    """In a process of its own: here the kernels are made for the interpreter."""
+    paths = os.pathsep.join([str(ROOT / "src"), str(ROOT / "benchmarks"), *sys.path])
+    environment = {**os.environ, "TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path), "PYTHONPATH": paths}
+    done = subprocess.run([sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    hopper, ampere, product, *elementwise = json.loads(done.stdout)
+    assert any(word.startswith("wgmma") and word.endswith("s32.s8.s8") for word in hopper["instructions"])
+    assert any(word.startswith("mma.sync") and ".s32.s8.s8.s32" in word for word in ampere["instructions"])
+    for one in (hopper, ampere):
+        assert one["stack"] == 0 and one["registers"] < 256
+        assert "cp.async.cg.shared.global" in one["instructions"]  # 16 bytes at once, past the registers
+        assert not any(word.startswith(("ld.global.b8", "ld.global.b16")) and count > 4
+                       for word, count in one["instructions"].items())  # fmt: skip
+    assert any(word.startswith("wgmma") for word in product["instructions"])
+    assert [one["stack"] for one in (product, *elementwise)] == [0] * 5

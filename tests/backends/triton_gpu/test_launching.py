@@ -1,0 +1,50 @@
+"""Which tile a product gets, and how tensors are walked: pure rules, so no GPU is needed."""
+
+import pytest
+import torch
+
+pytest.importorskip("triton")
+from ptq4dm.backends.triton_gpu.kernels.launching import CANDIDATES, fitting_settings, largest_that_fills, tiles, walk
+
+A100, H100, RTX3090 = 166_912, 232_448, 101_376
+"""Bytes of shared memory that a program may take."""
+
+
+@pytest.mark.parametrize(("shared", "sums"), [(A100, 64), (H100, 128), (RTX3090, 64)])
+@pytest.mark.parametrize("problem", [(1, 1, 1), (65536, 1280, 2560), (130, 17, 5), (8, 1280, 320)])
+def test_a_tile_fits_the_card_and_the_problem(shared, sums, problem):
+    fitting = fitting_settings(*problem, shared, sums)
+    assert fitting
+    for one in fitting:
+        assert one.shared_bytes <= shared and one.sums_a_thread <= sums
+        assert one.slices in (1, 2, 4) and one.columns // one.slices >= 16
+
+
+def test_a_small_problem_fills_the_card_rather_than_the_tile():
+    large = largest_that_fills(262144, 1280, fitting_settings(262144, 1280, 1280, H100, 128), 132)
+    small = largest_that_fills(1024, 320, fitting_settings(1024, 320, 320, H100, 128), 132)
+    assert large == CANDIDATES[0] and tiles(1024, small.rows) * tiles(320, small.columns) > 100
+    assert largest_that_fills(16, 16, fitting_settings(16, 16, 64, H100, 128), 132).rows <= 64
+
+
+def elements(x):
+    """The tensor's numbers as a kernel with the walk's strides would read them."""
+    way = walk(x)
+    return way.tensor.as_strided((way.samples, way.places, x.shape[-1]), way.strides, way.tensor.storage_offset())
+
+
+@pytest.mark.parametrize(
+    "x",
+    [
+        torch.arange(120).view(2, 3, 4, 5),
+        torch.arange(120).view(2, 5, 3, 4).movedim(1, -1),
+        torch.arange(240).view(2, 6, 4, 5)[:, ::2],
+        torch.arange(120).view(2, 3, 4, 5).transpose(1, 2),
+        torch.arange(5),
+        torch.arange(20).view(4, 5).T,
+        torch.arange(3).view(1, 1, 3).expand(2, 4, 3),
+    ],
+    ids=["contiguous", "channels first", "every second row", "transposed", "vector", "matrix", "expanded"],
+)
+def test_a_walk_meets_every_number_once_in_order(x):
+    assert torch.equal(elements(x).flatten(), x.flatten())

@@ -1,0 +1,143 @@
+"""The GPU benchmarks rehearsed: all their steps but the GPU's own, on tiny shapes in Triton's interpreter."""
+
+import importlib.util
+import json
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from interpreted import unchecked_integers
+
+pytest.importorskip("triton")
+GPU = Path(__file__).parents[2] / "benchmarks" / "gpu"
+MEASURING = ("bench_kernels.py", "bench_network.py")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_interpreter():
+    with unchecked_integers():
+        yield
+
+
+@pytest.fixture
+def run(monkeypatch, tmp_path):
+    """Run a script in this process, its results in `tmp_path`; its exit status."""
+    monkeypatch.syspath_prepend(GPU)
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)  # the scripts set it: put back afterwards
+    for name in ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", "TORCHINDUCTOR_FX_GRAPH_CACHE"):
+        monkeypatch.setenv(name, str(tmp_path / "cache"))
+
+    def script(name, *args, rehearse=True):
+        more = ["--out", str(tmp_path), "--rounds", "1"] if name in MEASURING else []
+        monkeypatch.setattr(sys, "argv", [name, *args, *more, *(["--rehearse"] if rehearse else [])])
+        try:
+            runpy.run_path(str(GPU / name), run_name="__main__")
+        except SystemExit as left:
+            return left.code
+        return 0
+
+    return script
+
+
+@pytest.fixture
+def everything(monkeypatch):
+    """`all.py` as a module."""
+    monkeypatch.syspath_prepend(GPU)
+    spec = importlib.util.spec_from_file_location("everything", GPU / "all.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("command", [["check.py"], ["bench_kernels.py"], ["bench_network.py", "sd15"], ["all.py"]])
+def test_without_a_gpu_they_leave_with_a_line(run, monkeypatch, command):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    line = run(*command, rehearse=False)
+    assert line.startswith("this benchmark runs on an NVIDIA GPU") and "\n" not in line
+
+
+def test_the_check_finds_a_kernel_that_is_wrong(run, monkeypatch, capsys):
+    from ptq4dm.backends.triton_gpu import packing
+
+    assert run("check.py") == 0
+    assert "WRONG" not in capsys.readouterr().out
+    right = packing.tap_sums
+    monkeypatch.setattr(packing, "tap_sums", lambda *arguments: right(*arguments) + 1)
+    assert run("check.py") == "4 kernels are wrong on cpu"
+    assert "WRONG  convolution 17 channels (5, 3) k3" in capsys.readouterr().out
+
+
+def test_kernels_are_checked_timed_written_and_not_timed_again(run, tmp_path):
+    assert run("bench_kernels.py", "--deadline", "0") == 3  # out of time
+    assert run("bench_kernels.py") == 0
+    path = tmp_path / "kernels-rehearsal.json"
+    data = json.loads(path.read_text())
+    assert data["hardware"]["gpu"] == "rehearsal" and data["hardware"]["triton"]
+    assert [name.split()[0] for name in data["rows"]] == ["peaks", "convolution", "linear", "norm"]
+    for name, row in data["rows"].items():
+        assert name == "peaks" or row["speedup"]["median"] > 0
+        assert row.get("error", 0) < 1e-5 and row.get("largest_difference_in_steps", 0) <= 1
+    data["rows"]["peaks"]["int8_tops"] = 7.0
+    path.write_text(json.dumps(data))
+    assert run("bench_kernels.py") == 0
+    assert json.loads(path.read_text())["rows"] == data["rows"]
+
+
+def test_a_network_is_compared_with_the_simulated_one_and_then_timed(run, tmp_path, capsys):
+    eager = ["--contenders", "FP16 eager"]
+    assert run("bench_network.py", "tiny", *eager) == 0
+    path = tmp_path / "network-tiny-batch2-rehearsal.json"
+    rows = json.loads(path.read_text())["rows"]
+    assert rows["correct"]["passed"] and rows["correct"]["int8_in_fp32"] < 0.05
+    assert all(layer["int8"] for layer in rows["INT8 (strict)"]["layers"])
+    assert rows["FP16 eager"]["int8_speedup"]["INT8 (strict)"]["median"] > 0
+    assert "FP16 compiled" in rows["FP16 eager"]["beside"] and "of FP16)" in capsys.readouterr().out
+    assert run("bench_network.py", "tiny", *eager) == 0
+    assert json.loads(path.read_text())["rows"] == rows  # nothing is measured twice
+
+
+def test_all_pieces_are_there_and_small_enough(everything):
+    lines = [" ".join(piece) for piece in everything.pieces(rehearse=False)]
+    assert lines[0] == "check.py" and len(lines) == len(set(lines))
+    for name, default in (("ddpm-cifar10", 256), ("imagenet64", 128), ("sd15", 8)):
+        assert f"bench_network.py {name}" in lines
+        for batch in {1, 2, 4, 8, 64, 256} - {default}:
+            assert any(line.startswith(f"bench_network.py {name} --batch {batch} ") for line in lines)
+    assert everything.PIECE + everything.GRACE < 600
+
+
+def test_a_piece_is_begun_again_until_it_is_done(everything, monkeypatch):
+    answers, asked = [3, subprocess.TimeoutExpired("", 1), 0, 3, 1], []
+
+    def answer(command, timeout):
+        asked.append(Path(command[1]).name)
+        status = answers[len(asked) - 1]
+        if isinstance(status, Exception):
+            raise status
+        return subprocess.CompletedProcess(command, status)
+
+    monkeypatch.setattr(subprocess, "run", answer)
+    monkeypatch.setattr(sys, "argv", ["all.py", "--rehearse"])
+    monkeypatch.setattr(everything, "pieces", lambda rehearse: [["a.py"], ["b.py", "c"]])
+    with pytest.raises(SystemExit, match="1"):
+        everything.main()
+    assert asked == ["a.py"] * 3 + ["b.py"] * 2
+    answers[:] = [1]
+    asked.clear()
+    monkeypatch.setattr(everything, "pieces", lambda rehearse: [["check.py"], ["a.py"]])
+    with pytest.raises(SystemExit, match="the kernels are wrong here"):
+        everything.main()
+    assert asked == ["check.py"]
+
+
+def test_the_prediction_counts_the_products_of_the_network(monkeypatch):
+    """6.05 billion multiply-adds a sample, as counted for this network elsewhere; a little of it stays in float."""
+    monkeypatch.syspath_prepend(GPU)
+    from predict import predicted
+
+    one = predicted("ddpm-cifar10", 1, fp16=1e12, int8=2e12, bandwidth=1e30)
+    assert 5.9e9 < one.operations / 2 <= 6.05e9 and one.bound_by_bytes < 1e-9
+    assert one.half / one.int8 == pytest.approx(2, abs=0.03)  # bound by arithmetic alone
