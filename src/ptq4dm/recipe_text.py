@@ -25,7 +25,7 @@ def recipe_text(recipe: Recipe, head: Sequence[str] = (), beside: Mapping[str, s
             lines += kept_lines(value, beside or {})
         elif key not in SECTIONS and key != "name":
             lines.append(f"{key} = {toml(value)}")
-    for section in SECTIONS:
+    for section in (section for section in SECTIONS if section in values):
         lines += ["", f"[{section}]", *(f"{key} = {toml(value)}" for key, value in values[section].items())]
     return "\n".join(lines) + "\n"
 

@@ -133,13 +133,13 @@ def edit_denoiser(folder, **changes):
 
 def test_a_newer_format(folder):
     edit(folder / "ptq4dm.json", format_version=99)
-    with pytest.raises(ArtifactError, match="format_version = 99, this ptq4dm reads 2: pip install -U ptq4dm"):
+    with pytest.raises(ArtifactError, match="format_version = 99, this ptq4dm reads 2 and 3: pip install -U ptq4dm"):
         ptq4dm.load(folder)
 
 
 def test_an_older_format(folder):
     edit(folder / "ptq4dm.json", format_version=1)
-    with pytest.raises(ArtifactError, match="format_version = 1, this ptq4dm reads 2: quantize the model again"):
+    with pytest.raises(ArtifactError, match="format_version = 1, this ptq4dm reads 2 and 3: quantize the model again"):
         ptq4dm.load(folder)
 
 

@@ -33,7 +33,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def results(pipe: DDPMPipeline, sizes: Settings, folder: Path) -> dict[str, Any]:
-    """All experiments but `samplers` and `time_scales`, which take long."""
+    """All experiments but `samplers`, `time_scales` and `auto`, which take long."""
     names = ["drift", "operations", "sources", "timesteps", "metrics", "bits", "samples", "redundancy"]
     return run_study(pipe, folder, settings=sizes, only=names)
 

@@ -18,7 +18,7 @@ from ptq4dm.studies import EXPERIMENTS, Settings, run_study
 from ptq4dm.studies.run import RESULTS
 from ptq4dm.studies.study import Study
 
-LEFT_OUT = {"samplers", "time_scales"}
+LEFT_OUT = {"samplers", "time_scales", "auto"}
 """Experiments that take long; they are tested by themselves."""
 
 

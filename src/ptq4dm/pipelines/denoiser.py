@@ -102,7 +102,7 @@ def torch_device(name: str) -> torch.device:
 def require_finite_weights(network: nn.Module, name: str) -> None:
     """Raise ModelError that names the first tensor of `network` with NaN or infinite values, or without any."""
     for tensor_name, tensor in network.state_dict().items():
-        if tensor.is_meta:
+        if tensor.is_meta and type(tensor) is Tensor:  # a subclass may hold its numbers elsewhere
             raise ModelError(
                 f"{name}.{tensor_name} is not in memory: the network is offloaded (enable_sequential_cpu_offload) or "
                 "was never loaded; quantize the pipeline before offloading it"
