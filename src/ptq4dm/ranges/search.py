@@ -23,8 +23,8 @@ FINE = 9
 ROUNDS = 5
 BINS_A_STEP = 16
 """How many histogram bins a quantization step should span for the error inside a bin not to matter."""
-BUDGET = 1 << 22
-"""Values evaluated at once."""
+BUDGET = 1 << 19
+"""Values evaluated at once: 2 MB, which stay in a cache; with 16 MB the search takes four times as long."""
 
 
 @dataclass(frozen=True)
