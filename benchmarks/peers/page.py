@@ -12,8 +12,8 @@ GUIDE = """\
 
 Made by `python benchmarks/bench_peers.py --page docs/peers.md` from the files `benchmarks/results/peers-*.json`; not
 typed. Every tool got the same float network and the same calibration samples, wrote the files that one would ship, and
-was measured on what it runs from them, in the same process as all others. *Defaults* are a tool's own settings; the rows
-without that word are what it recommends for such a network.
+was measured on what it runs from them, in the same process as all others. Where a tool has two rows, *defaults* are its
+own settings and the other is what it recommends for such a network.
 
 How to read it:
 
@@ -22,12 +22,12 @@ How to read it:
   most of them in float is near to float and gains no speed: its fidelity is no feat.
 - *relative L2* and *PSNR of a call*: against the float network in PyTorch, mean over calls on the x_t of the float
   trajectory, which errors of earlier calls do not reach. Every network got the same x_t.
-- *more than ptq4dm*: the relative L2 less ours in the same table, in points of percent, with its 95 % interval by a paired
-  bootstrap over the pictures, widened by Student's t. A tool is *beaten beyond the error bars* if the whole interval
-  lies above 0. It tells what other pictures could change, not what other calibration samples could.
-- *simulated*: the same files computed in float, by the tool's own ranges and rounding, so that its scheme is judged apart
-  from its engine; each row says how. A runtime that shows a single product in INT8 there is refused. optimum-quanto
-  computes convolutions in float when deployed, too: there the two differ in the linear layers only.
+- *more than ptq4dm*: the relative L2 less ours in the same table, in points of percent, with its 95 % interval by a
+  paired bootstrap over the pictures, widened by Student's t. A tool is *beaten beyond the error bars* if the whole
+  interval lies above 0. It tells what other pictures could change, not what other calibration samples could.
+- *simulated*: the same files computed in float, by the tool's own ranges and rounding, so that its scheme is judged
+  apart from its engine; each row says how. A runtime that shows a product in INT8 there is refused. optimum-quanto
+  computes convolutions in float when deployed, too: only its linear layers differ.
 - *one call*: median and quartiles, all taking turns in one run; *against eager* and *ptq4dm is*: ratios round by round,
   with quartiles; *ptq4dm is* 1.50x faster means that the tool's call takes 1.50 times as long as ours.
 - *size*: all files that hold the network.
