@@ -25,22 +25,18 @@ def measured(
     example = example_call(subject.pipeline, effort.batch)
     x_t, timestep = example.args
     rows: Rows = {name: described(peers[name]) for name in folders}
-    simulated: Rows = {
-        name: described(peers[name]) | {"how": simulation.how}
-        for name in folders
-        if (simulation := peers[name].simulation)
-    }
+    simulations = {name: simulation for name in folders if (simulation := peers[name].simulation)}
+    simulated: Rows = {name: described(peers[name]) | {"how": item.how} for name, item in simulations.items()}
 
     def open_with(deploy: Deploy, name: str) -> Deployed:
         require(peers[name])
         return deploy(subject, folders[name], x_t, timestep)
 
     deployed = opened(rows, lambda name: open_with(peers[name].deploy, name))
-    in_float = opened(simulated, lambda name: nothing_in_int8(open_with(simulation_of(peers[name]), name)))
-    compared = {name: item for name, item in deployed.items() if not (capped and peers[name].stock_openvino)}
-    compared |= {
-        name + SIMULATED: item for name, item in in_float.items() if not (capped and peers[name].stock_openvino)
-    }
+    in_float = opened(simulated, lambda name: nothing_in_int8(open_with(simulations[name].deploy, name)))
+    wrong = {name for name in folders if capped and peers[name].stock_openvino}
+    compared = {name: item for name, item in deployed.items() if name not in wrong}
+    compared |= {name + SIMULATED: item for name, item in in_float.items() if name not in wrong}
     errors = fidelity(subject, compared, effort, sys.stderr.isatty())
     for name, item in deployed.items():
         rows[name] |= {
@@ -61,13 +57,6 @@ def measured(
 def described(peer: Peer) -> dict[str, Any]:
     """What a row says of its tool."""
     return {"title": peer.title, "settings": peer.settings, "float": peer.float}
-
-
-def simulation_of(peer: Peer) -> Deploy:
-    """How a tool that has a simulation is simulated."""
-    if peer.simulation is None:
-        raise EvaluationError(f"{peer.title} has no simulation")
-    return peer.simulation.deploy
 
 
 def opened(rows: Rows, open_one: Callable[[str], Deployed]) -> dict[str, Deployed]:
