@@ -1,8 +1,9 @@
-"""One network quantized by every tool, each as deployed: share in INT8, fidelity, speed and size, in one run.
+"""One network quantized by every tool, in one run: share in INT8, fidelity, speed and size of what each deploys, and
+the fidelity of what it means to compute, simulated in float.
 
     pip install -c constraints.txt -c benchmarks/peers/constraints.txt -e '.[peers]'
     python benchmarks/bench_peers.py [--quick] [--network emoji-32|cifar10] [--isa native|avx2|both] [--peers NAME,NAME]
-                                     [--page docs/peers.md]
+                                     [--no-speed] [--page docs/peers.md]
 
 Each tool first writes the files that one would ship, without limits on the instruction set; then, once a set, all are
 loaded in one process and take turns.
@@ -11,19 +12,19 @@ loaded in one process and take turns.
 import argparse
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from bench_network import cifar_shaped
 from common import AVX2, CAP_NOTE, add_isa, parser, save, under_each_isa
 from diffusers import DDPMPipeline
 from peers import EAGER, OURS, PEERS
-from peers.measure import Effort, fidelity, fidelity_row, is_finite, speed_row, times
-from peers.page import cells, claim_line, page, read_results
-from peers.peer import Deployed, Peer, Subject, require, shipped_bytes
-from peers.verdict import verdict
+from peers.measure import Effort
+from peers.page import page, read_results, tables_and_claims
+from peers.peer import Peer, Subject, require
+from peers.rows import SIMULATED, measured
+from peers.verdict import beaten, verdict
 
 import ptq4dm
 from ptq4dm.calibration.calibration_set import CalibrationSet
@@ -33,7 +34,6 @@ from ptq4dm.evaluation.environment import installed_version
 from ptq4dm.evaluation.hardware import this_processor, usable_flags
 from ptq4dm.files import new_folder
 from ptq4dm.pipelines.pipeline import Pipeline, open_pipeline
-from ptq4dm.quantization.quantized_model import example_call
 
 SAMPLES = "samples.safetensors"
 PACKAGES = ("optimum-quanto", "torchao", "nncf", "openvino", "onnxruntime", "torch")
@@ -68,6 +68,7 @@ def main() -> None:
     own.add_argument("--peers", help=f"tools, comma-separated (default: all of {', '.join(PEERS)})")
     own.add_argument("--samples", type=int, help="calibration samples, the same for all (default: by the network)")
     own.add_argument("--law", choices=("ndtc", "uniform"), default="ndtc", help="law of their time-steps")
+    own.add_argument("--no-speed", action="store_true", help="fidelity and size only, saved beside what was timed")
     own.add_argument("--rounds", type=int, help="of timing (default 15)")
     own.add_argument("--steps", type=int, help="of the float trajectories (default: by the network)")
     own.add_argument("--work", type=Path, help="keeps what the tools ship; what is there already is not made again")
@@ -143,58 +144,31 @@ def report(args: argparse.Namespace, subject: Subject, names: list[str], work: P
     effort = QUICK if args.quick else NETWORKS[args.network].effort
     effort = replace(effort, rounds=args.rounds or effort.rounds, steps=args.steps or effort.steps)
     capped = bool(this_processor().isa_cap)
-    rows = measured(subject, {name: shipped(name, subject.vnni, work) for name in names}, effort, capped)
-    claims = verdict(rows, OURS)
-    for row in rows.values():
-        print(" | ".join(cells(row)))
-    print("\n".join(claim_line(claim, rows) for claim in claims))
-    broken = [f"{row['title']}, {row['settings']}: {NAN_NOTE}" for row in rows.values() if not row.get("finite", True)]
+    folders = {name: shipped(name, subject.vnni, work) for name in names}
+    tables = measured(PEERS, subject, folders, effort, capped, timed=not args.no_speed)
+    rows, simulated = tables["rows"], tables["simulated"]
+    broken = [
+        f"{row['title']}, {row['settings']}{kind}: {NAN_NOTE}"
+        for kind, table in (("", rows), (SIMULATED, simulated))
+        for row in table.values()
+        if not row.get("finite", True)
+    ]
     results = {
-        "what": "one network quantized by several tools, each as deployed",
+        "what": "one network quantized by several tools, each as deployed and simulated",
         "network": args.network,
         "isa": args.isa,
         "isa_settings": AVX2 if capped else {},
         "samples": {"count": len(subject.samples), "law": subject.samples.facts["law"]},
+        "timed": not args.no_speed,
         "effort": asdict(effort),
         "versions": {name: installed_version(name) for name in PACKAGES},
-        "rows": rows,
-        "claims": claims,
+        **tables,
+        "claims": verdict(rows, OURS),
+        "beaten": beaten(rows, simulated, OURS),
         "notes": [*([STOCK_NOTE, CAP_NOTE] if capped else []), *broken],
     }
-    save(f"peers-{args.network}", args, results)
-
-
-def measured(subject: Subject, folders: Mapping[str, Path], effort: Effort, capped: bool) -> dict[str, Any]:
-    """The rows of the table by the tools' names; of a tool that cannot be run here, the reason."""
-    example = example_call(subject.pipeline, effort.batch)
-    x_t, timestep = example.args
-    deployed: dict[str, Deployed] = {}
-    rows: dict[str, Any] = {}
-    for name, folder in folders.items():
-        peer = PEERS[name]
-        rows[name] = {"title": peer.title, "settings": peer.settings, "float": peer.float}
-        try:
-            require(peer)
-            deployed[name] = peer.deploy(subject, folder, x_t, timestep)
-        except PTQ4DMError as error:
-            if name in (EAGER, OURS):  # all others are measured against these
-                raise
-            rows[name]["reason"] = str(error)
-    shown = sys.stderr.isatty()
-    compared = {name: item for name, item in deployed.items() if not (capped and PEERS[name].stock_openvino)}
-    errors = fidelity(subject, compared, effort, shown)
-    seconds = times(deployed, x_t, timestep, effort.rounds, shown)
-    for name, item in deployed.items():
-        finite = name not in errors or is_finite(errors[name])
-        rows[name] |= {
-            "int8_share": item.int8_share,
-            "executed": item.executed,
-            "bytes": shipped_bytes(folders[name] / PEERS[name].part),
-            "fidelity": fidelity_row(errors[name], errors[OURS]) if name in errors and finite else None,
-            "finite": finite,
-            **speed_row(seconds[name], seconds[EAGER], seconds[OURS]),
-        }
-    return rows
+    print("\n".join(tables_and_claims(results)))
+    save(f"peers-{args.network}{'-fidelity' if args.no_speed else ''}", args, results)
 
 
 if __name__ == "__main__":

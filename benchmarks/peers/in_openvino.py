@@ -1,6 +1,7 @@
 """Graphs of OpenVINO's own: how they are made of a torch network, run, and what of them is run in INT8."""
 
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch import Tensor
 from peers.peer import Deployed, Run, Subject, share_shown
 from ptq4dm.backends.cpu.binding import bind
 from ptq4dm.backends.cpu.openvino.batches import BatchRunner, shapes_of
-from ptq4dm.backends.cpu.openvino.engine import core
+from ptq4dm.backends.cpu.openvino.engine import core, runner
 from ptq4dm.backends.cpu.openvino.executed import MULTIPLYING, executed_layer, text
 from ptq4dm.backends.cpu.openvino.lower import lower
 from ptq4dm.pipelines.denoiser import Call
@@ -18,6 +19,12 @@ from ptq4dm.pipelines.denoiser import Call
 LAYERS = ("aten::_convolution", "aten::linear")
 """The operations of layers, as the converter names them."""
 ROOT = "__module.network."
+IN_FLOAT = {
+    "LP_TRANSFORMS_MODE": False,
+    "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,
+    "INFERENCE_PRECISION_HINT": "f32",
+}
+"""FakeQuantize is computed as written, and its neighbours in float32: nothing is turned into INT8 kernels."""
 
 
 def float_graph(subject: Subject) -> Any:
@@ -28,16 +35,24 @@ def float_graph(subject: Subject) -> Any:
 def deployed(subject: Subject, path: Path, x_t: Tensor, timestep: Tensor) -> Deployed:
     """A saved graph, compiled for the shapes of this call: lowest latency, float32 where it is not INT8."""
     model = core().read_model(str(path))
-    runner = BatchRunner(model, shapes_of((x_t, timestep)))
-    share = share_shown(multiplying_layers(runner.first), subject.macs)
-    return Deployed(run_of(runner), share, kernels(runner.first))
+    batches = BatchRunner(model, shapes_of((x_t, timestep)))
+    share = share_shown(multiplying_layers(batches.first), subject.macs)
+    return Deployed(run_of(batches), share, kernels(batches.first))
 
 
-def run_of(runner: BatchRunner) -> Run:
+def simulated(subject: Subject, path: Path) -> Deployed:
+    """A saved graph in float, for any batch."""
+    threads = {"INFERENCE_NUM_THREADS": torch.get_num_threads()}
+    compiled = core().compile_model(core().read_model(str(path)), "CPU", {**IN_FLOAT, **threads})
+    share = share_shown(multiplying_layers(compiled), subject.macs)
+    return Deployed(run_of(runner(compiled)), share, kernels(compiled))
+
+
+def run_of(outputs: Callable[[tuple[Tensor, ...]], list[Tensor]]) -> Run:
     """The graph as a call of the network."""
 
     def run(x_t: Tensor, timestep: Tensor) -> Tensor:
-        return runner((x_t, timestep.to(torch.int64)))[0]
+        return outputs((x_t, timestep.to(torch.int64)))[0]
 
     return run
 

@@ -1,7 +1,7 @@
 """Networks that stay in PyTorch: how they are called, and what of their multiply-adds the profiler shows as INT8."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ INT8_PRODUCT = "aten::_int_mm"
 FLOAT_PRODUCTS = ("aten::convolution", "aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm")
 
 
-def deployed(network: nn.Module, x_t: Tensor, timestep: Tensor, macs: dict[str, int]) -> Deployed:
+def deployed(network: Callable[..., Any], x_t: Tensor, timestep: Tensor, macs: dict[str, int]) -> Deployed:
     """The network as it is; its share in INT8 is measured on one call."""
     run = without_gradients(lambda x, t: output_tensor(network(x, t)))
     events = profiled(run, x_t, timestep)

@@ -4,14 +4,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from peers.peer import Deployed, Subject
-from ptq4dm.evaluation.bootstrap import paired_difference
+from ptq4dm.evaluation.bootstrap import mean_statistic, paired_difference
 from ptq4dm.evaluation.fidelity import CallErrors, compare_calls
 from ptq4dm.evaluation.speed import alternate, spread
+from ptq4dm.studies.rows import for_few
 
 FIRST_SEED = 1_000_000
 SAMPLER = "ddim"
@@ -43,25 +43,18 @@ def times(deployed: Mapping[str, Deployed], x_t: Tensor, timestep: Tensor, round
 
 
 def fidelity_row(errors: CallErrors, ours: CallErrors) -> dict[str, Any]:
-    """Means over pictures and steps, the curve over t, and how much larger the error is than ours, paired by picture,
-    with a 95 % interval where there are pictures enough for one."""
-    row: dict[str, Any] = errors.to_dict()
+    """Means over pictures and steps, the curve over t, the mean of each picture, and how much larger the error is than
+    ours, paired by picture, with the interval of a study's rows (None of a single picture)."""
     own, other = ours.relative_l2.mean(1).numpy(), errors.relative_l2.mean(1).numpy()
-    row["more_than_ours"] = {"value": float((other - own).mean())}
+    estimate = None
     if len(own) > 1:
-        estimate = paired_difference(mean_of(own), mean_of(other), len(own))
-        row["more_than_ours"] |= {"low": estimate.low, "high": estimate.high}
-    return row
+        estimate = for_few(paired_difference(mean_statistic(own), mean_statistic(other), len(own))).to_dict()
+    return {**errors.to_dict(), "per_picture": other.tolist(), "more_than_ours": estimate}
 
 
 def is_finite(errors: CallErrors) -> bool:
     """Whether a network answered every call with numbers."""
     return bool(torch.isfinite(errors.relative_l2).all())
-
-
-def mean_of(values: np.ndarray) -> Any:
-    """The mean of values as a function of how often each is drawn."""
-    return lambda counts: float(np.average(values, weights=counts))
 
 
 def speed_row(seconds: Sequence[float], eager: Sequence[float], ours: Sequence[float]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from peers.peer import Deployed, Peer, Run, Subject, share_shown
+from peers.peer import Deployed, Peer, Run, Simulation, Subject, share_shown
 from ptq4dm.backends.cpu.binding import bind
 from ptq4dm.backends.cpu.onnxruntime.executed import INT8_NODES
 from ptq4dm.backends.cpu.onnxruntime.session import open_session
@@ -19,11 +19,21 @@ from ptq4dm.pipelines.denoiser import Call
 GRAPH = "int8.onnx"
 MULTIPLYING = INT8_NODES | {"Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul"}
 ROOT = "/network"
+HOW = "the same graph, each node as written (graph optimizations off): QuantizeLinear, DequantizeLinear, float Conv"
 
 
-def ship(subject: Subject, folder: Path) -> None:
-    """quant_pre_process, then quantize_static: QDQ, S8S8, min-max (the defaults), per channel; reduce_range without
-    VNNI, as its documentation advises."""
+def ship_default(subject: Subject, folder: Path) -> None:
+    """quantize_static as it comes: QDQ, S8S8, min-max, per tensor."""
+    quantize_graph(subject, folder)
+
+
+def ship_per_channel(subject: Subject, folder: Path) -> None:
+    """Weights per channel, and reduce_range without VNNI, as its documentation advises."""
+    quantize_graph(subject, folder, per_channel=True, reduce_range=not subject.vnni)
+
+
+def quantize_graph(subject: Subject, folder: Path, **options: Any) -> None:
+    """quant_pre_process, then quantize_static."""
     from onnxruntime.quantization import quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
@@ -32,9 +42,7 @@ def ship(subject: Subject, folder: Path) -> None:
         graph = trace_to_onnx(subject.network, bind(subject.network, Call(next(subject.calls(1)))), written)
         quant_pre_process(str(written), str(prepared), skip_symbolic_shape=True)  # which this graph cannot pass
         feeds = ({name: x.numpy() for name, x in zip(graph.inputs, call)} for call in subject.calls(1))
-        quantize_static(
-            str(prepared), str(folder / GRAPH), reader(feeds), per_channel=True, reduce_range=not subject.vnni
-        )
+        quantize_static(str(prepared), str(folder / GRAPH), reader(feeds), **options)
 
 
 def reader(feeds: Iterable[dict[str, Any]]) -> Any:
@@ -52,13 +60,23 @@ def reader(feeds: Iterable[dict[str, Any]]) -> Any:
 
 
 def deploy(subject: Subject, folder: Path, x_t: Tensor, timestep: Tensor) -> Deployed:
-    """A session on the shipped graph; what it runs is read from the graph as it rewrote it."""
+    """A session on the shipped graph."""
+    return opened(subject, folder, optimize=True)
+
+
+def simulate(subject: Subject, folder: Path, x_t: Tensor, timestep: Tensor) -> Deployed:
+    """A session that runs each node of the shipped graph as written."""
+    return opened(subject, folder, optimize=False)
+
+
+def opened(subject: Subject, folder: Path, optimize: bool) -> Deployed:
+    """A session; what it runs is read from the graph as ONNX Runtime rewrote it."""
     import onnx
 
     with tempfile.TemporaryDirectory() as work:
-        optimized = Path(work) / "optimized.onnx"
-        session = open_session(folder / GRAPH, optimized)
-        nodes = [(node.op_type, node.name) for node in onnx.load(str(optimized)).graph.node]
+        executed = Path(work) / "executed.onnx"
+        session = open_session(folder / GRAPH, executed, optimize)
+        nodes = [(node.op_type, node.name) for node in onnx.load(str(executed)).graph.node]
     share = share_shown(multiplying_layers(nodes), subject.macs)
     kinds = Counter(kind for kind, _ in nodes if kind in MULTIPLYING)
     return Deployed(run_of(session), share, dict(kinds))
@@ -89,11 +107,14 @@ def multiplying_layers(nodes: Iterable[tuple[str, str]]) -> dict[str, bool]:
     return found
 
 
-PEER = Peer(
-    "ONNX Runtime",
+TITLE, PACKAGES, SIMULATION = "ONNX Runtime", ("onnxruntime", "onnx"), Simulation(HOW, simulate)
+DEFAULT = Peer(TITLE, "quantize_static, defaults", PACKAGES, ship_default, deploy, SIMULATION)
+PER_CHANNEL = Peer(
+    TITLE,
     "quantize_static, QDQ S8S8, per channel, reduce_range without VNNI",
-    ("onnxruntime", "onnx"),
-    ship,
+    PACKAGES,
+    ship_per_channel,
     deploy,
+    SIMULATION,
     tuned=True,
 )

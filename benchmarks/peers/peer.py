@@ -1,4 +1,4 @@
-"""What a tool is to the comparison: it ships a network as files, and runs what it shipped."""
+"""What a tool is to the comparison: it ships a network as files, and runs what it shipped, deployed or simulated."""
 
 import importlib
 from collections.abc import Callable, Iterator
@@ -55,12 +55,27 @@ class Deployed:
     executed: dict[str, int]
 
 
+Deploy = Callable[[Subject, Path, Tensor, Tensor], Deployed]
+"""Runs the files in a folder for calls like the given x_t and time-step."""
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """A tool's own ranges and rounding computed in float, so that its scheme is judged apart from its engine.
+
+    how: in words. deploy: runs the same files; what it returns shows nothing in INT8.
+    """
+
+    how: str
+    deploy: Deploy
+
+
 @dataclass(frozen=True)
 class Peer:
     """One tool with its settings.
 
     title, settings: as the table says them. packages: what has to be installed. ship: quantizes and writes the
-    network's files into an empty folder. deploy: runs those files for calls like the given one.
+    network's files into an empty folder. deploy: runs those files; simulation: computes them in float.
     part: the subfolder that holds the network, where more is written. tuned: its settings differ where the
     processor has no VNNI. stock_openvino: it runs OpenVINO's own float graph. float: quantizes nothing.
     slow_start: takes a minute or more before its first call, so a quick try leaves it out.
@@ -70,7 +85,8 @@ class Peer:
     settings: str
     packages: tuple[str, ...]
     ship: Callable[[Subject, Path], None]
-    deploy: Callable[[Subject, Path, Tensor, Tensor], Deployed]
+    deploy: Deploy
+    simulation: Simulation | None = None
     part: str = ""
     tuned: bool = False
     stock_openvino: bool = False

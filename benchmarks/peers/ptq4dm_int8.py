@@ -7,7 +7,8 @@ from typing import Any
 from torch import Tensor
 
 import ptq4dm
-from peers.peer import Deployed, Peer, Subject, share_of, without_gradients
+from peers import in_torch
+from peers.peer import Deployed, Peer, Simulation, Subject, share_of, without_gradients
 from ptq4dm.pipelines.denoiser import output_tensor
 
 
@@ -26,4 +27,17 @@ def deploy(subject: Subject, folder: Path, x_t: Tensor, timestep: Tensor) -> Dep
     return Deployed(run, share_of(layers, subject.macs), dict(Counter(layer.primitive for layer in executed)))
 
 
-PEER = Peer("ptq4dm", "recipe w8a8, backend openvino", ("openvino",), ship, deploy, part="unet")
+def simulate(subject: Subject, folder: Path, x_t: Tensor, timestep: Tensor) -> Deployed:
+    """The artifact on the backend that defines its arithmetic, in torch."""
+    return in_torch.deployed(ptq4dm.load(folder).to_module("simulated"), x_t, timestep, subject.macs)
+
+
+PEER = Peer(
+    "ptq4dm",
+    "recipe w8a8, backend openvino",
+    ("openvino",),
+    ship,
+    deploy,
+    Simulation("the same artifact, backend simulated", simulate),
+    part="unet",
+)

@@ -10,8 +10,25 @@ SIZE_MARGIN: Final = 1.02
 Row = Mapping[str, Any]
 
 
+def beaten(rows: Mapping[str, Row], simulated: Mapping[str, Row], ours: str) -> list[dict[str, Any]]:
+    """For each tool that quantizes, ours aside: whether its error of a call is larger than ours beyond the error bars,
+    as deployed and simulated; None where that was not measured."""
+    tools = [name for name, row in rows.items() if not row["float"] and name != ours]
+    return [
+        {"name": name, "deployed": is_beaten(rows[name]), "simulated": is_beaten(simulated.get(name))} for name in tools
+    ]
+
+
+def is_beaten(row: Row | None) -> bool | None:
+    """Whether the whole interval of a row's difference from ours lies above 0."""
+    fidelity = row.get("fidelity") if row else None
+    difference = fidelity["more_than_ours"] if fidelity else None
+    return None if difference is None else difference["low"] > 0
+
+
 def verdict(rows: Mapping[str, Row], ours: str) -> list[dict[str, Any]]:
-    """The claims: each with the tools that break it, by name, and those that could not be judged.
+    """The claims: each with the tools that break it, by name, and those that could not be judged; none of speed where
+    nothing was timed.
 
     rows: by name; one with "reason" was not measured; "fidelity" is None where it was not.
     """
@@ -19,14 +36,19 @@ def verdict(rows: Mapping[str, Row], ours: str) -> list[dict[str, Any]]:
     others = {name: row for name, row in rows.items() if name != ours}
     tools = {name: row for name, row in others.items() if not row["float"]}
     same = {name: row for name, row in tools.items() if row.get("int8_share", 1) >= SAME_LAYERS * own["int8_share"]}
-    faster = judged(others, is_faster)
     smaller = judged(tools, lambda row: own["bytes"] > SIZE_MARGIN * row["bytes"])
     closer = judged(same, lambda row: is_closer(row, own))
+    claims = [
+        {"claim": "size within 2 % of the smallest quantized network", **smaller},
+        {"claim": "ahead in fidelity of every tool that runs the same layers in W8A8", **closer},
+    ]
+    if "seconds" not in own:
+        return claims
+    faster = judged(others, is_faster)
     both = judged(others, lambda row: is_faster(row) and is_closer(row, own))
     return [
         {"claim": "ahead of all in speed", **faster},
-        {"claim": "size within 2 % of the smallest quantized network", **smaller},
-        {"claim": "ahead in fidelity of every tool that runs the same layers in W8A8", **closer},
+        *claims,
         {"claim": "no tool ahead in fidelity and speed at once", **both},
     ]
 

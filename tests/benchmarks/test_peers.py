@@ -3,6 +3,7 @@
 import json
 import re
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,8 +14,10 @@ import torch
 from peers import PEERS, in_openvino, in_torch, onnxruntime_int8
 from peers.measure import Effort, fidelity_row, speed_row
 from peers.page import page, read_results
-from peers.peer import Deployed, Peer, Subject, require, share_of, share_shown
-from peers.verdict import verdict
+from peers.peer import Deployed, Peer, Simulation, Subject, require, share_of, share_shown
+from peers.rows import measured
+from peers.verdict import beaten, verdict
+from scipy.stats import ttest_rel
 from tiny import tiny_pipeline
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
@@ -102,6 +105,13 @@ def test_the_runtimes_here_show_every_layer(name: str, low: float, high: float, 
     expected = subject.network(x_t, timestep).sample
     assert low <= deployed.int8_share <= high
     assert float((deployed.run(x_t, timestep) - expected).norm() / expected.norm()) < (0.1 if high else 1e-5)
+    simulation = PEERS[name].simulation
+    assert (simulation is not None) == (name == "ptq4dm")
+    if simulation is not None:
+        in_float = simulation.deploy(subject, tmp_path / "shipped", x_t, timestep)
+        assert in_float.int8_share == 0 and in_float.executed["aten::convolution"] > 0
+        expected = in_float.run(x_t, timestep)
+        assert float((deployed.run(x_t, timestep) - expected).norm() / expected.norm()) < 0.01
 
 
 def test_ratios_are_taken_round_by_round() -> None:
@@ -114,49 +124,103 @@ def test_ratios_are_taken_round_by_round() -> None:
 
 
 def test_errors_are_compared_picture_by_picture() -> None:
-    hard = torch.tensor([[0.1], [0.5], [0.9]], dtype=torch.float64)
-    ours, other = (CallErrors(torch.tensor([1.0]), hard + more, hard, hard) for more in (0.0, 0.02))
-    row = fidelity_row(other, ours)["more_than_ours"]
-    assert (row["value"], row["low"], row["high"]) == pytest.approx((0.02, 0.02, 0.02))
+    """Against the interval of a paired t-test: hard pictures are hard for both, and cancel."""
+    hard = torch.linspace(0.1, 0.9, 16, dtype=torch.float64)[:, None]
+    more = 0.02 + 0.001 * torch.randn((16, 1), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    ours, other = (CallErrors(torch.tensor([1.0]), errors, hard, hard) for errors in (hard, hard + more))
+    row = fidelity_row(other, ours)
+    exact = ttest_rel((hard + more).flatten(), hard.flatten()).confidence_interval(0.95)
+    found = row["more_than_ours"]
+    assert (found["value"], found["low"], found["high"]) == pytest.approx((float(more.mean()), *exact), abs=1e-4)
+    assert row["per_picture"] == pytest.approx((hard + more).flatten().tolist())
 
 
-def fake(factor: float, share: float, **facts: bool) -> Peer:
-    """A tool whose network is the float one times a factor."""
+def fake(factor: float, share: float, simulated: float | None = None, **facts: bool) -> Peer:
+    """A tool whose network is the float one times a factor, and times another where it is simulated."""
 
-    def deploy(subject: Subject, folder: Path, x_t: Tensor, timestep: Tensor) -> Deployed:
-        return Deployed(lambda x, t: factor * subject.network(x, t).sample, share, {})
+    def times(factor: float, share: float):
+        def deploy(subject: Subject, folder: Path, x_t: Tensor, timestep: Tensor) -> Deployed:
+            return Deployed(lambda x, t: factor * subject.network(x, t).sample, share, {})
 
-    return Peer(f"times {factor}", "", (), lambda subject, folder: None, deploy, **facts)
+        return deploy
+
+    simulation = None if simulated is None else Simulation("in float", times(simulated, 0.0))
+    return Peer(f"times {factor}", "", (), lambda subject, folder: None, times(factor, share), simulation, **facts)
 
 
-def test_measured_rows(subject: Subject, tmp_path, monkeypatch) -> None:
+EFFORT = Effort(pictures=2, steps=2, batch=2, rounds=2)
+
+
+def test_measured_rows(subject: Subject, tmp_path) -> None:
     (tmp_path / "weights").write_bytes(bytes(1000))
-    tools = {"eager": fake(1.0, 0.0, float=True), "ptq4dm": fake(1.01, 1.0), "b": fake(0.97, 0.5, stock_openvino=True)}
-    absent = Peer("absent", "", ("no_such_package",), tools["b"].ship, tools["b"].deploy)
-    monkeypatch.setattr(bench_peers, "PEERS", {**tools, "absent": absent})
-    effort = Effort(pictures=2, steps=2, batch=2, rounds=2)
-    folders = dict.fromkeys([*tools, "absent"], tmp_path)
-    rows = bench_peers.measured(subject, folders, effort, capped=False)
-    assert [rows[name]["fidelity"]["relative_l2_mean"] for name in tools] == pytest.approx([0, 0.01, 0.03], abs=1e-6)
+    eager, ours, b = fake(1.0, 0.0, float=True), fake(1.01, 1.0, 1.02), fake(0.97, 0.5, 1.01, stock_openvino=True)
+    absent = Peer("absent", "", ("no_such_package",), b.ship, b.deploy)
+    tools = {"eager": eager, "ptq4dm": ours, "b": b, "absent": absent}
+    folders = dict.fromkeys(tools, tmp_path)
+    tables = measured(tools, subject, folders, EFFORT, capped=False, timed=True)
+    rows, simulated = tables["rows"], tables["simulated"]
+    errors = [rows[name]["fidelity"]["relative_l2_mean"] for name in ("eager", "ptq4dm", "b")]
+    assert errors == pytest.approx([0, 0.01, 0.03], abs=1e-6)
     assert rows["eager"]["over_eager"] == {"median": 1, "low": 1, "high": 1} and rows["b"]["bytes"] == 1000
     assert "no_such_package" in rows["absent"]["reason"] and "pip install" in rows["absent"]["reason"]
-    capped = bench_peers.measured(subject, folders, effort, capped=True)
-    assert capped["b"]["fidelity"] is None and capped["ptq4dm"]["fidelity"] is not None
+    assert [row["fidelity"]["relative_l2_mean"] for row in simulated.values()] == pytest.approx([0.02, 0.01], abs=1e-6)
+    assert rows["b"]["fidelity"]["more_than_ours"]["value"] == pytest.approx(0.02, abs=1e-6)
+    assert simulated["b"]["fidelity"]["more_than_ours"]["value"] == pytest.approx(-0.01, abs=1e-6)
+    capped = measured(tools, subject, folders, EFFORT, capped=True, timed=False)
+    assert capped["rows"]["b"]["fidelity"] is None and capped["simulated"]["b"]["fidelity"] is None
+    assert capped["rows"]["ptq4dm"]["fidelity"] is not None and "seconds" not in capped["rows"]["ptq4dm"]
 
 
-def test_a_tool_that_answers_nan_is_not_compared(subject: Subject, tmp_path, monkeypatch) -> None:
+def test_a_tool_that_answers_nan_is_not_compared(subject: Subject, tmp_path) -> None:
     """As torch.compile's float network does under ONEDNN_MAX_CPU_ISA=AVX2."""
-    tools = {"eager": fake(1.0, 0.0, float=True), "ptq4dm": fake(1.01, 1.0), "b": fake(float("nan"), 0.5)}
-    monkeypatch.setattr(bench_peers, "PEERS", tools)
-    effort = Effort(pictures=2, steps=2, batch=2, rounds=2)
-    rows = bench_peers.measured(subject, dict.fromkeys(tools, tmp_path), effort, capped=False)
+    tools = {"eager": fake(1.0, 0.0, float=True), "ptq4dm": fake(1.01, 1.0, 1.0), "b": fake(float("nan"), 0.5)}
+    tables = measured(tools, subject, dict.fromkeys(tools, tmp_path), EFFORT, capped=False, timed=False)
+    rows = tables["rows"]
     assert rows["b"]["fidelity"] is None and not rows["b"]["finite"]
     assert rows["ptq4dm"]["finite"] and rows["ptq4dm"]["fidelity"] is not None
-    json.dumps(rows, allow_nan=False)
+    json.dumps(tables, allow_nan=False)
+
+
+def test_what_still_runs_in_int8_is_no_simulation(subject: Subject, tmp_path) -> None:
+    b = fake(0.9, 1.0)
+    tools = {
+        "eager": fake(1.0, 0.0, float=True),
+        "ptq4dm": fake(1.01, 1.0, 1.0),
+        "b": replace(b, simulation=Simulation("not at all", b.deploy)),
+    }
+    tables = measured(tools, subject, dict.fromkeys(tools, tmp_path), EFFORT, capped=False, timed=False)
+    assert "100.0 % of its multiply-adds still run in INT8" in tables["simulated"]["b"]["reason"]
+    assert beaten(tables["rows"], tables["simulated"], "ptq4dm") == [{"name": "b", "deployed": True, "simulated": None}]
+
+
+def test_a_fake_quantized_graph_is_computed_in_float(tmp_path) -> None:
+    """A convolution of OpenVINO on rounded inputs, against the same in float64."""
+    import openvino
+    from openvino import opset13 as ops
+
+    rng = np.random.default_rng(0)
+    kernel = np.round(40 * rng.standard_normal((8, 3, 3, 3))).clip(-127, 127)
+    low, high = np.float32(-2), np.float32(2 - 4 / 256)
+    x = ops.parameter([-1, 3, 6, 6], np.float32, name="x")
+    t = ops.parameter([], np.int64, name="t")
+    rounded = ops.fake_quantize(x, low, high, low, high, 256)
+    weights = ops.convert(ops.constant(kernel.astype(np.int8)), "f32")
+    conv = ops.convolution(rounded, weights, [1, 1], [1, 1], [1, 1], [1, 1])
+    conv.set_friendly_name(f"{in_openvino.ROOT}conv/aten::_convolution/Convolution")
+    graph = openvino.Model([conv, ops.convert(t, "f32")], [x, t])
+    openvino.save_model(graph, str(tmp_path / "g.xml"), False)
+    one = SimpleNamespace(macs={"conv": 1})
+    found = in_openvino.simulated(one, tmp_path / "g.xml")  # type: ignore[arg-type]
+    x_t = torch.from_numpy(rng.uniform(-2.5, 2.5, (2, 3, 6, 6)).astype(np.float32))
+    levels = ((x_t.double() + 2) * 64).round().clip(0, 255) / 64 - 2
+    expected = torch.nn.functional.conv2d(levels, torch.from_numpy(kernel), padding=1)
+    assert found.int8_share == 0 and found.executed
+    assert float((found.run(x_t, torch.tensor(1)) - expected).abs().max() / expected.abs().max()) < 1e-5
 
 
 def row(share: float, relative: float | None, time: float, size: int, **facts) -> dict:
-    fidelity = None if relative is None else {"relative_l2_mean": relative, "psnr_mean": 50.0}
+    more = {"value": (relative or 0) - 0.01, "low": (relative or 0) - 0.012, "high": (relative or 0) - 0.008}
+    fidelity = None if relative is None else {"relative_l2_mean": relative, "psnr_mean": 50.0, "more_than_ours": more}
     one = {"median": time, "low": time, "high": time}
     return {"title": "T", "settings": "s", "float": False, "int8_share": share, "fidelity": fidelity, "bytes": size,
             "seconds": one, "over_eager": one, "ours_faster": one, **facts}  # fmt: skip
@@ -186,26 +250,56 @@ def test_what_was_not_measured_is_not_taken_for_held() -> None:
     assert verdict(rows, "ours")[3]["not_judged"] == ["a", "b"]
 
 
+def test_claims_of_speed_are_not_made_without_times() -> None:
+    rows = {name: {"float": False, "int8_share": 1.0, "fidelity": None, "bytes": 1} for name in ("ours", "a")}
+    assert not [claim for claim in verdict(rows, "ours") if "speed" in claim["claim"]]
+
+
+def test_a_tool_is_beaten_only_if_the_whole_interval_says_so() -> None:
+    rows = {
+        "float": row(0.0, 0.0, 1.0, 1, float=True),
+        "ours": row(1.0, 0.01, 1.0, 1),
+        "beaten": row(1.0, 0.03, 1.0, 1),
+        "alike": row(1.0, 0.011, 1.0, 1),
+        "better": row(1.0, 0.001, 1.0, 1),
+        "absent": {"float": False, "reason": "it needs more"},
+    }
+    found = beaten(rows, {"beaten": rows["alike"], "better": rows["beaten"]}, "ours")
+    assert {item["name"]: (item["deployed"], item["simulated"]) for item in found} == {
+        "beaten": (True, False), "alike": (False, None), "better": (False, True), "absent": (None, None),
+    }  # fmt: skip
+
+
 def test_the_page_shows_every_row_and_says_who_breaks_a_claim() -> None:
     rows = {
         "ours": row(0.997, 0.0101, 1.0, 7_350_000, title="ours"),
         "a": row(1.0, 0.005, 1.1, 7_350_000, title="rival", settings="best"),
         "b": {"title": "absent", "settings": "", "float": False, "reason": "it needs more"},
     }
+    simulated = {
+        "a": {"title": "rival", "settings": "best", "how": "in float", "fidelity": row(1, 0.05, 1, 1)["fidelity"]}
+    }
     result = {
         "network": "net", "isa": "native", "rows": rows, "claims": verdict(rows, "ours"), "notes": ["a note"],
         "effort": {"pictures": 2, "steps": 3, "batch": 4, "rounds": 5}, "samples": {"count": 6, "law": "ndtc"},
-        "versions": {"rival": "1.0"},
+        "versions": {"rival": "1.0"}, "simulated": simulated, "beaten": beaten(rows, simulated, "ours"),
         "environment": {"processor": "P", "cores": 2, "threads": 2, "date": "2026-01-01", "int8_instructions": "I"},
     }  # fmt: skip
     text = page([result])
     assert (
-        "| ours | s | 99.7 % | 1.01 % | 50.0 dB | 1000 ms (1000 to 1000) | 1.00x (1.00 to 1.00) |  | 7.35 MB |" in text
-    )
+        "| ours | s | 99.7 % | 1.01 % | 50.0 dB | +0.01 (-0.19 to +0.21) | 1000 ms (1000 to 1000)"
+        " | 1.00x (1.00 to 1.00) |  | 7.35 MB |"
+    ) in text
     assert "1.10x (1.10 to 1.10) faster" in text and "not measured: it needs more" in text and "- a note" in text
     assert "- Ahead in fidelity of every tool that runs the same layers in W8A8: **no**: rival (best)" in text
-    columns = {line.count(" | ") for line in text.splitlines() if line.startswith("| ")}
-    assert columns == {8}
+    assert "| rival | best | in float | 5.00 % | 50.0 dB | +4.00 (+3.80 to +4.20) |" in text
+    assert "rival (best, 100.0 % in INT8) beaten beyond the error bars: as deployed **no**, simulated yes." in text
+    assert "absent () beaten beyond the error bars: as deployed not judged, simulated not judged." in text
+    columns = [line.count(" | ") for line in text.splitlines() if line.startswith("| ")]
+    assert columns == [9, 9, 9, 9, 5, 5]
+    untimed = page([{**result, "timed": False, "simulated": {}}])
+    assert {line.count(" | ") for line in untimed.splitlines() if line.startswith("| ")} == {6}
+    assert "## net, I, fidelity only" in untimed and "rounds" not in untimed.split("## net")[1]
 
 
 def test_the_page_in_docs_is_that_of_the_saved_results() -> None:

@@ -16,7 +16,14 @@ from ptq4dm.files import read_json
 from ptq4dm.pipelines.pipeline import open_pipeline
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # the tools' own
-TOOLS = {"nncf": "nncf", "onnxruntime": "onnxruntime", "quanto": "optimum.quanto", "torchao": "torchao"}
+TOOLS = {
+    "nncf-default": "nncf",
+    "nncf": "nncf",
+    "onnxruntime-default": "onnxruntime",
+    "onnxruntime": "onnxruntime",
+    "quanto": "optimum.quanto",
+    "torchao": "torchao",
+}
 
 
 def share_of_linears(subject: Subject) -> float:
@@ -40,6 +47,13 @@ def test_what_a_tool_ships_runs_and_is_near_to_float(name: str, tmp_path: Path) 
         assert deployed.int8_share == pytest.approx(share_of_linears(subject))
     else:
         assert 0.5 < deployed.int8_share <= 1
+    simulation = PEERS[name].simulation
+    if simulation is not None:
+        in_float = simulation.deploy(subject, tmp_path, x_t[:2], t[4])
+        assert in_float.int8_share == 0
+        found = in_float.run(x_t[:2], t[4])
+        assert 1e-6 < float((found - expected).norm() / expected.norm()) < 0.3
+        assert "aten::_int_mm" not in in_float.executed
 
 
 def test_a_quick_run_of_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
@@ -51,7 +65,10 @@ def test_a_quick_run_of_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cap
     monkeypatch.setattr(sys, "argv", ["bench_peers.py", *arguments])
     bench_peers.main()
     (path,) = tmp_path.glob("peers-tiny-*-quick.json")
-    rows = read_json(path)["rows"]
+    result = read_json(path)
+    rows, simulated = result["rows"], result["simulated"]
+    assert set(simulated) == {"ptq4dm", *TOOLS} - {"torchao"} and not [r for r in simulated.values() if "reason" in r]
+    assert {item["name"] for item in result["beaten"]} == set(TOOLS)
     assert set(rows) == {"eager", "openvino", "ptq4dm", *TOOLS}
     assert not [row for row in rows.values() if "reason" in row]
     assert all(row["bytes"] > 0 and row["seconds"]["median"] > 0 for row in rows.values())

@@ -93,16 +93,22 @@ class Visit:
 
 
 def weigh_steps(
-    pipeline: Pipeline, recipe: CalibrationRecipe, error: Error, how: Any, folder: Path | None, shown: bool
+    pipeline: Pipeline,
+    recipe: CalibrationRecipe,
+    error: Error,
+    how: Any,
+    folder: Path | None,
+    shown: bool,
+    most: int = MOST_VISITS,
 ) -> StepWeights:
     """w(t) on the first trajectories of a calibration. how: JSON data, all that the errors depend on beside the model.
-    folder: where an interrupted measurement goes on from."""
+    folder: where an interrupted measurement goes on from. most: time-steps that are measured."""
     seeds = [sample_seed(recipe.seed, index) for index in range(PICTURES)]
     scheduler = make_scheduler(recipe.sampler, pipeline.scheduler.config)
-    key = files.fingerprint({}, pipeline.fingerprint, how, recipe.sampler, recipe.steps, seeds, MOST_VISITS)
+    key = files.fingerprint({}, pipeline.fingerprint, how, recipe.sampler, recipe.steps, seeds, most)
     cache = folder / "step_weights" / f"{key}.json" if folder is not None else None
     network, shape = pipeline.denoiser, pipeline.picture_shape
-    return measure_step_weights(network, scheduler, recipe.steps, shape, seeds, error, MOST_VISITS, cache, shown)
+    return measure_step_weights(network, scheduler, recipe.steps, shape, seeds, error, most, cache, shown)
 
 
 def measure_step_weights(

@@ -48,6 +48,8 @@ GAIN_PICTURES: Final = 4
 """Trajectories that the gains of layers are measured on."""
 SIDES: Final = {False: 10, True: 6}
 """Skew normals along each of location, scale and shape, in a full and in a quick study."""
+VISITS: Final = {False: 25, True: 8}
+"""Time-steps at which w(t) is measured, in a full and in a quick study."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +57,11 @@ class Effects:
     """What errors do in one study, each part measured when it is first asked for."""
 
     study: Study
+
+    @property
+    def visits(self) -> int:
+        """At how many time-steps w(t) is measured."""
+        return VISITS[self.study.settings.quick]
 
     @cached_property
     def weights(self) -> StepWeights:
@@ -68,14 +75,16 @@ class Effects:
         """w(t) of white noise."""
         study = self.study
         own = study.recipe.calibration
-        return weigh_steps(study.pipeline, own, noise_of_size(WHITE, own.seed), WHITE, study.folder, study.shown)
+        error = noise_of_size(WHITE, own.seed)
+        return weigh_steps(study.pipeline, own, error, WHITE, study.folder, study.shown, self.visits)
 
     def of(self, build: Callable[[], nn.Module], how: Mapping[str, Any]) -> StepWeights:
         """w(t) of the errors of a network, which depends on `how` and the sweep."""
         study = self.study
         key = {**how, "pool": study.pool.facts, "bands": study.settings.bands}
         error = error_of(build())
-        return weigh_steps(study.pipeline, study.recipe.calibration, error, key, study.folder, study.shown)
+        own = study.recipe.calibration
+        return weigh_steps(study.pipeline, own, error, key, study.folder, study.shown, self.visits)
 
     @cached_property
     def layer_shares(self) -> dict[str, Tensor]:
@@ -162,14 +171,19 @@ def auto(study: Study) -> Sequence[Case]:
         drawn = pool.under("ndtc", NDTC, FEEDBACK_SAMPLES, size.seed + 1, total)
         return study.on_set(study.recipe, drawn)
 
-    return [
+    cases = [
         recipe_case(study, QUESTION, PUBLISHED, {"calibration": {"timesteps": "ndtc", "law_options": NDTC}}),
         recipe_case(study, QUESTION, UNIFORM, {"calibration": {"timesteps": UNIFORM, "law_options": {}}}),
         case(AUTO, lambda: effects.weighted(2)),
         case(PLAIN, lambda: effects.weighted(1)),
+        case(OWN_SKEW, lambda: effects.layerwise(own_skew())),
+        Case(QUESTION, FACTS, {"facts": FACTS, "recipe": study.recipe.to_dict()}, effects.facts),
+    ]
+    if study.settings.quick:
+        return cases
+    return [
+        *cases,
         case(OWN, lambda: effects.layerwise(effects.layer_shares)),
         case(NEAREST, lambda: effects.lawful("ndtc", effects.nearest)),
-        case(OWN_SKEW, lambda: effects.layerwise(own_skew())),
         replace(case(REDRAWN, redrawn), note=REDRAWN_NOTE),
-        Case(QUESTION, FACTS, {"facts": FACTS, "recipe": study.recipe.to_dict()}, effects.facts),
     ]
