@@ -175,7 +175,6 @@ def auto(study: Study) -> Sequence[Case]:
         recipe_case(study, QUESTION, PUBLISHED, {"calibration": {"timesteps": "ndtc", "law_options": NDTC}}),
         recipe_case(study, QUESTION, UNIFORM, {"calibration": {"timesteps": UNIFORM, "law_options": {}}}),
         case(AUTO, lambda: effects.weighted(2)),
-        case(PLAIN, lambda: effects.weighted(1)),
         case(OWN_SKEW, lambda: effects.layerwise(own_skew())),
         Case(QUESTION, FACTS, {"facts": FACTS, "recipe": study.recipe.to_dict()}, effects.facts),
     ]
@@ -183,6 +182,7 @@ def auto(study: Study) -> Sequence[Case]:
         return cases
     return [
         *cases,
+        case(PLAIN, lambda: effects.weighted(1)),
         case(OWN, lambda: effects.layerwise(effects.layer_shares)),
         case(NEAREST, lambda: effects.lawful("ndtc", effects.nearest)),
         replace(case(REDRAWN, redrawn), note=REDRAWN_NOTE),

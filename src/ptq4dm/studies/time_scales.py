@@ -22,12 +22,14 @@ from ptq4dm.studies.study import Study
 
 BITS: Final = (8, 6, 4)
 BANDS: Final = (2, 4, 8)
+QUICK_BITS: Final = (8, 4)
 QUICK_BANDS: Final = (4,)
 
 
 def time_scales(study: Study) -> Sequence[Case]:
     """For each number of bits a case with one band, and one for each number of bands."""
-    return [case for input_bits in BITS for case in cases_of(study, input_bits)]
+    asked = QUICK_BITS if study.settings.quick else BITS
+    return [case for input_bits in asked for case in cases_of(study, input_bits)]
 
 
 def cases_of(study: Study, input_bits: int) -> list[Case]:

@@ -30,7 +30,7 @@ def timesteps(study: Study) -> Sequence[Case]:
         f"end: t = {last}": ("single", {"t": last}),
         "uniform": ("uniform", {}),
     }
-    for location in LOCATIONS[::2] if quick else LOCATIONS:
+    for location in LOCATIONS[::4] if quick else LOCATIONS:
         laws[f"normal, μ = {location:g} T, σ = {WIDTH:g} T"] = ("ndtc", {"location": location, "scale": WIDTH})
     for location, scale, shape in SKEW[1:3] if quick else SKEW:
         name = f"skew normal, ξ = {location:g} T, ω = {scale:g} T, α = {shape:g}".replace("-", "−")
