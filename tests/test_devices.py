@@ -63,7 +63,7 @@ def test_a_call_moves_with_all_that_is_nested_in_it():
 @pytest.fixture
 def quantized(monkeypatch):
     """The same pipeline quantized on either device."""
-    monkeypatch.setattr("ptq4dm.workflow.ALONG", 4)
+    monkeypatch.setattr("ptq4dm.calibration.calls.ALONG", 4)
 
     def make(recipe):
         here, there = tiny_pipeline((8,)), tiny_pipeline((8,))

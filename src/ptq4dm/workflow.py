@@ -1,8 +1,7 @@
 """The whole job as one paragraph: a pretrained diffusion model in, a faster INT8 model out."""
 
 import copy
-import math
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,31 +13,24 @@ from torch import Tensor, nn
 from ptq4dm.calibration.batches import calls_of_batches
 from ptq4dm.calibration.calibration_set import CalibrationSet
 from ptq4dm.calibration.call_errors import error_of
+from ptq4dm.calibration.calls import OBSERVED_AT_ONCE, calls_along_time, calls_on, time_span
 from ptq4dm.calibration.collect import collect
 from ptq4dm.calibration.cost import calls_left, counting_rows, rows_of
 from ptq4dm.calibration.in_pipeline import statistics_in_pipeline
 from ptq4dm.calibration.step_weights import LAW_POWER, weigh_steps
 from ptq4dm.calibration.time_bands import TIMESTEP, argument_of, require_named
-from ptq4dm.calibration.time_layers import layers_of_time
 from ptq4dm.calibration.timesteps import AUTO
 from ptq4dm.errors import CalibrationError, RecipeError
 from ptq4dm.pipelines.adapters import require_no_adapters
 from ptq4dm.pipelines.conditions import Condition, check_conditions, default_conditions, run_inputs
-from ptq4dm.pipelines.denoiser import Call, call_on, placement, require_finite_weights
+from ptq4dm.pipelines.denoiser import placement, require_finite_weights
 from ptq4dm.pipelines.denoisers import left_out, watch_run, with_found
 from ptq4dm.pipelines.fused import fused_attentions, idle_layers_aside
 from ptq4dm.pipelines.pipeline import Pipeline, modes_kept, open_pipeline
 from ptq4dm.pipelines.unconditional import why_not_unconditional
-from ptq4dm.quantization.attention_products import quantize_products
-from ptq4dm.quantization.bisection import shares_within
-from ptq4dm.quantization.error_feedback import round_again
-from ptq4dm.quantization.facts import calibration_facts, model_facts, product_facts, range_facts
-from ptq4dm.quantization.folding import Folds, fold
-from ptq4dm.quantization.half_layers import half_forms
-from ptq4dm.quantization.layers import QuantizedLayer
-from ptq4dm.quantization.layers_qdq import round_outputs
-from ptq4dm.quantization.macs import count_macs
-from ptq4dm.quantization.plan import float_by_method, leave_out, make_plan, patterns_of, planned
+from ptq4dm.quantization.facts import calibration_facts, model_facts
+from ptq4dm.quantization.network import in_time_bands, quantize_network, round_network
+from ptq4dm.quantization.plan import make_plan, patterns_of, planned
 from ptq4dm.quantization.quantized_model import (
     BARE,
     QuantizedDenoiser,
@@ -46,28 +38,14 @@ from ptq4dm.quantization.quantized_model import (
     example_call,
     with_denoisers,
 )
-from ptq4dm.quantization.rewrite import quantize_layers, with_layers
-from ptq4dm.quantization.sensitivity import best_in_float
 from ptq4dm.quantization.smoothing import smoothing_of, watching_largest
 from ptq4dm.quantization.time_axis import time_axis_of
-from ptq4dm.quantization.time_bands import set_bands
-from ptq4dm.quantization.weight_only import reasons_of, weight_only_forms
-from ptq4dm.ranges.histograms import LayerStatistics, band_edges
-from ptq4dm.ranges.observe import observe
-from ptq4dm.ranges.range_table import RangeTable, choose_ranges
-from ptq4dm.ranges.time_bands import banded_ranges
 from ptq4dm.recipe import Recipe, load_recipe
 
 CALIBRATION_SET = "calibration_set.safetensors"
 RANGE_TABLE = "range_table.safetensors"
-OBSERVED_AT_ONCE = 8
 DRAFT_SAMPLES = 64
 """Calibration samples of the network whose errors tell what one at each time-step does to the picture."""
-ALONG = 256
-"""At how many time-steps the layers that follow the time-step alone are watched."""
-
-TimedCall = tuple[Call, Tensor | None]
-"""A call of a network and the time-steps of its samples."""
 
 
 def quantize(
@@ -310,154 +288,6 @@ def quantize_module(
     return QuantizedModel({BARE: denoiser}, None, recipe, facts)
 
 
-def quantize_network(
-    network: nn.Module,
-    calls: Sequence[TimedCall],
-    span: tuple[float, float],
-    recipe: Recipe,
-    progress: bool = False,
-    along: Sequence[TimedCall] = (),
-) -> tuple[QuantizedDenoiser, RangeTable]:
-    """Plan, observe, choose ranges, rewrite: a network of which the calibration calls are given.
-
-    span: the lowest and highest time-step that the bands cover. along: calls at time-steps all along that span, on
-    which the layers are watched that follow the time-step alone.
-    """
-    layers = planned(make_plan(network, recipe.keep_float, min_channels=recipe.min_channels))
-    edges = band_edges(recipe.ranges.bands, *span)
-    timed = set(layers_of_time(network, along[0][0], along[-1][0], layers)) if along else set()
-
-    def watched(names: Sequence[str], smoothing: Mapping[str, Tensor] | None = None) -> dict[str, LayerStatistics]:
-        of_pictures = [name for name in names if name not in timed]
-        of_time = [name for name in names if name in timed]
-        found = observe(network, of_pictures, calls, edges, progress, smoothing)
-        return found | (observe(network, of_time, along, edges, progress, smoothing) if of_time else {})
-
-    statistics = watched(layers)
-    largest = {name: item.channel_largest.amax(0) for name, item in statistics.items()}
-    smoothing = smoothing_of(network, largest, calls[0][0], recipe.smoothing)
-    if smoothing.factors:  # their ranges are those of the smoothed inputs
-        statistics |= watched(list(smoothing.factors), smoothing.factors)
-    pictures = 1 if calls[0][1] is None else len(calls[0][1])
-    denoiser, ranges = round_network(
-        network,
-        statistics,
-        [call for call, _ in calls],
-        recipe,
-        progress,
-        smoothing.folds,
-        pictures=pictures,
-        timed=timed,
-        along=[call for call, _ in along],
-    )
-    if recipe.arithmetic == "qdq":
-        rounded = round_outputs(denoiser.network, calls, recipe.ranges, progress)
-        denoiser = replace(denoiser, network=rounded)
-    if recipe.attention_products:
-        rounded = quantize_products(denoiser.network, calls, recipe.ranges, progress)
-        denoiser = replace(denoiser, network=rounded, facts={**denoiser.facts, **product_facts(network, rounded)})
-    return denoiser, ranges
-
-
-def round_network(
-    network: nn.Module,
-    statistics: Mapping[str, LayerStatistics],
-    calls: Sequence[Call],
-    recipe: Recipe,
-    progress: bool = False,
-    folds: Folds | None = None,
-    limit: int | None = None,
-    pictures: int = 1,
-    timed: Collection[str] = (),
-    along: Sequence[Call] = (),
-    shares: Mapping[str, float] | None = None,
-) -> tuple[QuantizedDenoiser, RangeTable]:
-    """Choose ranges by the statistics of the inputs of layers, round, leave the most sensitive in float, and rewrite.
-
-    calls: some that the network was calibrated on; the first becomes the example. folds: which layers take in the
-    smoothing that the statistics tell of. limit: how many calls may be made to find the sensitive layers. pictures:
-    how many each call is of, for the count of what that cost. timed: the layers that follow the time-step alone.
-    along: calls to round those with error feedback by. shares: of the output's squared error by layer, where they are
-    known already.
-    """
-    made = 0
-    ranges = choose_ranges(statistics, recipe.ranges, shown=progress)
-    macs = count_macs(network, calls[0])
-    plan = make_plan(network, recipe.keep_float, statistics, macs, recipe.min_channels)
-    following = linear_layers(network, timed, planned(plan)) if recipe.time_in_float else {}
-    plan = leave_out(plan, reasons_of(following))
-    layers = quantize_layers(network, plan, ranges, recipe.weights, progress)
-    weight_only = weight_only_forms(network, list(following)[1:])
-    whole_range = replace(recipe.weights, portable=False, bits=8)
-    if recipe.weights.error_feedback:
-        round_again(network, layers, calls, recipe.weights, progress)
-        round_again(network, weight_only, along, whole_range, progress)
-    if recipe.float_share:
-        if shares is None:
-            shares, made = shares_within(network, layers, calls, limit, progress)
-        plan = leave_out(plan, best_in_float(shares, macs, recipe.float_share))
-    left = [name for name in (*layers, *following) if name not in {*planned(plan), *weight_only}]
-    if recipe.weights.error_feedback:
-        sensitive = weight_only_forms(network, [name for name in left if name in layers])
-        round_again(network, sensitive, calls, whole_range, progress)
-        weight_only |= sensitive
-    layers = {name: layers[name] for name in planned(plan)}
-    quantized = with_layers(network, {**half_forms(network, left), **weight_only, **layers})
-    smoothing = {name: item.smoothing for name, item in statistics.items() if item.smoothing is not None}
-    smoothing = {name: factors for name, factors in smoothing.items() if name in layers}
-    folds = {key: names for key, names in (folds or {}).items() if not {key, *names} & {*left, *weight_only}}
-    folded = {key: smoothing[names[0]] for key, names in folds.items()}
-    fold(quantized, folds, folded)
-    facts = {"activation_ranges": range_facts(ranges), "float_by_method": float_by_method(network)}
-    facts |= {
-        "sensitivity_calls": made * pictures,
-        "smoothed": list(smoothing),
-        "folded": {key: list(names) for key, names in folds.items()},
-    }
-    return QuantizedDenoiser(quantized, plan, calls[0], facts, folded), ranges
-
-
-def in_time_bands(
-    denoiser: QuantizedDenoiser, ranges: RangeTable, recipe: Recipe, argument: str, progress: bool = False
-) -> QuantizedDenoiser:
-    """The denoiser, its layers now with a range for each band of time-steps, as the recipe asks; `time_bands` in its
-    facts says what that brings. argument: by which the network is told the time-step."""
-    layers = {name for name, layer in denoiser.network.named_modules() if isinstance(layer, QuantizedLayer)}
-    statistics = {name: item for name, item in ranges.statistics.items() if name in layers}
-    own = recipe.activations
-    found = banded_ranges(statistics, recipe.ranges, own.time_bands, own.band_gain, shown=progress)
-    if found is None:
-        return denoiser
-    set_bands(denoiser.network, argument, found.cuts, found.ranges)
-    facts = {"argument": argument, "cuts": list(found.cuts), "layers": len(found.ranges), "loss": list(found.loss)}
-    return replace(denoiser, facts={**denoiser.facts, "time_bands": facts})
-
-
-def linear_layers(network: nn.Module, names: Collection[str], planned: Sequence[str]) -> dict[str, nn.Linear]:
-    """Those of `planned` that are in `names` and linear."""
-    modules = ((name, network.get_submodule(name)) for name in planned if name in names)
-    return {name: module for name, module in modules if isinstance(module, nn.Linear)}
-
-
-def calls_on(network: nn.Module, calls: Iterable[TimedCall]) -> list[TimedCall]:
-    """The calls where the network computes; their time-steps, which tell the bands, stay on the CPU."""
-    return [(call_on(network, call), timesteps) for call, timesteps in calls]
-
-
 def search_cost(denoisers: Iterable[QuantizedDenoiser]) -> dict[str, int]:
     """How many calls were made, beside those of the calibration, to find the sensitive layers."""
     return {"sensitivity_calls": sum(denoiser.facts["sensitivity_calls"] for denoiser in denoisers)}
-
-
-def calls_along_time(picture_shape: Sequence[int], num_train_timesteps: int) -> list[TimedCall]:
-    """Calls at time-steps evenly spaced over all that a sampler may visit, on noise: the picture does not matter."""
-    timesteps = torch.linspace(0, num_train_timesteps - 1, min(ALONG, num_train_timesteps)).round().long()
-    noise = torch.randn((len(timesteps), *picture_shape), generator=torch.Generator().manual_seed(0))
-    size = math.gcd(len(timesteps), OBSERVED_AT_ONCE)  # calls of one shape
-    return [(Call((x, t)), t) for x, t in zip(noise.split(size), timesteps.split(size), strict=True)]
-
-
-def time_span(calls: Sequence[TimedCall]) -> tuple[float, float]:
-    """The lowest and highest time-step of some calls; (0, 0), hence one band, if they have none."""
-    values = [float(end) for _, t in calls if t is not None for end in (t.min(), t.max())]
-    return (min(values), max(values)) if values else (0.0, 0.0)

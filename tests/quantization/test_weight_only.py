@@ -302,7 +302,7 @@ class Tied(nn.Module):
 
 def tied_network(recipe, outlier=1.0):
     """Quantized through `quantize_network`, with calls along time as a pipeline has them."""
-    from ptq4dm.workflow import quantize_network
+    from ptq4dm.quantization.network import quantize_network
 
     torch.manual_seed(0)
     network = Tied().eval().requires_grad_(False)

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from ptq4dm.calibration.calls import calls_on
 from ptq4dm.calibration.collect import sample_seed
 from ptq4dm.pipelines.sampling import seeded_start, trajectory
 from ptq4dm.pipelines.schedulers import make_scheduler
@@ -17,7 +18,6 @@ from ptq4dm.studies.bits import with_input_bits
 from ptq4dm.studies.drift import drift_of, layer_drift
 from ptq4dm.studies.pool import collect_pool
 from ptq4dm.studies.study import Study
-from ptq4dm.workflow import calls_on
 
 
 def test_the_pool_holds_the_inputs_of_the_float_trajectories(study: Study) -> None:

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from ptq4dm.errors import CalibrationError
-from ptq4dm.pipelines.denoiser import Call
+from ptq4dm.pipelines.denoiser import Call, TimedCall
 
 TimestepOf = str | Callable[[tuple[Any, ...], Mapping[str, Any]], Any] | None
 
 
 def calls_of_batches(
     module: nn.Module, calibration_batches: Iterable[Any], timestep: TimestepOf
-) -> Iterator[tuple[Call, Tensor | None]]:
+) -> Iterator[TimedCall]:
     """The user's batches as calls, each with the (batch,) time-steps of its samples.
 
     calibration_batches: each is `(args, kwargs)` of one call of `module`, or a Call. timestep: the argument of
@@ -38,9 +38,7 @@ def calls_of_batches(
     return checked_calls(signature, calibration_batches, timestep)
 
 
-def checked_calls(
-    signature: inspect.Signature, batches: Iterable[Any], timestep: TimestepOf
-) -> Iterator[tuple[Call, Tensor | None]]:
+def checked_calls(signature: inspect.Signature, batches: Iterable[Any], timestep: TimestepOf) -> Iterator[TimedCall]:
     """Yield the calls one by one; raises CalibrationError that names the batch."""
     empty = True
     for index, batch in enumerate(batches):

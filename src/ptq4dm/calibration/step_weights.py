@@ -28,9 +28,9 @@ from ptq4dm import files
 from ptq4dm.calibration.call_errors import Error, norms
 from ptq4dm.calibration.collect import sample_seed
 from ptq4dm.errors import ArtifactError, CalibrationError
-from ptq4dm.pipelines.denoiser import placement, predict
+from ptq4dm.pipelines.denoiser import placement
 from ptq4dm.pipelines.pipeline import Pipeline
-from ptq4dm.pipelines.sampling import advance, begin, part_used, require_known_times, seeded_start
+from ptq4dm.pipelines.sampling import advance, answer, begin, require_known_times, seeded_start
 from ptq4dm.pipelines.schedulers import make_scheduler
 from ptq4dm.progress import progress
 from ptq4dm.recipe import CalibrationRecipe
@@ -155,8 +155,7 @@ def walk(
     require_known_times(network, scheduler.timesteps)
     visits = []
     for timestep in scheduler.timesteps:
-        x_t = scheduler.scale_model_input(x, timestep)
-        output = part_used(scheduler, predict(network, x_t, timestep), x_t)
+        _, output = answer(network, scheduler, timestep, x)
         states = tuple(generator.get_state() for generator in generators)
         visits.append(Visit(copy.deepcopy(scheduler), timestep, x, output, states))
         x = advance(scheduler, output, timestep, x, generators)
@@ -173,8 +172,7 @@ def effect(
     injected = error(scheduler.scale_model_input(visit.x, visit.timestep), visit.timestep, visit.output)
     x = advance(scheduler, visit.output + injected, visit.timestep, visit.x, generators)
     for later in visits[index + 1 :]:
-        x_t = scheduler.scale_model_input(x, later.timestep)
-        output = part_used(scheduler, predict(network, x_t, later.timestep), x_t)
+        _, output = answer(network, scheduler, later.timestep, x)
         x = advance(scheduler, output, later.timestep, x, generators)
     size = norms(injected).clamp(min=torch.finfo(torch.float32).tiny)
     change = norms(x.clamp(-1, 1) - x_0.clamp(-1, 1)) / size

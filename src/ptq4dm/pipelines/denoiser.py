@@ -21,6 +21,10 @@ class Call:
     kwargs: dict[str, Any] = field(default_factory=dict)
 
 
+TimedCall = tuple[Call, Tensor | None]
+"""A call of a network and the (batch,) time-steps of its samples, None if it has none."""
+
+
 @torch.no_grad()
 def predict(network: nn.Module, x_t: Tensor, timestep: Tensor) -> Tensor:
     """Call the network without gradients: ε_θ(x_t, t), shape (batch, channels, height, width).
@@ -67,6 +71,11 @@ def placement(network: nn.Module) -> tuple[torch.device, torch.dtype]:
 def layer_input(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor:
     """What enters a convolution or linear layer, by the arguments of its call: the first, or `input`."""
     return args[0] if args else kwargs["input"]
+
+
+def given(args: Sequence[Any], kwargs: Mapping[str, Any], place: int, name: str) -> Any:
+    """An argument of a call, by its place or by its name; None where it is left out."""
+    return args[place] if place < len(args) else kwargs.get(name)
 
 
 def batch_of(args: Sequence[Any], kwargs: Mapping[str, Any]) -> int:

@@ -1,7 +1,7 @@
 """The unconditional sampling loop, right under every scheduler.
 
 `DDPMPipeline` passes `generator` to schedulers that have no such argument and ignores `scale_model_input` and
-`init_noise_sigma`; this loop does neither. The loop is three small functions (`begin`, `predict`, `advance`), so
+`init_noise_sigma`; this loop does neither. The loop is three small functions (`begin`, `answer`, `advance`), so
 that calibration, which drops samples on the way, walks the very same path.
 """
 
@@ -101,13 +101,7 @@ def trajectory(
     if generators is None and isinstance(scheduler, DDPMScheduler):
         raise RecipeError("DDPM draws noise at every step: give one generator a picture, as seeded_start does")
     for index, timestep in enumerate(scheduler.timesteps):
-        x_t = scheduler.scale_model_input(x, timestep)
-        output = part_used(scheduler, predict(network, x_t, timestep), x_t)
-        if not torch.isfinite(output).all():
-            raise ModelError(
-                f"the network's output at time-step {timestep.item():g} holds NaN or infinity: "
-                "check its weights, or run it in float32"
-            )
+        x_t, output = answer(network, scheduler, timestep, x)
         yield Step(index, timestep, x_t, output)
         x = advance(scheduler, output, timestep, x, generators)
     return x
@@ -118,6 +112,21 @@ def begin(scheduler: Any, steps: int, x_T: Tensor) -> tuple[Any, Tensor]:
     scheduler = copy.deepcopy(scheduler)
     set_steps(scheduler, steps)
     return scheduler, x_T * float(scheduler.init_noise_sigma)
+
+
+def answer(network: nn.Module, scheduler: Any, timestep: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    """The network's input x_t, which is x as the scheduler scales it, and the part of its answer that is used.
+
+    Raises ModelError: the answer is not finite.
+    """
+    x_t = scheduler.scale_model_input(x, timestep)
+    output = part_used(scheduler, predict(network, x_t, timestep), x_t)
+    if not torch.isfinite(output).all():
+        raise ModelError(
+            f"the network's output at time-step {timestep.item():g} holds NaN or infinity: "
+            "check its weights, or run it in float32"
+        )
+    return x_t, output
 
 
 def advance(

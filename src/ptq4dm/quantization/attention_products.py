@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ptq4dm.errors import ArtifactError, BackendError
 from ptq4dm.numerics import quantize
-from ptq4dm.pipelines.denoiser import Call, placement
+from ptq4dm.pipelines.denoiser import TimedCall, placement
 from ptq4dm.quantization.layers import FixedTypes
 from ptq4dm.ranges.observe import observe
 from ptq4dm.ranges.range_table import choose_ranges
@@ -122,7 +122,7 @@ def reason_for_float(attention: Attention) -> str:
 
 
 def quantize_products(
-    network: nn.Module, calls: Iterable[tuple[Call, Tensor | None]], recipe: RangeRecipe, shown: bool = False
+    network: nn.Module, calls: Iterable[TimedCall], recipe: RangeRecipe, shown: bool = False
 ) -> nn.Module:
     """A copy of a network in which the products of all attentions that can be are quantized, with ranges chosen over
     `calls` as those of layers' inputs. One that is never called is left as it is. Raises CalibrationError."""

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ptq4dm.numerics import fake_quantize
-from ptq4dm.pipelines.denoiser import Call
+from ptq4dm.pipelines.denoiser import TimedCall
 from ptq4dm.quantization.layers import FixedTypes, QuantizedConv, QuantizedLayer
 from ptq4dm.ranges.observe import observe
 from ptq4dm.ranges.range_table import choose_ranges
@@ -67,7 +67,7 @@ class Watched(nn.Module):
 
 
 def round_outputs(
-    network: nn.Module, calls: Iterable[tuple[Call, Tensor | None]], recipe: RangeRecipe, shown: bool = False
+    network: nn.Module, calls: Iterable[TimedCall], recipe: RangeRecipe, shown: bool = False
 ) -> nn.Module:
     """A copy of a quantized network in the arithmetic `qdq`: ranges of outputs chosen over `calls` as those of inputs.
 

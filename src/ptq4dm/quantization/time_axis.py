@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ptq4dm.errors import ArtifactError, TimeAxisWarning
-from ptq4dm.pipelines.denoiser import Call
+from ptq4dm.pipelines.denoiser import Call, given
 
 SHARE: Final = 0.1
 """Two axes differ much if a time-step lies outside the calibrated span by more than this share of it."""
@@ -82,8 +82,7 @@ class TimeNote:
         """Look at the time-step of a call; not while it is being compiled or captured in a CUDA graph."""
         if self.told or torch.compiler.is_compiling() or capturing():
             return
-        given = args[self.place] if self.place < len(args) else kwargs.get(self.argument)
-        t, margin = time_of(given), SHARE * (self.high - self.low)
+        t, margin = time_of(given(args, kwargs, self.place, self.argument)), SHARE * (self.high - self.low)
         if t is None:
             return
         if not self.low - margin <= t <= self.high + margin:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ptq4dm.errors import ArtifactError, BackendError, ModelError
+from ptq4dm.pipelines.denoiser import given
 from ptq4dm.quantization.layers import QuantizedLayer
 from ptq4dm.ranges.search import InputRange
 
@@ -39,13 +40,13 @@ class TimeBands:
 
     def bands_of(self, network: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
         """The band of a call's time-step, () or (samples,)."""
-        t = args[self.place] if self.place < len(args) else kwargs.get(self.argument)
+        t = given(args, kwargs, self.place, self.argument)
         t = torch.tensor(float(t), dtype=torch.float64) if isinstance(t, numbers.Real) else t
         if not isinstance(t, Tensor) or t.dim() > 1:
-            given = f"of shape {tuple(t.shape)}" if isinstance(t, Tensor) else f"= {t!r}"
+            what = f"of shape {tuple(t.shape)}" if isinstance(t, Tensor) else f"= {t!r}"
             raise ModelError(
                 f"{type(network).__name__} has scales that depend on the time-step and was called with {self.argument} "
-                f"{given}: give one number, or one a sample"
+                f"{what}: give one number, or one a sample"
             )
         return torch.bucketize(t.detach().double(), self.edges.to(t.device), right=True)
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ptq4dm.errors import CalibrationError
-from ptq4dm.pipelines.denoiser import Call, layer_input
+from ptq4dm.pipelines.denoiser import TimedCall, layer_input
 from ptq4dm.progress import progress
 from ptq4dm.ranges.histograms import ONE_BAND, Histogram, LayerStatistics, band_of
 
@@ -102,7 +102,7 @@ def observing(
 def observe(
     network: nn.Module,
     layers: Sequence[str],
-    calls: Iterable[tuple[Call, Tensor | None]],
+    calls: Iterable[TimedCall],
     bands: Sequence[float] | None = None,
     shown: bool = True,
     smoothing: Mapping[str, Tensor] | None = None,

@@ -67,8 +67,11 @@ class Effects:
     def weights(self) -> StepWeights:
         """w(t) of the errors of a network rounded under uniform time-steps."""
         calibration = {"timesteps": UNIFORM, "law_options": {}}
-        recipe = self.study.recipe.replace(calibration=calibration, weights={"error_feedback": False})
-        return self.of(lambda: self.study.under_law(recipe), {"recipe": recipe.to_dict()})
+        study, own = self.study, self.study.recipe.calibration
+        recipe = study.recipe.replace(calibration=calibration, weights={"error_feedback": False})
+        how = {"recipe": recipe.to_dict(), "pool": study.pool.facts, "bands": study.settings.bands}
+        error = error_of(study.under_law(recipe))
+        return weigh_steps(study.pipeline, own, error, how, study.folder, study.shown, self.visits)
 
     @cached_property
     def white(self) -> StepWeights:
@@ -77,14 +80,6 @@ class Effects:
         own = study.recipe.calibration
         error = noise_of_size(WHITE, own.seed)
         return weigh_steps(study.pipeline, own, error, WHITE, study.folder, study.shown, self.visits)
-
-    def of(self, build: Callable[[], nn.Module], how: Mapping[str, Any]) -> StepWeights:
-        """w(t) of the errors of a network, which depends on `how` and the sweep."""
-        study = self.study
-        key = {**how, "pool": study.pool.facts, "bands": study.settings.bands}
-        error = error_of(build())
-        own = study.recipe.calibration
-        return weigh_steps(study.pipeline, own, error, key, study.folder, study.shown, self.visits)
 
     @cached_property
     def layer_shares(self) -> dict[str, Tensor]:

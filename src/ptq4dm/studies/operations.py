@@ -16,6 +16,8 @@ from typing import Any, Final
 
 from torch import nn
 
+from ptq4dm.calibration.calls import OBSERVED_AT_ONCE, calls_on
+from ptq4dm.pipelines.denoiser import TimedCall
 from ptq4dm.pipelines.sampling import sample_with
 from ptq4dm.pipelines.schedulers import make_scheduler
 from ptq4dm.quantization.layers import QuantizedLayer, QuantizedLinear, SpatialLayer
@@ -27,7 +29,6 @@ from ptq4dm.studies.rounded_steps import range_of, round_steps
 from ptq4dm.studies.rounding import SITES, has_sites, site_ranges, with_rounding
 from ptq4dm.studies.rows import measured
 from ptq4dm.studies.study import Study
-from ptq4dm.workflow import OBSERVED_AT_ONCE, TimedCall, calls_on
 
 QUESTION: Final = "operations"
 LAYERS: Final[dict[str, type]] = {"convolutions": SpatialLayer, "linear layers": QuantizedLinear}

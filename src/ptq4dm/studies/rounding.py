@@ -14,6 +14,7 @@ from diffusers.models.normalization import RMSNorm
 from torch import Tensor, nn
 
 from ptq4dm.numerics import fake_quantize
+from ptq4dm.pipelines.denoiser import TimedCall
 from ptq4dm.pipelines.unconditional import config_of
 from ptq4dm.quantization.layers_qdq import replaced
 from ptq4dm.ranges.histograms import ONE_BAND
@@ -21,7 +22,6 @@ from ptq4dm.ranges.observe import observe
 from ptq4dm.ranges.range_table import choose_ranges
 from ptq4dm.ranges.search import InputRange
 from ptq4dm.recipe import RangeRecipe
-from ptq4dm.workflow import TimedCall
 
 
 class Rounding(nn.Module):

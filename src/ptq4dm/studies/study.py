@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ptq4dm.calibration.calibration_set import CalibrationSet
+from ptq4dm.calibration.calls import OBSERVED_AT_ONCE, calls_on
 from ptq4dm.calibration.collect import collect
 from ptq4dm.calibration.time_shares import time_shares, visit_shares
 from ptq4dm.errors import ArtifactError
@@ -20,6 +21,7 @@ from ptq4dm.quantization.bisection import shares_within
 from ptq4dm.quantization.error_feedback import round_again
 from ptq4dm.quantization.layers import QuantizedLayer
 from ptq4dm.quantization.macs import count_macs
+from ptq4dm.quantization.network import round_network
 from ptq4dm.quantization.plan import LayerPlan, leave_out, make_plan
 from ptq4dm.quantization.rewrite import quantize_layers
 from ptq4dm.quantization.sensitivity import best_in_float
@@ -30,7 +32,6 @@ from ptq4dm.studies.float_walk import FloatWalk, Trajectories, float_walk
 from ptq4dm.studies.pool import Pool, collect_pool
 from ptq4dm.studies.settings import Settings
 from ptq4dm.studies.sweep import Sweep, along_time, make_sweep
-from ptq4dm.workflow import OBSERVED_AT_ONCE, calls_on, round_network
 
 SEARCH_CALLS = 48
 """Calls that a quick study may make to find the sensitive layers."""

@@ -12,9 +12,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ptq4dm.calibration.calls import OBSERVED_AT_ONCE, calls_along_time, calls_on
 from ptq4dm.calibration.time_layers import layers_of_time
 from ptq4dm.errors import ArtifactError
 from ptq4dm.files import fingerprint, read_tensors, write_tensors
+from ptq4dm.pipelines.denoiser import TimedCall
 from ptq4dm.pipelines.pipeline import Pipeline
 from ptq4dm.progress import progress
 from ptq4dm.quantization.plan import make_plan, planned
@@ -26,7 +28,6 @@ from ptq4dm.ranges.observe import observe
 from ptq4dm.ranges.saved_statistics import statistics_header, statistics_tensors, to_statistics
 from ptq4dm.recipe import Recipe
 from ptq4dm.studies.pool import Pool
-from ptq4dm.workflow import OBSERVED_AT_ONCE, TimedCall, calls_along_time, calls_on
 
 
 @dataclass(frozen=True, eq=False)
