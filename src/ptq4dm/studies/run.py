@@ -18,6 +18,7 @@ from ptq4dm.studies.cases import Case, default_case, row_of
 from ptq4dm.studies.distributions import distribution_cases
 from ptq4dm.studies.experiments import EXPERIMENTS
 from ptq4dm.studies.settings import FULL, QUICK, Settings
+from ptq4dm.studies.standing import standing
 from ptq4dm.studies.store import FORMAT_VERSION, Row, Store
 from ptq4dm.studies.study import Study
 from ptq4dm.studies.verdict import verdicts
@@ -77,6 +78,7 @@ def run_study(
             "float_sheet": study.sheet(study.walk(study.trajectories).pictures) if measured else "",
             "rows": rows,
             "verdicts": verdicts(rows),
+            "standing": standing(rows),
             "seconds": {
                 "all rows": sum({row["key"]: row["seconds"] for row in rows}.values()),
                 "this run": time.perf_counter() - started,
