@@ -7,6 +7,7 @@ from typing import Any
 from PIL import Image
 
 from ptq4dm.studies.redundancy_sentences import GROWTH, NOISE, SHARES
+from ptq4dm.studies.standing import standing
 from ptq4dm.studies.verdict import verdicts
 
 WEIGHTS = {"timesteps": [980, 500, 0], "weights": [0.01, 3.0, 0.5], "measured": [0, 2], "standard_errors": [0.002, 0.1]}
@@ -101,6 +102,7 @@ def write_study(folder: Path) -> Path:
         "float_sheet": "pictures/one.png",
         "rows": rows,
         "verdicts": verdicts(rows),
+        "standing": standing(rows),
         "seconds": {"all rows": 9.0},
         "environment": {},
     }
