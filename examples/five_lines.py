@@ -9,5 +9,5 @@ import ptq4dm
 pipeline = ptq4dm.open_pipeline(sys.argv[1] if len(sys.argv) > 1 else "emoji-32").source
 model = ptq4dm.quantize(pipeline, "w8a8-quick", progress=True)
 model.save("emoji-int8")
-fast = DDIMPipeline.from_pipe(model.to_pipeline(backend="auto"))
+fast = DDIMPipeline(**model.to_pipeline(backend="auto").components)
 fast(batch_size=4, num_inference_steps=50).images[0].save("emoji.png")

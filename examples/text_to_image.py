@@ -6,10 +6,10 @@ from offline import tiny_pipeline
 
 import ptq4dm
 
+recipe = ptq4dm.load_recipe("w8a8-quick").replace(calibration={"batch_size": 4})  # pictures drawn at once
 # pipeline, size = ptq4dm.open_pipeline("stable-diffusion-v1-5/stable-diffusion-v1-5").source, {}
-pipeline, size = tiny_pipeline("stable-diffusion")  # the line to change
+pipeline, size, recipe = tiny_pipeline("stable-diffusion")  # the line to change (its recipe takes seconds)
 
-recipe = ptq4dm.load_recipe("w8a8").replace(calibration={"samples": 4, "steps": 8, "batch_size": 4})
 model = ptq4dm.quantize(pipeline, recipe, progress=True)  # on the package's own prompts
 model.save("text-to-image-int8")
 

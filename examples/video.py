@@ -7,11 +7,11 @@ from offline import tiny_pipeline
 
 import ptq4dm
 
+recipe = ptq4dm.load_recipe("w8a8-quick").replace(calibration={"batch_size": 1})  # films drawn at once
 # pipeline, size = ptq4dm.open_pipeline("Wan-AI/Wan2.1-T2V-1.3B-Diffusers").source, {"height": 480, "width": 832}
-pipeline, size = tiny_pipeline("wan")  # the line to change
+pipeline, size, recipe = tiny_pipeline("wan")  # the line to change (its recipe takes seconds)
 
 prompts = ("a cat runs", "rain on a lake")
-recipe = ptq4dm.load_recipe("w8a8").replace(calibration={"samples": 4, "steps": 8, "batch_size": 1})
 model = ptq4dm.quantize(pipeline, recipe, conditions=[{"prompt": text, **size} for text in prompts], progress=True)
 model.save("video-int8")
 

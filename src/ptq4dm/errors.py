@@ -41,5 +41,9 @@ class SimulatedWarning(UserWarning):
     """A network was loaded on the simulated backend: the exact numbers, but not fast."""
 
 
+class SavingWarning(UserWarning):
+    """What is being quantized can be used, but not saved so that it is loaded again, with the reason."""
+
+
 class TimeAxisWarning(UserWarning):
     """A quantized network is used over time-steps much different from those that it was calibrated on."""

@@ -23,7 +23,7 @@ from ptq4dm.calibration.timesteps import AUTO
 from ptq4dm.errors import CalibrationError, RecipeError
 from ptq4dm.pipelines.adapters import require_no_adapters
 from ptq4dm.pipelines.conditions import Condition, check_conditions, default_conditions, run_inputs
-from ptq4dm.pipelines.denoiser import placement, require_finite_weights
+from ptq4dm.pipelines.denoiser import placement, require_finite_weights, require_float
 from ptq4dm.pipelines.denoisers import left_out, watch_run, with_found
 from ptq4dm.pipelines.fused import fused_attentions, idle_layers_aside
 from ptq4dm.pipelines.pipeline import Pipeline, modes_kept, open_pipeline
@@ -38,6 +38,7 @@ from ptq4dm.quantization.quantized_model import (
     example_call,
     with_denoisers,
 )
+from ptq4dm.quantization.savable import warn_unless_savable
 from ptq4dm.quantization.smoothing import smoothing_of, watching_largest
 from ptq4dm.quantization.time_axis import time_axis_of
 from ptq4dm.recipe import Recipe, load_recipe
@@ -105,6 +106,7 @@ def quantize_opened(
         )
     if calibration_set is not None and pictures is not None:
         raise CalibrationError("pictures are given beside a calibration set, which needs none: leave them out")
+    warn_unless_savable(pipeline)
     pipeline = in_float32(pipeline)
     make_plan(pipeline.denoiser, recipe.keep_float)  # a wrong pattern is told before the long work
     measured: dict[str, Any] = {}
@@ -182,6 +184,7 @@ def quantize_at_work(
         run = watch_run(pipeline, run_inputs(pipeline.source, [conditions[0]], [0], recipe.calibration.steps) or {})
     stays = left_out(replace(pipeline, components=run.denoisers))
     pipeline = with_found(pipeline, run)
+    warn_unless_savable(pipeline)
     for denoiser in pipeline.denoisers.values():
         fused_attentions(denoiser)  # projections of which only some are fused are told before the long work
     axes = {
@@ -272,6 +275,7 @@ def quantize_module(
             f"timesteps = {AUTO!r}: a bare module is calibrated on the calls that you give, so no law of time-steps "
             "is measured for it: leave it out of the recipe"
         )
+    require_float(module, type(module).__name__)
     require_no_adapters(module, type(module).__name__)
     require_finite_weights(module, type(module).__name__)
     fused_attentions(module)

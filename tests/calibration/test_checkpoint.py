@@ -1,6 +1,8 @@
 """An interrupted calibration of a pipeline at work goes on where it stopped, and gives the same to the bit."""
 
 import dataclasses
+import weakref
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ import ptq4dm
 from ptq4dm.calibration.checkpoint import checkpoint_key, read_checkpoint
 from ptq4dm.cli.main import main
 from ptq4dm.errors import ArtifactError
-from ptq4dm.pipelines.denoisers import watch_run, with_found
+from ptq4dm.pipelines.denoisers import Run, watch_run, with_found
 from ptq4dm.ranges.range_table import RangeTable
 from ptq4dm.recipe import CalibrationRecipe
 
@@ -126,6 +128,28 @@ def test_the_key_is_of_all_that_statistics_depend_on():
     beyond = (*first, {"prompt": "never used"})
     more = (*first, {"prompt": "nor this"})
     assert key(conditions=beyond) == key(conditions=more) != key()
+
+
+class Lazy(Sequence):
+    """Conditions with pictures that are made when they are asked for; it counts those alive at once."""
+
+    def __init__(self):
+        self.alive, self.most = weakref.WeakSet(), 0
+
+    def __len__(self):
+        return 6
+
+    def __getitem__(self, index):
+        image = torch.full((4,), float(index))
+        self.alive.add(image)
+        self.most = max(self.most, len(self.alive))
+        return {"image": image}
+
+
+def test_no_more_than_one_condition_is_in_memory_for_the_key():
+    source, recipe, conditions = latent_pipeline(), CalibrationRecipe(samples=6, steps=1), Lazy()
+    checkpoint_key(ptq4dm.Pipeline(source, "lazy", ("unet",)), Run((), {}), conditions, recipe, {}, {})
+    assert 1 <= conditions.most <= 2
 
 
 def test_the_command_line_keeps_it_in_its_work_folder(tmp_path, capsys):

@@ -112,11 +112,10 @@ def test_another_float_type_leaves_integers_and_scales_as_they_were_saved(folder
     assert (found.float() - wanted).norm() / wanted.norm() < 0.05
 
 
-def test_casting_the_pipeline_is_refused_and_casting_its_parts_keeps_the_scales(folder):
-    pipeline = opened(folder)
-    with pytest.raises(ValueError, match="Casting a quantized model to a new `dtype` is unsupported"):
-        pipeline.to(torch.float16)
-    for cast in (torch.nn.Module.half, torch.nn.Module.bfloat16, torch.nn.Module.double):
+def test_casting_keeps_the_integers_and_the_scales(folder):
+    assert torch.equal(call(opened(folder).to(torch.float16).unet, torch.float16),
+                       call(opened(folder, torch_dtype=torch.float16).unet, torch.float16))  # fmt: skip
+    for cast in (UNet2DModel.half, UNet2DModel.bfloat16, UNet2DModel.double):
         network = UNet2DModel.from_pretrained(folder, subfolder="unet")
         cast(network)
         saved = load_file(folder / "unet" / WEIGHTS)
@@ -132,6 +131,14 @@ def test_it_moves_to_another_device_whole(folder):
     before = drawn(pipeline)
     assert {tensor.device.type for tensor in pipeline.to("meta").unet.state_dict().values()} == {"meta"}
     assert np.array_equal(before, drawn(opened(folder)))
+
+
+def test_another_pipeline_class_takes_the_parts_over(folder):
+    pipeline = opened(folder)
+    for backend in ("simulated", "openvino"):
+        other = diffusers.DDIMPipeline.from_pipe(ptq4dm.accelerate(pipeline, backend))
+        assert other.unet is pipeline.unet and other.unet.ptq4dm_backend == backend
+        assert np.isfinite(drawn(other)).all()
 
 
 def test_the_note_is_given_once(folder, monkeypatch):

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from diffusers.models.attention_processor import Attention, CustomDiffusionAttnProcessor
 from tiny import tiny_unet
 from torch import nn
 
@@ -113,6 +114,19 @@ def test_macs_against_the_flop_counter_of_torch():
     with FlopCounterMode(display=False) as counter:
         network(x, t)
     assert sum(count_macs(network, Call((x, t))).values()) * 2 * 2 == pytest.approx(counter.get_total_flops(), rel=0.05)
+
+
+def test_layers_whose_weights_an_attention_processor_reads_stay_in_float():
+    processor = CustomDiffusionAttnProcessor(hidden_size=16, cross_attention_dim=8)
+    attention = Attention(16, cross_attention_dim=8, heads=2, dim_head=8, processor=processor)
+    plan = make_plan(nn.ModuleDict({"attn": attention}))
+    reasons = {layer.name.removeprefix("attn."): layer.reason for layer in plan}
+    told = "its weight is read by CustomDiffusionAttnProcessor directly"
+    assert reasons == {
+        **dict.fromkeys(("to_k", "to_v", "to_out.0"), ""),
+        **dict.fromkeys(("to_q", "processor.to_k_custom_diffusion", "processor.to_v_custom_diffusion"), told),
+        **dict.fromkeys(("processor.to_q_custom_diffusion", "processor.to_out_custom_diffusion.0"), ""),
+    }
 
 
 def test_narrow_layers_stay_in_float_with_the_reason():

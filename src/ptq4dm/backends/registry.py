@@ -16,13 +16,12 @@ from ptq4dm.backends.triton_gpu.run import TritonBackend
 from ptq4dm.errors import BackendError, BackendWarning, PTQ4DMError
 from ptq4dm.pipelines.denoiser import Call, call_on, placement
 from ptq4dm.quantization.attention_products import refuse_products
-from ptq4dm.quantization.layers import FixedTypes
+from ptq4dm.quantization.float_types import half_type
 
 BACKENDS: Final[dict[str, Backend]] = {
     backend.name: backend for backend in (SimulatedBackend(), OpenVINOBackend(), OnnxRuntimeBackend(), TritonBackend())
 }
 TIMED_CALLS = 3
-HALF: Final = (torch.float16, torch.bfloat16)
 
 
 def speaks(backend: Backend, arithmetic: str) -> bool:
@@ -84,24 +83,14 @@ def prepared(backend: Backend, network: nn.Module, example: Call | None) -> nn.M
             f"the network is on {device}, and {backend.name} computes on the CPU: move it there with .to('cpu'), "
             "or use backend='simulated'"
         )
-    if backend.device == "cpu" and (dtype := cast_type(network)) in HALF:
+    if backend.device == "cpu" and (dtype := half_type(network)) is not None:
         raise BackendError(
-            f"the network was quantized in {dtype}, and {backend.name} computes in float32: load and quantize the "
-            "float pipeline in float32, or use backend='simulated'"
+            f"the network is in {dtype}, and {backend.name} computes in float32: cast it with .to(torch.float32), "
+            "or use backend='simulated'"
         )
     if backend.name != "simulated":
         refuse_products(network, backend.name)
     return backend.prepare(network, example)
-
-
-def cast_type(network: nn.Module) -> torch.dtype:
-    """The float type of the tensors that have no type of their own, which casting a network changes."""
-    for module in network.modules():
-        if not isinstance(module, FixedTypes):
-            for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
-                if tensor.is_floating_point():
-                    return tensor.dtype
-    return torch.float32
 
 
 def fastest(network: nn.Module, example: Call, arithmetic: str) -> nn.Module:

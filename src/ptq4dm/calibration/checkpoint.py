@@ -49,9 +49,9 @@ def checkpoint_key(
     used, the recipe, and what is watched (JSON data and `tensors`: time-steps, smoothing)."""
     used = min(recipe.samples, len(conditions))
     seen = {f"{kind}.{name}": call for kind in ("examples", "latest") for name, call in getattr(run, kind).items()}
-    values = {"calls": {name: (call.args, call.kwargs) for name, call in seen.items()}}
-    values |= {"conditions": [dict(conditions[index]) for index in range(used)]}
-    found, rest = content_of(values)
+    found, rest = content_of({name: (call.args, call.kwargs) for name, call in seen.items()})
+    for index in range(used):  # one in memory at a time
+        rest.append(files.fingerprint(*content_of(dict(conditions[index]))))
     facts = (pipeline.fingerprint, plain(asdict(recipe)), [asdict(visit) for visit in run.visits], len(conditions))
     return files.fingerprint({**tensors, **found}, *facts, dict(watched), rest)
 

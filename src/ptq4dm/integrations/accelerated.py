@@ -12,6 +12,7 @@ from ptq4dm.integrations.marking import quantization_of
 from ptq4dm.pipelines.denoiser import Call, placement
 from ptq4dm.pipelines.pipeline import Pipeline
 from ptq4dm.pipelines.unconditional import why_not_unconditional
+from ptq4dm.quantization.float_types import half_type
 from ptq4dm.quantization.quantized_model import example_call, exchange
 from ptq4dm.quantization.time_axis import watch_time
 
@@ -39,7 +40,7 @@ def accelerate(pipeline: DiffusionPipeline, backend: str | Backend = "auto") -> 
             raise ModelError(
                 f"{name} is on the triton backend, which keeps no other form of it: load the pipeline again"
             )
-        device, dtype = placement(part)
+        device, dtype = placement(part)[0], half_type(part) or placement(part)[1]
         if on_cpu_only(backend, device) and (device.type, dtype) != ("cpu", torch.float32):
             raise ModelError(
                 f"{name} is on {device} in {dtype}, and INT8 engines compute on the CPU in float32: load the pipeline "

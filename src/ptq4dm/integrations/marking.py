@@ -19,8 +19,12 @@ SCALES = "weight_scale"
 
 
 def mark(model: Any, quantizer: PTQ4DMQuantizer) -> None:
-    """Give a network its quantizer, and its config the quantizer's config, as `from_pretrained` does."""
-    model.is_quantized = True
+    """Give a network its quantizer, and its config the quantizer's config, as `from_pretrained` does.
+
+    Its `is_quantized` says no: diffusers refuses to cast a network that says yes, and `from_pipe` casts every part of
+    a pipeline, if only to the type that it has. Casting does no harm here: quantized layers keep their types.
+    """
+    model.is_quantized = False
     model.quantization_method = Method.PTQ4DM
     model.hf_quantizer = quantizer
     beside = set_beside(model.config)

@@ -7,6 +7,7 @@ all gone when the watching ends.
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from types import MethodType
 from typing import Any, Protocol
 
 import torch
@@ -99,7 +100,13 @@ def step_hook(watcher: Watcher, name: str) -> Callable[..., Any]:
     """Tell of `step`, with its time-step, before it is done."""
 
     def step(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        timestep = inspect.signature(original).bind(*args, **kwargs).arguments["timestep"]
+        timestep = inspect.signature(original).bind(*args, **kwargs).arguments.get("timestep")
+        if timestep is None:
+            taken = ", ".join(inspect.signature(original).parameters)
+            raise CalibrationError(
+                f"the pipeline's {name} makes a step without a time-step (its step takes {taken}), so calibration "
+                "cannot follow it: quantize the network itself with ptq4dm.quantize_module"
+            )
         watcher.stepped(name, float(torch.as_tensor(timestep).flatten()[0]))  # some give one a sample, all equal
         return original(*args, **kwargs)
 
@@ -113,15 +120,21 @@ def stop_decoding(original: Callable[..., Any], *args: Any, **kwargs: Any) -> An
 
 @contextmanager
 def wrapped(part: Any, method: str, wrapper: Callable[..., Any]) -> Iterator[None]:
-    """While open, `part.method(...)` is `wrapper(original, ...)`, with the original's signature."""
-    original = getattr(part, method)
+    """While open, `part.method(...)` is `wrapper(original, ...)`, with the original's signature.
 
-    def call(*args: Any, **kwargs: Any) -> Any:
-        return wrapper(original, *args, **kwargs)
+    It is a method of `part`: a pipeline that copies its scheduler (LTX-2 does) gets one that acts on the copy.
+    """
+    bound = getattr(part, method)
+    function = bound.__func__ if isinstance(bound, MethodType) else None
 
-    call.__signature__ = inspect.signature(original)  # pipelines ask which arguments `step` takes
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return wrapper(bound if function is None else MethodType(function, self), *args, **kwargs)
+
+    signature = inspect.signature(bound)  # pipelines ask which arguments `step` takes
+    first = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
+    call.__signature__ = signature.replace(parameters=[first, *signature.parameters.values()])
     own = vars(part).get(method)
-    vars(part)[method] = call
+    vars(part)[method] = MethodType(call, part)
     try:
         yield
     finally:

@@ -10,6 +10,8 @@ from ptq4dm.pipelines.fixed_heads import FixedHeadsUNet2DModel
 
 OWN: Final[dict[str, type]] = {kind.__name__: kind for kind in (FixedHeadsUNet2DModel, ClassConditionalDDPMPipeline)}
 """ptq4dm's own, which diffusers imports from the module that a folder names beside them."""
+COMMON: Final = (diffusers.DiffusionPipeline, diffusers.ModelMixin)
+"""What pipelines and networks are derived from."""
 LIBRARIES: Final = ("diffusers", "transformers", FixedHeadsUNet2DModel.__module__)
 """Where the classes of a folder may come from, beside the modules of `diffusers.pipelines`; no others."""
 
@@ -39,12 +41,16 @@ def class_of_part(library: str, name: Any) -> Any:
 def public_class(part: Any) -> type:
     """The class that `part` is, or is derived from, of those that a folder may name. Raises ModelError.
 
-    A class of the user's own is not loaded from a folder, so its public base stands for it.
+    A class of the user's own is not loaded from a folder, so its public base stands for it; what all pipelines and all
+    networks are derived from says nothing.
     """
     for kind in type(part).__mro__:
-        if find_class(kind.__name__) is kind:
+        if find_class(kind.__name__) is kind and any(base in COMMON for base in kind.__mro__[1:]):
             return kind
-    raise ModelError(f"{type(part).__name__} is no class of diffusers, so it cannot be saved as a pipeline")
+    raise ModelError(
+        f"{type(part).__name__} is no class of diffusers {diffusers.__version__}, nor derived from one, by which a "
+        "folder could name it"
+    )
 
 
 def library_of(kind: type) -> str:

@@ -108,6 +108,14 @@ def torch_device(name: str) -> torch.device:
     return device
 
 
+def require_float(network: nn.Module, name: str) -> None:
+    """Raise ModelError where a network is quantized already, by ptq4dm or another tool."""
+    if getattr(network, "hf_quantizer", None) is not None or any(
+        tensor.dtype == torch.int8 for tensor in (*network.parameters(), *network.buffers())
+    ):
+        raise ModelError(f"{name} is quantized already: give the float model")
+
+
 def require_finite_weights(network: nn.Module, name: str) -> None:
     """Raise ModelError that names the first tensor of `network` with NaN or infinite values, or without any."""
     for tensor_name, tensor in network.state_dict().items():

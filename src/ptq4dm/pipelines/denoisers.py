@@ -19,7 +19,7 @@ from torch.utils import _pytree as pytree
 from ptq4dm.errors import ModelError
 from ptq4dm.pipelines.adapters import require_no_adapters
 from ptq4dm.pipelines.at_work import run_watched
-from ptq4dm.pipelines.denoiser import Call, batch_of, layer_input, require_finite_weights
+from ptq4dm.pipelines.denoiser import Call, batch_of, layer_input, require_finite_weights, require_float
 from ptq4dm.pipelines.pipeline import Pipeline
 
 FEW_ROWS: Final = 256
@@ -139,13 +139,14 @@ def linear_inputs(source: DiffusionPipeline, notes: Notes) -> Iterator[None]:
 def with_found(pipeline: Pipeline, run: Run) -> Pipeline:
     """The pipeline with the denoisers that a run showed, in evaluation mode.
 
-    Those without a config of their own stay as they are (`left_out`). Raises ModelError: no other one, adapters,
-    weights not finite.
+    Those without a config of their own stay as they are (`left_out`). Raises ModelError: no other one, quantized
+    already, adapters, weights not finite.
     """
     found = replace(pipeline, components=run.denoisers)
     left = left_out(found)
     found = replace(found, components=tuple(name for name in run.denoisers if name not in left))
     for name, denoiser in found.denoisers.items():
+        require_float(denoiser, f"{pipeline.name}: {name}")
         require_no_adapters(denoiser, f"{pipeline.name}: {name}")
         require_finite_weights(denoiser, f"{pipeline.name}: {name}")
         denoiser.eval()

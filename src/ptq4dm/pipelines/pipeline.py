@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ptq4dm.errors import ModelError
 from ptq4dm.files import fingerprint
 from ptq4dm.pipelines.adapters import require_no_adapters
-from ptq4dm.pipelines.denoiser import require_finite_weights
+from ptq4dm.pipelines.denoiser import require_finite_weights, require_float
 from ptq4dm.pipelines.loading import hub_folder, load_float_pipeline
 from ptq4dm.pipelines.originals.convert import convert_checkpoint
 from ptq4dm.pipelines.unconditional import config_of, why_not_drawable, why_not_unconditional
@@ -122,13 +122,15 @@ def open_pipeline(model: "str | Path | DiffusionPipeline | Pipeline") -> Pipelin
 
 
 def adopt(source: DiffusionPipeline, name: str) -> Pipeline:
-    """Take in a loaded pipeline. Raises ModelError: weights of the denoiser not finite, settings nothing can follow."""
+    """Take in a loaded pipeline. Raises ModelError: a denoiser that is not float or not finite, settings nothing can
+    follow."""
     if why_not_unconditional(source):
         return Pipeline(source, name)
     fault = why_not_drawable(source)
     if fault:
         raise ModelError(f"{name} ({type(source).__name__}) cannot be sampled: {fault}")
     pipeline = Pipeline(source, name, ("unet",))
+    require_float(pipeline.denoiser, f"{name}: {pipeline.component}")
     require_no_adapters(pipeline.denoiser, f"{name}: {pipeline.component}")
     require_finite_weights(pipeline.denoiser, f"{name}: {pipeline.component}")
     pipeline.denoiser.eval()

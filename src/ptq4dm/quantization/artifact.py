@@ -12,31 +12,37 @@ into a float module of the same class that the caller supplies.
 
 import dataclasses
 import inspect
-import json
 import os
 from pathlib import Path
 from typing import Any, Final
 
-import diffusers
 from torch import Tensor, nn
 
 from ptq4dm import files
-from ptq4dm.errors import ArtifactError, ModelError
-from ptq4dm.pipelines.classes import find_class, library_of, public_class
+from ptq4dm.errors import ArtifactError
 from ptq4dm.pipelines.denoiser import Call
-from ptq4dm.pipelines.fused import fuse_again, fused_attentions, saved_unfused
-from ptq4dm.pipelines.loading import FAULTS, one_line, quiet, saved_by_diffusers
-from ptq4dm.pipelines.pipeline import Pipeline
+from ptq4dm.pipelines.fused import fused_attentions
+from ptq4dm.pipelines.loading import FAULTS, one_line, saved_by_diffusers
 from ptq4dm.pipelines.unconditional import why_not_unconditional
 from ptq4dm.quantization.attention_products import product_names
 from ptq4dm.quantization.facts import require_facts
 from ptq4dm.quantization.filling import fill
+from ptq4dm.quantization.float_types import float_types
 from ptq4dm.quantization.folded_factors import read_factors, write_factors
 from ptq4dm.quantization.half_layers import half_names
 from ptq4dm.quantization.ip_adapters import attach_adapters
 from ptq4dm.quantization.layers_qdq import quantized_names
+from ptq4dm.quantization.pipeline_frame import (
+    diffusers_class,
+    fused_parts,
+    plain_config,
+    read_pipeline,
+    types_of_parts,
+    write_pipeline_frame,
+)
 from ptq4dm.quantization.plan import LayerPlan
 from ptq4dm.quantization.quantized_model import QuantizedDenoiser, QuantizedModel, example_call
+from ptq4dm.quantization.savable import require_savable
 from ptq4dm.quantization.shared import layers_entry, saved_tensors, shared_names
 from ptq4dm.quantization.time_axis import axis_entry, check_axis
 from ptq4dm.quantization.time_bands import bands_entry, bands_of
@@ -60,7 +66,8 @@ BEFORE: Final = {
 
 
 def write_artifact(model: QuantizedModel, folder: Path) -> Path:
-    """Write `model` to `folder`, whole or not at all. Raises ArtifactError if it cannot be written."""
+    """Write `model` to `folder`, whole or not at all. Raises ArtifactError if it cannot be written, ModelError if it
+    could not be loaded again."""
     with files.new_folder(folder) as building:
         fill_folder(model, building)
     return folder
@@ -72,6 +79,7 @@ def fill_folder(model: QuantizedModel, building: Path) -> None:
     version = max(map(format_version, networks), default=FORMAT_VERSION)
     header = {"quant_method": "ptq4dm", "format_version": version, "arithmetic": model.recipe.arithmetic}
     if model.pipeline is not None:
+        require_savable(model.pipeline)
         write_pipeline_frame(model.pipeline, building)
     denoisers = {}
     for name, denoiser in model.denoisers.items():
@@ -95,6 +103,7 @@ def fill_folder(model: QuantizedModel, building: Path) -> None:
             "shared": shared,
             "fused": fused_attentions(denoiser.network),
             **bands_entry(denoiser.network),
+            "float_types": float_types(denoiser.network),
             "weights": str(weights.relative_to(building)),
             "plan": [dataclasses.asdict(layer) for layer in denoiser.plan],
             "facts": denoiser.facts,
@@ -105,39 +114,11 @@ def fill_folder(model: QuantizedModel, building: Path) -> None:
         "pipeline": model.pipeline is not None,
         "denoisers": denoisers,
         "fused_parts": {} if model.pipeline is None else fused_parts(model.pipeline),
+        "float_types": {} if model.pipeline is None else types_of_parts(model.pipeline),
         "recipe": model.recipe.to_dict(),
         "facts": model.facts,
     }
     files.write_json(building / FACTS, facts)
-
-
-def fused_parts(pipeline: Pipeline) -> dict[str, list[str]]:
-    """The attentions with fused projections in parts of a pipeline that are no denoisers (a VAE)."""
-    parts = {name: part for name, part in pipeline.source.components.items() if isinstance(part, nn.Module)}
-    found = {name: fused_attentions(part) for name, part in parts.items() if name not in pipeline.components}
-    return {name: names for name, names in found.items() if names}
-
-
-def write_pipeline_frame(pipeline: Pipeline, folder: Path) -> None:
-    """Write everything of a pipeline but its denoisers, as diffusers does."""
-    index = {key: value for key, value in dict(pipeline.source.config).items() if not key.startswith("_")}
-    index = {key: list(value) if isinstance(value, tuple) else value for key, value in index.items()}
-    kinds = {name: public_class(denoiser) for name, denoiser in pipeline.denoisers.items()}
-    index |= {name: [library_of(kind), kind.__name__] for name, kind in kinds.items()}
-    index["_class_name"] = public_class(pipeline.source).__name__
-    index["_diffusers_version"] = diffusers.__version__
-    files.write_json(folder / "model_index.json", index)
-    for name, part in pipeline.source.components.items():
-        if name not in pipeline.components and hasattr(part, "save_pretrained"):
-            with saved_unfused(part):
-                part.save_pretrained(str(folder / name))  # several ControlNets want text
-
-
-def plain_config(network: nn.Module) -> dict[str, Any]:
-    """The diffusers config of a network as JSON data, with its class name."""
-    if not hasattr(network, "to_json_string"):
-        raise ModelError(f"{type(network).__name__} has no diffusers config, so it cannot be saved as a pipeline")
-    return {**json.loads(network.to_json_string()), "_class_name": public_class(network).__name__}  # pyright: ignore[reportCallIssue]
 
 
 def read_facts(folder: Path) -> dict[str, Any]:
@@ -218,7 +199,7 @@ def read_model(folder: Path, facts: dict[str, Any], module: nn.Module | None, ex
         name: read_network(folder, name, held, facts["arithmetic"], None if facts["pipeline"] else module)
         for name, held in facts["denoisers"].items()
     }
-    pipeline = read_pipeline(folder, networks, facts.get("fused_parts", {})) if facts["pipeline"] else None
+    pipeline = read_pipeline(folder, networks, facts) if facts["pipeline"] else None
     if example is None and pipeline is not None and not why_not_unconditional(pipeline.source):
         example = example_call(pipeline)
     denoisers = {
@@ -284,27 +265,3 @@ def empty_network(folder: Path, name: str, arithmetic: str) -> nn.Module:
     if header.get("arithmetic") != arithmetic:
         raise ArtifactError(f"{folder}: its files name several arithmetics: quantize the model again")
     return diffusers_class(folder, config.get("_class_name")).from_config(config)
-
-
-def diffusers_class(folder: Path, name: Any) -> Any:
-    """A class of diffusers by name. Raises ArtifactError."""
-    found = find_class(name)
-    if found is None:
-        raise ArtifactError(f"{folder}: diffusers {diffusers.__version__} has no {name}: pip install -U diffusers")
-    return found
-
-
-def read_pipeline(folder: Path, networks: dict[str, nn.Module], fused: dict[str, list[str]]) -> Pipeline:
-    """The diffusers pipeline around quantized networks. Raises ArtifactError: a part is missing."""
-    index = files.read_json(folder / "model_index.json")
-    for name, row in index.items():
-        if name.startswith("_") or not isinstance(row, list) or row == [None, None] or name in networks:
-            continue
-        if not (folder / name).is_dir():
-            raise ArtifactError(f"{folder}: the part {name} ({row[1]}) is missing: quantize the model again")
-    kind = diffusers_class(folder, index.get("_class_name"))
-    with quiet():
-        source = kind.from_pretrained(str(folder), use_safetensors=True, local_files_only=True, **networks)
-    for name, names in fused.items():
-        fuse_again(source.components[name], names, folder)
-    return Pipeline(source, str(folder), tuple(networks))

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ptq4dm.errors import ArtifactError
 from ptq4dm.pipelines.fused import drop_idle_layers, fuse_again
 from ptq4dm.quantization.attention_products import put_products
+from ptq4dm.quantization.float_types import restore_types
 from ptq4dm.quantization.half_layers import HALF_FORMS, put_half_layers
 from ptq4dm.quantization.layers import QUANTIZABLE, quantized_form
 from ptq4dm.quantization.layers_qdq import OutputQuantized
@@ -31,6 +32,7 @@ def fill(network: nn.Module, entry: Mapping[str, Any], tensors: dict[str, Tensor
     put_products(network, entry.get("attention_products", []), where=str(folder))
     restore_bands(network, entry.get("time_bands"), folder)
     share(network, shared, folder)
+    restore_types(network, entry.get("float_types", {}), folder)
     try:
         network.load_state_dict(all_tensors(tensors, shared), strict=True)
     except RuntimeError as error:

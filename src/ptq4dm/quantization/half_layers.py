@@ -68,13 +68,13 @@ def half_forms(network: nn.Module, names: Iterable[str]) -> dict[str, nn.Module]
 
 
 def empty_half_form(layer: nn.Module, weight: Tensor, bias: Any) -> nn.Module:
-    """A layer of the geometry of `layer` with other tensors; the weights are a buffer, since some networks ask their
-    first parameter for the type to compute in."""
+    """A layer of the geometry of `layer` with other tensors. They are buffers: networks ask their first parameter for
+    the type to compute in, and these keep theirs."""
     kind: Any = HALF_FORMS[type(layer)]
     new = kind.__new__(kind)
     vars(new).update({key: value for key, value in vars(layer).items() if key != "_parameters"})
-    held = None if bias is None else nn.Parameter(bias.detach().float().clone(), requires_grad=False)
-    vars(new).update(_parameters={"bias": held}, _buffers={"weight": weight})
+    held = None if bias is None else bias.detach().float().clone()
+    vars(new).update(_parameters={}, _buffers={"weight": weight, "bias": held})
     return new
 
 

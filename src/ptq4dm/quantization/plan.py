@@ -113,8 +113,9 @@ def reason_for_float(layer: nn.Module, owner: nn.Module, attribute: str) -> str:
         return f"{kind} computes something of its own, not what {base.__name__} does: fuse or unload adapters first"
     if isinstance(owner, nn.MultiheadAttention):
         return "its weight is read by MultiheadAttention directly: the layer itself is never called"
-    if reads_weight(type(owner), attribute):
-        return f"its weight is read by {type(owner).__name__} directly"
+    for part in (owner, getattr(owner, "processor", None)):
+        if reads_weight(type(part), attribute):
+            return f"its weight is read by {type(part).__name__} directly"
     if "forward" in vars(layer) or layer._forward_hooks or layer._forward_pre_hooks:
         return "it has hooks or a forward of its own (weight norm, offloading, adapters): remove them first"
     if getattr(layer, "padding_mode", "zeros") != "zeros":
@@ -124,12 +125,16 @@ def reason_for_float(layer: nn.Module, owner: nn.Module, attribute: str) -> str:
 
 @cache
 def reads_weight(kind: type, attribute: str) -> bool:
-    """Whether the forward of a class reads `self.attribute.weight` itself (for its type, or to multiply by it)."""
-    try:
-        source = inspect.getsource(kind.forward)
-    except (OSError, TypeError):  # no Python source
-        return False
-    return re.search(rf"self\.{re.escape(attribute)}\.weight\b", source) is not None
+    """Whether the forward of a module's class, or the call of an attention processor's, reads `self.attribute.weight`
+    or `attn.attribute.weight` itself (for its type, or to multiply by it)."""
+    for method in (getattr(kind, "forward", kind), kind.__call__):
+        try:
+            source = inspect.getsource(method)
+        except (OSError, TypeError):  # no Python source
+            continue
+        if re.search(rf"\b(self|attn)\.{re.escape(attribute)}\.weight\b", source):
+            return True
+    return False
 
 
 def reason_too_narrow(layer: nn.Module, min_channels: int) -> str:

@@ -125,5 +125,7 @@ def project(linear: nn.Module | None, x: Tensor) -> Tensor:
     """A linear layer along axis 1 of (batch, in, height, width), as a 1x1 convolution."""
     if isinstance(linear, QuantizedLinear):
         return linear.forward(x, channels_first=True)  # type: ignore[call-arg]  # of the forward that stands in
-    assert isinstance(linear, nn.Linear)
-    return F.conv2d(x, linear.weight[:, :, None, None].to(x.dtype), linear.bias)
+    if isinstance(linear, nn.Linear):
+        return F.conv2d(x, linear.weight[:, :, None, None].to(x.dtype), linear.bias)
+    assert linear is not None  # is_spatial_self_attention asked
+    return linear(x.movedim(1, -1)).movedim(-1, 1)
