@@ -128,7 +128,7 @@ def group_norm_kernel(
     along = sample * stride_sample + channel.to(tl.int64) * stride_channel
     first = tl.program_id(2) * part_size
     last = tl.minimum(first + part_size, places)
-    count = places.to(tl.float32) * IN_GROUP
+    count = places * (1.0 * IN_GROUP)  # not `places.to`: an argument of 1 is a constant, with no methods
     if PARTS == 1:
         mean, square = moments(x, along, ours, stride_place, first, last, IN_GROUP, PLACES)  # pyright: ignore[reportGeneralTypeIssues]
     else:
