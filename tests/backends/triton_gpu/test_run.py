@@ -7,7 +7,6 @@ import torch
 from diffusers import UNet2DConditionModel
 from int8_layers import quantized_copy
 from interpreted import unchecked_integers
-from timed import banded
 from tiny import tiny_pipeline, tiny_unet
 from torch import nn
 from torch._dynamo.testing import CompileCounter, CompileCounterWithBackend
@@ -211,8 +210,3 @@ def test_a_pipeline_is_accelerated_in_place_and_tells_of_another_time_axis():
         pipe.unet(torch.zeros(1, 3, 8, 8), 5000)
     with pytest.raises(ModelError, match="unet is on the triton backend, which keeps no other form of it"):
         ptq4dm.accelerate(pipe, "simulated")
-
-
-def test_scales_that_depend_on_the_time_step_are_refused():
-    with pytest.raises(BackendError, match="triton holds one scale for each layer"):
-        TritonBackend().prepare(banded(), None)

@@ -103,9 +103,18 @@ def normalized_conv(
         h = with_embedding(conv(h), embedding)
         return h if residual is None else residual + h
     scale, shift = (None, None) if modulation is None else modulation
-    step, zero_point = conv.step, conv.zero_point
     q = operators.group_norm_quantize(
-        channels_last(x), norm.num_groups, norm.weight, norm.bias, norm.eps, True, step, zero_point, scale, shift
+        channels_last(x),
+        norm.num_groups,
+        norm.weight,
+        norm.bias,
+        norm.eps,
+        True,
+        conv.step,
+        conv.zero_point,
+        scale,
+        shift,
+        conv.band(x),
     )
     y = conv.product(
         q,

@@ -157,7 +157,7 @@ def product_of(form: TritonLayer, work: Work) -> tuple[int, int, int]:
 def key_of(form: TritonLayer, work: Work) -> str:
     """What a timing is kept under."""
     window = form.geometry.numbers() if isinstance(form, TritonConv) else []
-    plain = "" if form.step.numel() == 1 else " smoothed"
+    plain = (" smoothed" if form.smoothed else "") + ("" if form.bands is None else " with bands")
     given = " rounded in front" if work.rounded else ""
     return f"{type(form).__name__} {window} {tuple(work.shape)} -> {form.weight.shape[0]} {work.dtype}{plain}{given}"
 

@@ -1,6 +1,7 @@
 """The Triton backend: INT8 kernels in place of a network's quantized layers, on an NVIDIA GPU."""
 
 import warnings
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn
 
@@ -13,7 +14,7 @@ from ptq4dm.errors import BackendError, BackendWarning, MissingDependencyError
 from ptq4dm.pipelines.denoiser import Call, call_on, placement
 from ptq4dm.quantization.layers import FixedTypes, QuantizedLayer
 from ptq4dm.quantization.rewrite import with_layers
-from ptq4dm.quantization.time_bands import refuse_bands
+from ptq4dm.quantization.time_bands import at_band, bands_of
 
 if TYPE_CHECKING:
     from ptq4dm.backends.triton_gpu.choice import LayerChoice
@@ -50,7 +51,6 @@ class TritonBackend:
         if reason:
             kind = MissingDependencyError if "pip install" in reason else BackendError
             raise kind(reason)
-        refuse_bands(network, self.name)
         from ptq4dm.backends.triton_gpu.blocks import fuse
         from ptq4dm.backends.triton_gpu.rounded_norms import round_in_norms
         from ptq4dm.backends.triton_gpu.self_check import self_check
@@ -70,6 +70,9 @@ class TritonBackend:
                 module.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] (torch's stub lacks it)
         for hooks in ("_forward_pre_hooks", "_forward_pre_hooks_with_kwargs"):  # the note on the time axis comes later
             vars(prepared)[hooks] = vars(network)[hooks]
+        for module in prepared.modules():  # the hook that knows the band is the network's own
+            if isinstance(module, QuantizedLayer) and module.bands is not None:
+                module.bands = bands_of(network)
         if "is_quantized" in vars(prepared):  # diffusers refuses to cast such networks; scales keep their types here
             vars(prepared)["is_quantized"] = False
         vars(prepared).update(save_pretrained=refuse_saving, ptq4dm_layers=(*choices, *without_kernel(left)))
@@ -92,8 +95,9 @@ class TritonBackend:
         works = choice.works_of(network, layers, call_in_type(network, example))
         if self.batch is not None:
             works = choice.with_batch(works, samples_of(example), self.batch)
-        fitting, known = choice.fitting_on(device), timings.timings_of(device)
-        return choice.choose(layers, works, known, timer.seconds_on_gpu, fitting, self.strict, device)
+        fitting, known, bands = choice.fitting_on(device), timings.timings_of(device), bands_of(network)
+        with nullcontext() if bands is None else at_band(bands, 0):
+            return choice.choose(layers, works, known, timer.seconds_on_gpu, fitting, self.strict, device)
 
     def tell(self, left: dict[str, str], count: int) -> None:
         """Warn of layers that have no kernel, or refuse them."""

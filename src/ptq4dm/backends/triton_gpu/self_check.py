@@ -1,6 +1,7 @@
 """Are the kernels exact on this GPU? Asked of the network's own layers, on the worst inputs there are."""
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 
 import torch
 from torch import nn
@@ -9,6 +10,7 @@ from ptq4dm.backends.exactness import ULPS_ALLOWED, distance, hard_inputs
 from ptq4dm.backends.triton_gpu.layers import TritonConv, TritonLayer
 from ptq4dm.errors import BackendError
 from ptq4dm.quantization.layers import QuantizedLayer
+from ptq4dm.quantization.time_bands import at_band
 
 
 @torch.no_grad()
@@ -20,9 +22,9 @@ def self_check(layers: Mapping[str, QuantizedLayer], forms: Mapping[str, nn.Modu
     for name in representatives(forms):
         layer, form = layers[name], forms[name]
         home = layer.weight.device
-        x = hard_inputs(layer.to("cpu"))
-        y = form.to(device)(x.to(device)).cpu()
-        off = distance(layer, x, y)
+        layer.to("cpu")
+        form.to(device)
+        off = max(distance_in(band, layer, form, device) for band in range(layer.input_scale.numel()))
         layer.to(home)
         form.to(home)
         if off > ULPS_ALLOWED:
@@ -31,6 +33,13 @@ def self_check(layers: Mapping[str, QuantizedLayer], forms: Mapping[str, nn.Modu
                 f"off (up to {ULPS_ALLOWED:g} is rounding). Use backend='simulated', and report it with "
                 "the versions of torch, triton and the driver"
             )
+
+
+def distance_in(band: int, layer: QuantizedLayer, form: nn.Module, device: torch.device) -> float:
+    """How far a layer on the kernels is off in one band of time-steps (0 where there are none)."""
+    with nullcontext() if layer.bands is None else at_band(layer.bands, band):
+        x = hard_inputs(layer)
+        return distance(layer, x, form(x.to(device)).cpu())
 
 
 def representatives(forms: Mapping[str, nn.Module]) -> list[str]:
@@ -46,7 +55,7 @@ def kind(form: TritonLayer) -> tuple:
     """What decides which code a kernel is compiled to: window, smoothing, bias, and by what its sizes divide."""
     window = tuple(form.geometry.numbers()) if isinstance(form, TritonConv) else ()
     channels, columns = form.weight.shape[-1], form.weight.shape[0]
-    return (*window, form.step.numel() > 1, form.bias is None, channels % 128 == 0, channels % 16, columns % 16)
+    return (*window, form.smoothed, form.bands is None, form.bias is None, channels % 128 == 0, channels % 16, columns % 16)
 
 
 def described(device: torch.device) -> str:

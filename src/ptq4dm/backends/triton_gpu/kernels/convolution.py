@@ -18,6 +18,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ptq4dm.backends.triton_gpu.geometry import Geometry
+from ptq4dm.backends.triton_gpu.kernels.bands import entry_of, samples_a_band, several
 from ptq4dm.backends.triton_gpu.kernels.epilogue import finish
 from ptq4dm.backends.triton_gpu.kernels.launching import GROUPED, Settings, dense, launch, settings_for, tiles
 from ptq4dm.backends.triton_gpu.kernels.tiles import tile_of
@@ -46,9 +47,11 @@ def convolution_kernel(
     out,
     out_step,
     out_zero_point,
+    band,
     rows,
     channels,
     columns,
+    samples_a_band,
     depth,
     height,
     width,
@@ -71,6 +74,7 @@ def convolution_kernel(
     MOST_H: tl.constexpr,
     MOST_W: tl.constexpr,
     UPSAMPLE: tl.constexpr,
+    SEVERAL: tl.constexpr,
     PER_CHANNEL: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
@@ -126,9 +130,11 @@ def convolution_kernel(
         row_tile,
         in_rows,
         sample.to(tl.int32),
+        entry_of(band, sample, samples_a_band, in_rows, SEVERAL),
         pattern,
         column_tile * COLUMNS,
         columns,
+        SEVERAL,
         MOST_D + MOST_H + MOST_W > 0,
         PER_CHANNEL,
         SLICES,
@@ -149,6 +155,7 @@ def convolution(
     residual: Tensor | None = None,
     out_step: Tensor | None = None,
     out_zero_point: Tensor | None = None,
+    band: Tensor | None = None,
     settings: Settings | None = None,
 ) -> Tensor:
     """(samples, depth, height, width, in) int8 -> (samples, *out, out) in `dtype`, int8 where `out_step` is given.
@@ -180,9 +187,11 @@ def convolution(
         out,
         out_step,
         out_zero_point,
+        band,
         rows,
         channels,
         columns,
+        samples_a_band(q.shape[0], band),
         *size,
         *out_size,
         *geometry.taps,
@@ -191,6 +200,7 @@ def convolution(
         *geometry.dilation,
         *geometry.most,
         UPSAMPLE=geometry.upsample,
+        SEVERAL=several(band),
         PER_CHANNEL=out_step is not None and out_step.numel() > 1,
         ROWS=best.rows,
         COLUMNS=best.columns,

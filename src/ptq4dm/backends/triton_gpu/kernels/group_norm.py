@@ -20,15 +20,15 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ptq4dm.backends.triton_gpu.kernels.bands import entry_of, per_channel, samples_a_band, several
 from ptq4dm.backends.triton_gpu.kernels.launching import (
     INTERPRETED,
-    Walk,
+    by_sample,
     dense,
     launch,
     multiprocessors,
     power_of_two,
     tiles,
-    walk,
 )
 from ptq4dm.backends.triton_gpu.kernels.quantize import reference as quantize_reference
 from ptq4dm.backends.triton_gpu.kernels.rounding import to_integers
@@ -100,16 +100,19 @@ def group_norm_kernel(
     shift,
     step,
     zero_point,
+    band,
     q,
     partial,
     places,
     part_size,
     channels,
     groups,
+    samples_a_band,
     eps,
     stride_sample,
     stride_place,
     stride_channel,
+    SEVERAL: tl.constexpr,
     IN_GROUP: tl.constexpr,
     SILU: tl.constexpr,
     PER_CHANNEL: tl.constexpr,
@@ -147,11 +150,12 @@ def group_norm_kernel(
         factor_of_time = 1.0 + tl.load(scale + sample * channels + channel, mask=ours, other=0.0).to(tl.float32)
         factor, added = factor * factor_of_time, added * factor_of_time
         added += tl.load(shift + sample * channels + channel, mask=ours, other=0.0).to(tl.float32)
+    entry = entry_of(band, sample, samples_a_band, True, SEVERAL)
     if PER_CHANNEL:
-        unit = tl.load(step + channel, mask=ours, other=1.0)[None, :, :]
+        unit = tl.load(step + entry * channels + channel, mask=ours, other=1.0)[None, :, :]
     else:
-        unit = tl.load(step)
-    zero = tl.load(zero_point).to(tl.int32)
+        unit = tl.load(step + entry)
+    zero = tl.load(zero_point + entry).to(tl.int32)
     for start in range(first, last, PLACES):
         place = start + tl.arange(0, PLACES)
         there = (place < last)[:, None, None] & ours[None, :, :]
@@ -175,12 +179,13 @@ def group_norm_quantize(
     zero_point: Tensor,
     scale: Tensor | None = None,
     shift: Tensor | None = None,
+    band: Tensor | None = None,
     parts: int | None = None,
 ) -> Tensor:
     """(samples, *spatial, channels) float, of any strides, -> int8 of the same shape, contiguous.
 
-    weight, bias: (channels,). scale, shift: (samples, channels), or both None. step, zero_point: as
-    `quantize.quantize` has them. parts: into how many parts the places are split, a power of two; chosen if None.
+    weight, bias: (channels,). scale, shift: (samples, channels), or both None. step, zero_point, band:
+    as `quantize.quantize` has them. parts: into how many parts the places are split, a power of two; chosen if None.
     """
     q = torch.empty(x.shape, dtype=torch.int8, device=x.device)
     if not q.numel():
@@ -209,16 +214,19 @@ def group_norm_quantize(
         dense(shift),
         step,
         zero_point,
+        band,
         q,
         partial,
         way.places,
         part_size,
         channels,
         groups,
+        samples_a_band(way.samples, band),
         eps,
         *way.strides,
+        SEVERAL=several(band),
         SILU=silu,
-        PER_CHANNEL=step.numel() > 1,
+        PER_CHANNEL=per_channel(step, band),
         **sizes,
     )
     return q
@@ -232,14 +240,6 @@ def parts_for(programs: int, chunks: int, device: torch.device) -> int:
     while programs * parts < wanted and parts < min(chunks, MOST_PARTS):
         parts *= 2
     return parts
-
-
-def by_sample(x: Tensor) -> Walk:
-    """The walk over x (samples, *spatial, channels) that keeps samples apart."""
-    way = walk(x[0])
-    if way.samples > 1:  # the places of a sample do not lie at one stride
-        return by_sample(x.contiguous())
-    return Walk(x, x.shape[0], way.places, (x.stride(0), way.strides[1], x.stride(-1)))
 
 
 def reference(

@@ -189,6 +189,14 @@ def walk(x: Tensor) -> Walk:
     return Walk(x, samples, places, (between, along, x.stride(-1)))
 
 
+def by_sample(x: Tensor) -> Walk:
+    """The walk over x (samples, *spatial, channels) that keeps samples apart."""
+    way = walk(x[0])
+    if way.samples > 1:  # the places of a sample do not lie at one stride
+        return by_sample(x.contiguous())
+    return Walk(x, x.shape[0], way.places, (x.stride(0), way.strides[1], x.stride(-1)))
+
+
 def tile_of(places: int, channels: int, elements: int) -> tuple[int, int]:
     """Places and channels of one program of a kernel that works element by element, both powers of two."""
     wide = min(power_of_two(channels), 128)
