@@ -9,13 +9,13 @@ from int8_layers import int8_form, quantized_copy
 from torch import nn
 
 pytest.importorskip("triton")
-from ptq4dm.backends.triton_gpu import choice, operators
+from ptq4dm.backends.triton_gpu import choice, operators, self_check
 from ptq4dm.backends.triton_gpu.kernels import launching
 from ptq4dm.backends.triton_gpu.kernels.launching import Settings
-from ptq4dm.backends.triton_gpu.layers import TritonConv, TritonLinear
+from ptq4dm.backends.triton_gpu.layers import TritonConv, TritonLinear, triton_form
 from ptq4dm.backends.triton_gpu.run import samples_of
 from ptq4dm.backends.triton_gpu.timings import Timing, Timings
-from ptq4dm.errors import BackendWarning
+from ptq4dm.errors import BackendError, BackendWarning
 from ptq4dm.pipelines.denoiser import Call
 from ptq4dm.quantization.layers import QuantizedLayer
 
@@ -42,7 +42,7 @@ class Clock:
         kernel = next(
             (cell.cell_contents for cell in call.__closure__ if isinstance(cell.cell_contents, nn.Module)), None
         )
-        tile = next(iter(next(iter(launching.MEASURED.values())).values())) if launching.MEASURED else None
+        tile = launching.FORCED[-1] if launching.FORCED else None
         self.calls.append((type(kernel).__name__, tile))
         seconds = {"TritonConv": 1e-3, "TritonLinear": 9e-3, "Conv2d": 2e-3, "Linear": 3e-3}[type(kernel).__name__]
         return seconds * (0.5 if tile == FAST_TILE and "Triton" in type(kernel).__name__ else 1)
@@ -174,6 +174,29 @@ def test_rounding_is_not_timed_where_a_normalisation_does_it(monkeypatch):
         (True, 1),
         (False, 2),
     ]
+
+
+def test_a_tile_that_gives_other_numbers_is_refused(monkeypatch):
+    """As on a GPU whose compiler errs for one tile."""
+    right = operators.linear
+    wrong = lambda q, *rest: right(q, *rest) + (launching.FORCED[-1:] == [FAST_TILE])  # noqa: E731
+    monkeypatch.setattr(operators, "linear", wrong)
+    with pytest.raises(
+        BackendError, match=f"with the tile {FAST_TILE.name} a product of .* than with {SLOW_TILE.name}"
+    ):
+        chosen()
+
+
+def test_every_tile_that_was_measured_is_checked(monkeypatch):
+    net = network()
+    layers = {name: module for name, module in net.named_modules() if isinstance(module, QuantizedLayer)}
+    forms, asked = {name: triton_form(layer) for name, layer in layers.items()}, []
+    monkeypatch.setitem(launching.MEASURED, forms["0"].product_kind, {24: SLOW_TILE, 4096: FAST_TILE})
+    monkeypatch.setattr(self_check, "MEASURED", launching.MEASURED)
+    right = operators.convolution
+    monkeypatch.setattr(operators, "convolution", lambda *a: asked.append(tuple(launching.FORCED)) or right(*a))
+    self_check.self_check(layers, forms, CPU)
+    assert asked == [(SLOW_TILE,), (FAST_TILE,)] and launching.FORCED == []
 
 
 def test_work_for_another_batch():

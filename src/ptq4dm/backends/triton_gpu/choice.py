@@ -18,6 +18,7 @@ from ptq4dm.backends.triton_gpu.kernels.launching import (
     MEASURED,
     Settings,
     fitting_settings,
+    forced,
     largest_that_fills,
     multiprocessors,
     shared_memory,
@@ -26,6 +27,7 @@ from ptq4dm.backends.triton_gpu.kernels.launching import (
 from ptq4dm.backends.triton_gpu.layers import TritonConv, TritonLayer, channels_last, triton_form
 from ptq4dm.backends.triton_gpu.timings import Timing, Timings
 from ptq4dm.backends.triton_gpu.weight_only import FLOATS
+from ptq4dm.errors import BackendError
 from ptq4dm.pipelines.denoiser import Call, layer_input
 from ptq4dm.quantization.layers import QuantizedConv, QuantizedLayer, QuantizedLinear
 
@@ -115,18 +117,26 @@ def measure(
     def run(index: int) -> Tensor:
         return kernel.product(integers[index], work.dtype) if integers else kernel(inputs[index])
 
-    best: tuple[float, Settings] | None = None
+    seconds: dict[Settings, float] = {}
+    first: Tensor | None = None
     for tile in fitting(*product_of(form, work)):
-        remember(form, work, tile)
-        try:
-            seconds = timer(run, len(inputs))
-        except OutOfResources:  # more shared memory than its operands take: the next tile is smaller
-            continue
-        best = min(best, (seconds, tile), key=lambda item: item[0]) if best else (seconds, tile)
-    assert best is not None  # some tile fits always
+        with forced(tile):
+            try:
+                answer = run(0)
+                seconds[tile] = timer(run, len(inputs))
+            except OutOfResources:  # more shared memory than its operands take: the next tile is smaller
+                continue
+        first = answer if first is None else first
+        if not torch.equal(answer, first):
+            raise BackendError(
+                f"the INT8 kernels are not exact here: with the tile {tile.name} a product of {tuple(work.shape)} is "
+                f"another than with {next(iter(seconds)).name}. Use backend='simulated', and report it with the "
+                "versions of torch, triton and the driver"
+            )
+    best = min(seconds, key=seconds.__getitem__)
     float_seconds = timer(lambda index: rival(inputs[index]), len(inputs))
     form.to(layer.weight.device)
-    return Timing(1000 * best[0], 1000 * float_seconds, best[1])
+    return Timing(1000 * seconds[best], 1000 * float_seconds, best)
 
 
 def rotated_inputs(work: Work, device: torch.device) -> list[Tensor]:
@@ -140,9 +150,7 @@ def rotated_inputs(work: Work, device: torch.device) -> list[Tensor]:
 
 def remember(form: TritonLayer, work: Work, tile: Settings) -> None:
     """Let the kernels take that tile for this product from now on."""
-    rows, columns, channels = product_of(form, work)
-    taps = form.weight.shape[1] if form.weight.dim() == 3 else 1
-    MEASURED.setdefault((columns, channels, taps), {})[rows] = tile
+    MEASURED.setdefault(form.product_kind, {})[product_of(form, work)[0]] = tile
 
 
 def product_of(form: TritonLayer, work: Work) -> tuple[int, int, int]:

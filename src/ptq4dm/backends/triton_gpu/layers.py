@@ -64,6 +64,11 @@ class TritonLayer(FixedTypes, ABC):
         embedding: (samples, out), added to every place of a sample. residual: of the shape of the output.
         """
 
+    @property
+    def product_kind(self) -> tuple[int, int, int]:
+        """(columns, channels, taps) of the product, by which tiles are kept (`launching.MEASURED`)."""
+        return self.weight.shape[0], self.weight.shape[-1], self.weight.shape[1] if self.weight.dim() == 3 else 1
+
     def integers(self, x: Tensor) -> Tensor:
         """(samples, *spatial, in) float -> int8; integers are taken as they are."""
         return x if x.dtype == torch.int8 else operators.quantize(x, self.step, self.zero_point, self.band(x))

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from ptq4dm.backends.exactness import ULPS_ALLOWED, distance, hard_inputs
+from ptq4dm.backends.triton_gpu.kernels.launching import MEASURED, Settings, forced
 from ptq4dm.backends.triton_gpu.layers import TritonConv, TritonLayer
 from ptq4dm.errors import BackendError
 from ptq4dm.quantization.layers import QuantizedLayer
@@ -15,22 +16,24 @@ from ptq4dm.quantization.time_bands import at_band
 
 @torch.no_grad()
 def self_check(layers: Mapping[str, QuantizedLayer], forms: Mapping[str, nn.Module], device: torch.device) -> None:
-    """Run one layer of each kind on the kernels and compare with float64.
+    """Run one layer of each kind on the kernels, with each tile measured for it, and compare with float64.
 
     Raises BackendError that names the layer and the GPU if the kernel is off by more than its rounding.
     """
-    for name in representatives(forms):
+    for name, tile in representatives(forms):
         layer, form = layers[name], forms[name]
         home = layer.weight.device
         layer.to("cpu")
         form.to(device)
-        off = max(distance_in(band, layer, form, device) for band in range(layer.input_scale.numel()))
+        with nullcontext() if tile is None else forced(tile):
+            off = max(distance_in(band, layer, form, device) for band in range(layer.input_scale.numel()))
         layer.to(home)
         form.to(home)
         if off > ULPS_ALLOWED:
+            with_tile = f" with the tile {tile.name}" if tile else ""
             raise BackendError(
                 f"the INT8 kernels are not exact on {described(device)}: layer {name!r} is {off:.3g} float32 units "
-                f"off (up to {ULPS_ALLOWED:g} is rounding). Use backend='simulated', and report it with "
+                f"off{with_tile} (up to {ULPS_ALLOWED:g} is rounding). Use backend='simulated', and report it with "
                 "the versions of torch, triton and the driver"
             )
 
@@ -42,12 +45,14 @@ def distance_in(band: int, layer: QuantizedLayer, form: nn.Module, device: torch
         return distance(layer, x, form(x.to(device)).cpu())
 
 
-def representatives(forms: Mapping[str, nn.Module]) -> list[str]:
-    """The first layer in INT8 of each kind that makes a kernel of its own."""
-    first: dict[tuple, str] = {}
+def representatives(forms: Mapping[str, nn.Module]) -> list[tuple[str, Settings | None]]:
+    """The first layer in INT8 of each kind that makes a kernel of its own, with every tile that was measured for such
+    a layer; with the default, None, where none was."""
+    first: dict[tuple, tuple[str, Settings | None]] = {}
     for name, form in forms.items():
         if isinstance(form, TritonLayer):
-            first.setdefault(kind(form), name)
+            for tile in MEASURED.get(form.product_kind, {}).values() or (None,):
+                first.setdefault((kind(form), tile), (name, tile))
     return list(first.values())
 
 
@@ -55,7 +60,15 @@ def kind(form: TritonLayer) -> tuple:
     """What decides which code a kernel is compiled to: window, smoothing, bias, and by what its sizes divide."""
     window = tuple(form.geometry.numbers()) if isinstance(form, TritonConv) else ()
     channels, columns = form.weight.shape[-1], form.weight.shape[0]
-    return (*window, form.smoothed, form.bands is None, form.bias is None, channels % 128 == 0, channels % 16, columns % 16)
+    return (
+        *window,
+        form.smoothed,
+        form.bands is None,
+        form.bias is None,
+        channels % 128 == 0,
+        channels % 16,
+        columns % 16,
+    )
 
 
 def described(device: torch.device) -> str:

@@ -4,8 +4,8 @@ The interpreter starts a program in milliseconds whatever its size, so there a t
 """
 
 import math
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Final
@@ -84,8 +84,25 @@ MEASURED: Final[dict[tuple[int, int, int], dict[int, Settings]]] = {}
 """The tiles that were fastest here, by (columns, channels, taps) of a product, then by its rows (`choice`)."""
 
 
+FORCED: Final[list[Settings]] = []
+"""The tile that is being tried, last (`forced`)."""
+
+
+@contextmanager
+def forced(tile: Settings) -> Iterator[None]:
+    """While open, every product is computed with that tile."""
+    FORCED.append(tile)
+    try:
+        yield
+    finally:
+        FORCED.pop()
+
+
 def settings_for(rows: int, columns: int, channels: int, taps: int, device: torch.device) -> Settings:
-    """The tile measured for the nearest number of rows, if that is within a factor of two; else the default."""
+    """The tile that is forced; else that measured for the nearest number of rows, if that is within a factor of two;
+    else the default."""
+    if FORCED:
+        return FORCED[-1]
     measured = MEASURED.get((columns, channels, taps), {})
     near = min(measured, key=lambda other: abs(math.log(other / rows)), default=0)
     if near and max(near, rows) <= 2 * min(near, rows):
