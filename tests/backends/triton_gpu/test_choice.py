@@ -1,6 +1,7 @@
 """The choice between INT8 and float with a timer that is given: no GPU, and no clock."""
 
 import json
+import types
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch import nn
 
 pytest.importorskip("triton")
 from ptq4dm.backends.triton_gpu import choice, operators, self_check
+from ptq4dm.backends.triton_gpu import timings as timings_module
 from ptq4dm.backends.triton_gpu.kernels import launching
 from ptq4dm.backends.triton_gpu.kernels.launching import Settings
 from ptq4dm.backends.triton_gpu.layers import TritonConv, TritonLinear, triton_form
@@ -203,3 +205,19 @@ def test_work_for_another_batch():
     works = {"a": choice.Work((2, 8, 3, 4), torch.float16), "b": choice.Work((48, 5), torch.float16)}
     scaled = choice.with_batch(works, samples_of(Call((torch.zeros(()), torch.zeros(2, 3)), {})), 64)
     assert scaled["a"].shape == (64, 8, 3, 4) and scaled["b"].shape == (1536, 5)
+
+
+def test_times_hold_for_one_source_of_the_backend(tmp_path, monkeypatch):
+    properties = types.SimpleNamespace(name="NVIDIA H100", major=9, minor=0, total_memory=80 << 30)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    timings_module.timings_of(CPU)["a"] = Timing(1.0, 2.0, FAST_TILE)
+    assert set(timings_module.timings_of(CPU)) == {"a"} and (tmp_path / "ptq4dm" / "triton-nvidia-h100.json").exists()
+    monkeypatch.setattr(timings_module, "source_hash", lambda: "of another day")
+    assert set(timings_module.timings_of(CPU)) == set()
+
+
+def test_small_inputs_are_rotated_among_few_sets(monkeypatch):
+    monkeypatch.setattr(choice, "ROTATED_BYTES", 1 << 20)
+    for shape, sets in (((1, 8, 4, 4), 16), ((4, 8, 64, 64), 4), ((64, 8, 64, 64), 2)):
+        assert len(choice.rotated_inputs(choice.Work(shape, torch.float16), CPU)) == sets

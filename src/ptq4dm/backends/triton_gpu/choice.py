@@ -36,7 +36,9 @@ Timer = Callable[[Callable[[int], Any], int], float]
 Fitting = Callable[[int, int, int], list[Settings]]
 """(rows, columns, channels) -> the tiles to try, at least one."""
 ROTATED_BYTES: Final = 128 << 20
-"""How many bytes of inputs are rotated among, so that none is found in the cache (an H100's L2 holds 50 MiB)."""
+"""How many bytes of inputs are rotated among, so that none is found in the cache (an H100's L2 holds 50 MiB). Inputs of
+which `MOST_SETS` are fewer bytes stay there, as in the network, where the layer in front has just written them."""
+MOST_SETS: Final = 16
 
 
 @dataclass(frozen=True)
@@ -140,9 +142,9 @@ def measure(
 
 
 def rotated_inputs(work: Work, device: torch.device) -> list[Tensor]:
-    """Random inputs, channels last, enough of them that the cache holds none from the last round."""
+    """Random inputs, channels last, together of ROTATED_BYTES, but no more than MOST_SETS."""
     one = max(1, torch.Size(work.shape).numel() * work.dtype.itemsize)
-    count = min(16, max(2, ROTATED_BYTES // one))
+    count = min(MOST_SETS, max(2, ROTATED_BYTES // one))
     generator = torch.Generator(device).manual_seed(0)
     drawn = (torch.randn(work.shape, generator=generator, device=device).to(work.dtype) for _ in range(count))
     return [x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x for x in drawn]
