@@ -16,6 +16,7 @@ import ptq4dm
 from ptq4dm.backends.registry import BACKENDS, find_backend, prepare
 from ptq4dm.backends.triton_gpu import available
 from ptq4dm.backends.triton_gpu.blocks import FusedResnetBlock2D, FusedUpsample2D
+from ptq4dm.backends.triton_gpu.examples import example_from_config
 from ptq4dm.backends.triton_gpu.layers import TritonLayer
 from ptq4dm.backends.triton_gpu.run import TritonBackend, call_in_type
 from ptq4dm.errors import BackendError, BackendWarning, MissingDependencyError, ModelError, TimeAxisWarning
@@ -28,12 +29,12 @@ def kinds(network, kind):
     return [name for name, module in network.named_modules() if isinstance(module, kind)]
 
 
-def tiny_conditional():
+def tiny_conditional(**options):
     torch.manual_seed(0)
     return UNet2DConditionModel(
         sample_size=4, in_channels=4, out_channels=4, block_out_channels=(8,), layers_per_block=1, mid_block_type=None,
         down_block_types=("CrossAttnDownBlock2D",), up_block_types=("CrossAttnUpBlock2D",), cross_attention_dim=8,
-        attention_head_dim=4, norm_num_groups=4,
+        attention_head_dim=4, norm_num_groups=4, **options,
     )  # fmt: skip
 
 
@@ -160,6 +161,29 @@ def test_what_is_missing_is_said(monkeypatch):
         find_backend("triton", "float-out")
     with pytest.raises(MissingDependencyError, match=r"pip install 'ptq4dm\[triton\]'"):
         TritonBackend().prepare(nn.Identity(), None)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("added", [False, True])
+def test_a_call_is_known_by_the_config_of_the_network(added):
+    options = {"addition_embed_type": "text_time", "addition_time_embed_dim": 2,
+               "projection_class_embeddings_input_dim": 20} if added else {}  # fmt: skip
+    plain = tiny_conditional(**options)
+    call = example_from_config(plain)
+    assert plain(*call.args, **call.kwargs).sample.shape == (2, 4, 4, 4)
+    assert call.kwargs["encoder_hidden_states"].shape == (2, 77, 8)
+    pixels = example_from_config(tiny_unet((8,), size=8))
+    assert tuple(pixels.args[0].shape) == (2, 3, 8, 8) and example_from_config(nn.Linear(2, 2)) is None
+    plain.register_to_config(encoder_hid_dim_type="ip_image_proj")
+    assert example_from_config(plain) is None
+
+
+def test_the_gpu_of_the_network_is_asked(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5) if device.index == 1 else (9, 0))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a GPU")
+    assert available.why_not_there(torch.device("cuda", 0)) is None
+    assert "compute capability 7.5" in available.why_not_there(torch.device("cuda", 1))
+    assert available.why_not_there(torch.device("cpu")) is None
 
 
 def test_a_kernel_that_is_not_exact_is_refused(monkeypatch):

@@ -176,6 +176,15 @@ def rounded_in_front(network: nn.Module) -> set[str]:
     return first | {f"{name}.conv2" for name in blocks}
 
 
+def upsampled_by_index(network: nn.Module) -> set[str]:
+    """The layers that will read a picture half as high and wide through their index, once they run in INT8."""
+    modules = dict(network.named_modules())
+    blocks = {name for name, module in modules.items() if known_block(module) and module.upsample is not None}
+    kinds = {name: module for name, module in modules.items() if type(module) is Upsample2D and not hooked(module)}
+    alone = {f"{name}.conv" for name, module in kinds.items() if nearest(module) and module.conv is not None}
+    return alone | {f"{name}.conv1" for name in blocks}
+
+
 def fuse(network: nn.Module) -> None:
     """Put the fused form in place of every block of a network that has one."""
     for name, module in list(network.named_modules()):

@@ -1,4 +1,4 @@
-"""Measured times of layers, kept on disk: one file a GPU, begun anew when a version or the source of this backend changes."""
+"""Measured times of layers, kept on disk: one file a GPU, begun anew for other versions or another source."""
 
 import dataclasses
 import hashlib
