@@ -4,6 +4,7 @@ import pytest
 import torch
 
 pytest.importorskip("triton")
+from ptq4dm.backends.triton_gpu.kernels import group_norm, quantize
 from ptq4dm.backends.triton_gpu.kernels.launching import CANDIDATES, fitting_settings, largest_that_fills, tiles, walk
 
 A100, H100, RTX3090 = 166_912, 232_448, 101_376
@@ -48,3 +49,16 @@ def elements(x):
 )
 def test_a_walk_meets_every_number_once_in_order(x):
     assert torch.equal(elements(x).flatten(), x.flatten())
+
+
+def test_grids_end_at_no_number_of_samples(monkeypatch):
+    """CUDA takes 65,535 programs along all axes of a grid but the first."""
+    grids = []
+    one, zero = torch.ones(2), torch.tensor(0, dtype=torch.int8)
+    for module in (quantize, group_norm):
+        monkeypatch.setattr(module, "launch", lambda kernel, grid, *arguments, **options: grids.append(grid))
+    x = torch.empty(70_000, 4, 3, 2)[:, :3]  # places and samples lie apart
+    quantize.quantize(x, one[:1], zero)
+    for parts in (1, 4):
+        group_norm.group_norm_quantize(x, 2, one, one, 1e-5, True, one[:1], zero, parts=parts)
+    assert len(grids) == 4 and all(grid[0] >= 70_000 and max(grid[1:]) <= 65_535 for grid in grids)

@@ -77,8 +77,9 @@ def moments_kernel(
     CHANNELS: tl.constexpr,
 ):
     """Moments of GROUPS groups of one sample over one part of its places, to partial (samples, 2, PARTS, groups)."""
-    sample, part = tl.program_id(1).to(tl.int64), tl.program_id(2)
-    group = tl.program_id(0) * GROUPS + tl.arange(0, GROUPS)
+    group_tiles, part = tl.cdiv(groups, GROUPS), tl.program_id(1)
+    sample = (tl.program_id(0) // group_tiles).to(tl.int64)
+    group = tl.program_id(0) % group_tiles * GROUPS + tl.arange(0, GROUPS)
     inner = tl.arange(0, CHANNELS)
     ours = (group < groups)[:, None] & (inner < IN_GROUP)[None, :]
     channel = group[:, None] * IN_GROUP + inner[None, :]
@@ -122,14 +123,16 @@ def group_norm_kernel(
     CHANNELS: tl.constexpr,
 ):
     """GROUPS groups of one sample, one of PARTS (a power of two) parts of the places, in chunks of PLACES of them.
-    CHANNELS: a power of two, at least IN_GROUP. partial: from `moments_kernel` where there are several parts."""
-    sample = tl.program_id(1).to(tl.int64)
-    group = tl.program_id(0) * GROUPS + tl.arange(0, GROUPS)
+    CHANNELS: a power of two, at least IN_GROUP. partial: from `moments_kernel` where there are several parts. Samples
+    and groups share axis 0 of the grid: the others end at 65,535."""
+    group_tiles = tl.cdiv(groups, GROUPS)
+    sample = (tl.program_id(0) // group_tiles).to(tl.int64)
+    group = tl.program_id(0) % group_tiles * GROUPS + tl.arange(0, GROUPS)
     inner = tl.arange(0, CHANNELS)
     channel = group[:, None] * IN_GROUP + inner[None, :]
     ours = (group < groups)[:, None] & (inner < IN_GROUP)[None, :]
     along = sample * stride_sample + channel.to(tl.int64) * stride_channel
-    first = tl.program_id(2) * part_size
+    first = tl.program_id(1) * part_size
     last = tl.minimum(first + part_size, places)
     count = places * (1.0 * IN_GROUP)  # not `places.to`: an argument of 1 is a constant, with no methods
     if PARTS == 1:
@@ -198,7 +201,7 @@ def group_norm_quantize(
     programs = tiles(groups, together) * way.samples
     parts = parts or parts_for(programs, tiles(way.places, chunk), x.device)
     part_size = tiles(way.places, parts)
-    grid, sizes = (tiles(groups, together), way.samples, parts), {"IN_GROUP": inside, "PARTS": parts}
+    grid, sizes = (tiles(groups, together) * way.samples, parts), {"IN_GROUP": inside, "PARTS": parts}
     sizes |= {"PLACES": chunk, "GROUPS": together, "CHANNELS": wide, "num_warps": WARPS}
     partial = None
     if parts > 1:

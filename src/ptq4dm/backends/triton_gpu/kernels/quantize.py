@@ -38,9 +38,11 @@ def quantize_kernel(
     PLACES: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):
-    """One tile of places x channels of one sample."""
-    sample = tl.program_id(2).to(tl.int64)
-    place = tl.program_id(0).to(tl.int64) * PLACES + tl.arange(0, PLACES)
+    """One tile of places x channels of one sample. Samples and places share axis 0 of the grid: the others end at
+    65,535."""
+    place_tiles = tl.cdiv(places, PLACES)
+    sample = (tl.program_id(0) // place_tiles).to(tl.int64)
+    place = (tl.program_id(0) % place_tiles).to(tl.int64) * PLACES + tl.arange(0, PLACES)
     channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
     there = (place < places)[:, None] & (channel < channels)[None, :]
     at = sample * stride_sample + place[:, None] * stride_place + channel[None, :].to(tl.int64) * stride_channel
@@ -66,7 +68,7 @@ def quantize(x: Tensor, step: Tensor, zero_point: Tensor, band: Tensor | None = 
     way = by_sample(x) if several(band) else walk(x)
     channels = x.shape[-1]
     long, wide = tile_of(way.places, channels, ELEMENTS)
-    grid = (tiles(way.places, long), tiles(channels, wide), way.samples)
+    grid = (tiles(way.places, long) * way.samples, tiles(channels, wide))
     launch(
         quantize_kernel,
         grid,
