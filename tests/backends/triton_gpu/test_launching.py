@@ -28,6 +28,13 @@ def test_a_small_problem_fills_the_card_rather_than_the_tile():
     assert largest_that_fills(16, 16, fitting_settings(16, 16, 64, H100, 128), 132).rows <= 64
 
 
+def test_depths_of_320_and_576_channels_are_divided_by_tiles_of_all_sizes():
+    for channels in (320, 576, 960):
+        fitting = fitting_settings(65536, 320, channels, H100, 128)
+        even = {(one.rows, one.columns) for one in fitting if channels % one.depth == 0}
+        assert even >= {(128, 256), (128, 128), (128, 64), (64, 128), (64, 64), (32, 64)}
+
+
 def elements(x):
     """The tensor's numbers as a kernel with the walk's strides would read them."""
     way = walk(x)

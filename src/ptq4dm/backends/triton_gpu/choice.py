@@ -252,7 +252,7 @@ def with_batch(works: Mapping[str, Work], samples: int, batch: int) -> dict[str,
     }
 
 
-def fitting_on(device: torch.device, around: int | None = 2) -> Fitting:
+def fitting_on(device: torch.device, around: int | None = 3) -> Fitting:
     """The tiles to try on a GPU: the default and as many larger and smaller ones; all that fit where `around` is None.
 
     Each tile is compiled for each kind of layer, which takes seconds.

@@ -33,7 +33,7 @@ def overhang(start, size, TAPS: tl.constexpr, DILATION: tl.constexpr, MOST: tl.c
     return tl.minimum(front, MOST) * (MOST + 1) + tl.minimum(back, MOST)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["height", "width", "out_height", "out_width", "samples_a_band"])
 def convolution_kernel(
     q,
     weight,
@@ -95,6 +95,7 @@ def convolution_kernel(
     start_w = place % out_width * STRIDE_W - PADDING_W
     tall, wide = height * UPSAMPLE, width * UPSAMPLE
     blocks = tl.cdiv(channels, DEPTH)
+    pictures = q + sample * (depth * height * width) * channels  # 64 bits once, not at each step
     sums = tl.zeros((ROWS, COLUMNS), dtype=tl.int32)
     for step in range(0, TAPS_D * TAPS_H * TAPS_W * blocks):
         tap, k = step // blocks, step % blocks * DEPTH + tl.arange(0, DEPTH)
@@ -102,8 +103,8 @@ def convolution_kernel(
         h = start_h + tap // TAPS_W % TAPS_H * DILATION_H
         w = start_w + tap % TAPS_W * DILATION_W
         inside = in_rows & (d >= 0) & (d < depth) & (h >= 0) & (h < tall) & (w >= 0) & (w < wide)
-        at = ((sample * depth + d) * height + h // UPSAMPLE) * width + w // UPSAMPLE
-        inputs = q + at[:, None] * channels + k[None, :]
+        at = (d * height + h // UPSAMPLE) * width + w // UPSAMPLE
+        inputs = pictures[:, None] + at.to(tl.int64)[:, None] * channels + k[None, :]
         weights = weight + (column[None, :] * (TAPS_D * TAPS_H * TAPS_W) + tap) * channels + k[:, None]
         if EVEN:
             a = tl.load(inputs, mask=inside[:, None], other=0)

@@ -54,10 +54,11 @@ def finish_slice(
     in_columns = column < columns
     there = in_rows[:, None] & in_columns[None, :]
     at = row_in_tile[:, None] * columns + column[None, :]
-    if PATTERNS:
-        met = tl.load(weight_sums + pattern[:, None] * columns + column[None, :], mask=there, other=0)
-    else:
-        met = tl.load(weight_sums + column, mask=in_columns, other=0)[None, :]
+    met = tl.load(weight_sums + column, mask=in_columns, other=0)[None, :]
+    if PATTERNS:  # few windows hang over: the others need no row of their own
+        hanging = there & (pattern > 0)[:, None]
+        own = weight_sums + pattern[:, None] * columns + column[None, :]
+        met = tl.load(own, mask=hanging, other=tl.broadcast_to(met, own.shape))
     if SEVERAL:
         entry = entry[:, None]
     scale = tl.load(input_scale + entry) * tl.load(weight_scale + column, mask=in_columns, other=0.0)[None, :]

@@ -60,7 +60,7 @@ def moments(x, along, ours, stride_place, first, last, IN_GROUP: tl.constexpr, P
     return mean, square
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["places", "part_size", "groups"])
 def moments_kernel(
     x,
     partial,
@@ -92,7 +92,7 @@ def moments_kernel(
     tl.store(partial + to + PARTS * groups, square, mask=group < groups)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["places", "part_size", "groups", "samples_a_band"])
 def group_norm_kernel(
     x,
     weight,

@@ -24,7 +24,7 @@ ELEMENTS, WARPS = 4096, 4
 """Launch: elements of a program (at least one row), and warps that share them."""
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows_a_sample", "samples_a_band"])
 def layer_norm_kernel(
     x,
     weight,

@@ -18,7 +18,7 @@ from ptq4dm.backends.triton_gpu.kernels.launching import GROUPED, Settings, dens
 from ptq4dm.backends.triton_gpu.kernels.tiles import tile_of
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows_a_sample", "samples_a_band"])
 def linear_kernel(
     q,
     weight,
