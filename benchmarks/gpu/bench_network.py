@@ -20,12 +20,13 @@ from networks import NETWORKS, built, quantized
 from on_gpu import AGAIN, Clock, Results, alternating, keep_compile_caches, parser, ratio, reason, require_gpu, spread
 from torch import Tensor, nn
 
-from ptq4dm.quantization.layers import QuantizedLinear
+from ptq4dm.quantization.layers import QuantizedLayer, QuantizedLinear
 
 HALF = torch.float16
 INT8, STRICT, COMPILED = "INT8 (faster of both a layer)", "INT8 (strict)", "FP16 compiled"
 TORCHAO = "torchao INT8 dynamic, compiled"
-CONTENDERS = (STRICT, INT8, COMPILED, "FP16 eager", "FP32 eager, TF32", "FP32 eager", TORCHAO)
+QUANTO = "optimum-quanto W8A8, eager"
+CONTENDERS = (STRICT, INT8, COMPILED, "FP16 eager", "FP32 eager, TF32", "FP32 eager", TORCHAO, QUANTO)
 FIRST = (STRICT, INT8, COMPILED)
 """Those that the goals are about: timed before the others are built."""
 BUILDING = 0.6
@@ -174,6 +175,8 @@ def contender(
         ready = last(copy.deepcopy(network).to(HALF))
     elif name == TORCHAO:
         ready = compiled(by_torchao(last(copy.deepcopy(network).to(HALF)), simulated))
+    elif name == QUANTO:
+        ready = by_quanto(last(copy.deepcopy(network).to(HALF)), simulated, inputs_of(subject, 2, device, HALF))
     else:
         ready = last(copy.deepcopy(network))
     with torch.no_grad(), precision(name):
@@ -203,6 +206,19 @@ def by_torchao(network: nn.Module, simulated: nn.Module) -> nn.Module:
         Int8DynamicActivationInt8WeightConfig(),
         filter_fn=lambda module, name: isinstance(module, nn.Linear) and name in names,
     )
+    return network
+
+
+@torch.no_grad()
+def by_quanto(network: nn.Module, simulated: nn.Module, call: dict[str, Any]) -> nn.Module:
+    """The layers in INT8 here, in optimum-quanto's, ranges by one call; convolutions it multiplies in float."""
+    from optimum.quanto import Calibration, freeze, qint8, quantize
+
+    names = [name for name, module in simulated.named_modules() if isinstance(module, QuantizedLayer)]
+    quantize(network, weights=qint8, activations=qint8, include=names)
+    with Calibration():
+        network(**call)
+    freeze(network)
     return network
 
 

@@ -109,6 +109,19 @@ def test_it_goes_through_functionalization():
     assert torch.allclose(got, network(x), rtol=1e-4, atol=1e-4)
 
 
+@torch.no_grad()
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_batches_that_nothing_was_said_of_are_compiled_for_twice_at_most():
+    torch._dynamo.reset()
+    plain = nn.Sequential(nn.Conv2d(8, 8, 3, 2, 1), nn.SiLU(), nn.Conv2d(8, 8, 1), nn.Flatten(2), nn.Linear(4, 5))
+    network, counter = TritonBackend().prepare(quantized_copy(plain), None), CompileCounter()
+    compiled = torch.compile(network, backend=counter, fullgraph=True)
+    for batch in (2, 3, 5, 7):
+        x = torch.randn(batch, 8, 4, 4)
+        assert torch.equal(compiled(x), network(x))
+    assert counter.frame_count == 2  # once for the first batch, once for all
+
+
 def test_layers_without_a_kernel_are_told_or_refused():
     network = quantized_copy(nn.Sequential(nn.Conv2d(8, 8, 3, groups=2), nn.SiLU(), nn.Conv2d(8, 8, 1)))
     x = torch.randn(1, 8, 4, 4)

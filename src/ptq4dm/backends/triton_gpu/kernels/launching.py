@@ -69,7 +69,8 @@ CANDIDATES: Final = (
     Settings(32, 64, 64, 4, 4),
     Settings(16, 64, 128, 4, 5),
 )
-"""Tiles worth trying, the largest first, also with a depth that divides 320 and 576; none of them spills on sm_90 (`benchmarks/gpu/compiled.py`)."""
+"""Tiles worth trying, the largest first, of all sizes with a depth that divides 320 and 576; none of them spills
+on sm_90 (`benchmarks/gpu/compiled.py`)."""
 
 
 def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **options: Any) -> None:
