@@ -5,7 +5,7 @@ import os
 from typing import Any
 
 os.environ.setdefault("TRITON_INTERPRET", "1")
-"""Triton reads this when a kernel is made, its own too: before anything imports it. 0 runs the kernels on a GPU."""
+"""Triton reads this when a kernel is made, its own too: before anything imports it."""
 
 import pytest
 import torch

@@ -4,8 +4,9 @@
 
 NOT YET RUN ON A GPU. Pieces come in the order of what they tell: are the kernels right, each kernel, the networks at
 the batches of the goals, the other batches. Each is a process of its own that ends within ten minutes, writes its JSON
-as it goes and goes on where it ended, so this command can be stopped at any time and run again. With --minutes it ends
-after so many; its status is 0 when everything is measured, 3 when it is to be run again, 1 when something failed.
+as it goes and goes on where it ended, so this command can be stopped at any time and run again; what is done is not
+begun. With --minutes it ends after so many; its status is 0 when everything is measured, 3 when it is to be run again,
+1 when something failed.
 """
 
 import argparse
@@ -14,7 +15,9 @@ import sys
 import time
 from pathlib import Path
 
-from on_gpu import AGAIN, RESULTS, require_gpu
+import bench_kernels
+import bench_network
+from on_gpu import AGAIN, RESULTS, Results, require_gpu
 
 HERE = Path(__file__).parent
 PIECE, GRACE, ATTEMPTS = 540.0, 50.0, 4
@@ -50,8 +53,9 @@ def main() -> None:
     ends = time.monotonic() + 60 * args.minutes if args.minutes else float("inf")
     left, failed = [], []
     for piece in pieces(args.rehearse):
-        print("$", *piece, flush=True)
-        if args.list:
+        known = not args.list and done(piece, args)
+        print("$", *piece, "(done)" * known, flush=True)
+        if args.list or known:
             continue
         status = run(piece, args, ends)
         if status == AGAIN:
@@ -66,6 +70,17 @@ def main() -> None:
     sys.exit(AGAIN if left else int(bool(failed)))
 
 
+def done(piece: list[str], args: argparse.Namespace) -> bool:
+    """Whether the results have all of a piece; what could not run counts, so that it is not tried at each time."""
+    name, wanted = "check", ["check"]
+    if piece[0] == "bench_kernels.py":
+        name, wanted = "kernels", list(bench_kernels.pieces(args.rehearse))
+    elif piece[0] == "bench_network.py":
+        asked = bench_network.arguments(piece[1:])
+        name, wanted = bench_network.name_of(asked), [*asked.contenders, "correct"]
+    return set(wanted) <= set(Results(args, name).rows)
+
+
 def run(piece: list[str], args: argparse.Namespace, ends: float) -> int:
     """Run one piece until it is done or cannot go on: its status, AGAIN where time was too short."""
     command = [sys.executable, str(HERE / piece[0]), *piece[1:]]
@@ -74,10 +89,7 @@ def run(piece: list[str], args: argparse.Namespace, ends: float) -> int:
         deadline = min(PIECE, ends - time.monotonic() - GRACE)
         if deadline < GRACE:
             return AGAIN
-        measured = piece != CHECK
-        more = (
-            ["--out", str(args.out), "--deadline", f"{deadline:.0f}", "--rounds", str(args.rounds)] if measured else []
-        )
+        more = ["--out", str(args.out), "--deadline", f"{deadline:.0f}", "--rounds", str(args.rounds)]
         try:
             status = subprocess.run([*command, *more], timeout=deadline + GRACE).returncode
         except subprocess.TimeoutExpired:  # what it compiled is kept: the next attempt comes further

@@ -9,11 +9,12 @@ table last.
 
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from on_gpu import AGAIN, Clock, Results, alternating, keep_compile_caches, parser, ratio, require_gpu, spread
+from on_gpu import AGAIN, Clock, Results, alternating, keep_compile_caches, parser, ratio, reason, require_gpu, spread
 from torch import Tensor
 
 CONVOLUTIONS = [  # batch, size, in, out, taps, stride
@@ -53,26 +54,30 @@ def main() -> None:
     device = require_gpu(args.rehearse)
     keep_compile_caches(args.out)
     torch.backends.cudnn.benchmark = True  # the rival at its best
-    clock, results = Clock(args.deadline), Results(args, "kernels")
-    convolutions, linears, norms = REHEARSED if args.rehearse else (CONVOLUTIONS, LINEARS, NORMS)
-    size, copied = (64, 1 << 12) if args.rehearse else (PEAK_SIZE, COPIED)
-    work: dict[str, Callable[[], dict[str, Any]]] = {"peaks": lambda: peaks(device, args.rounds, size, copied)}
-    for one in convolutions:
-        work[f"convolution {one}"] = lambda one=one: convolution(one, device, args.rounds)
-    for one in linears:
-        work[f"linear {one}"] = lambda one=one: linear(one, device, args.rounds)
-    for one in norms:
-        work[f"norm {one}"] = lambda one=one: norm(one, device, args.rounds)
-    for name, run in work.items():
-        if name in results.rows:
-            continue
+    clock, results, work = Clock(args.deadline), Results(args, "kernels"), pieces(args.rehearse)
+    for name in results.missing(work):
         if clock.over():
             table(results.rows)
             print(f"out of time before {name}: run the command again to go on")
             sys.exit(AGAIN)
-        results.rows[name] = run()
-        results.write()
+        try:
+            row = work[name](device, args.rounds)
+        except Exception as error:  # whatever a compiler or a driver raises: the others are measured all the same
+            row = {"cannot": reason(error)}
+        results.keep(name, row)
     table(results.rows)
+
+
+def pieces(rehearse: bool) -> dict[str, Callable[[torch.device, int], dict[str, Any]]]:
+    """What is measured, by name: (device, rounds) -> row."""
+    convolutions, linears, norms = REHEARSED if rehearse else (CONVOLUTIONS, LINEARS, NORMS)
+    size, copied = (64, 1 << 12) if rehearse else (PEAK_SIZE, COPIED)
+    return {
+        "peaks": lambda device, rounds: peaks(device, rounds, size, copied),
+        **{f"convolution {one}": partial(convolution, one) for one in convolutions},
+        **{f"linear {one}": partial(linear, one) for one in linears},
+        **{f"norm {one}": partial(norm, one) for one in norms},
+    }
 
 
 def peaks(device: torch.device, rounds: int, size: int, copied: int) -> dict[str, Any]:
@@ -99,10 +104,9 @@ def peaks(device: torch.device, rounds: int, size: int, copied: int) -> dict[str
     }
 
 
-def several(one: Callable[[], Tensor], least: int = 2, total: int = 160 << 20) -> list[Tensor]:
-    """As many inputs as do not fit in the cache together."""
-    first = one()
-    return [first, *(one() for _ in range(max(least, min(8, total // max(1, first.nbytes))) - 1))]
+def several(one: Callable[[], Tensor]) -> list[Tensor]:
+    """A few inputs; that the cache holds none of them is `on_gpu.by_events`'s work."""
+    return [one() for _ in range(3)]
 
 
 def convolution(shape: tuple[int, ...], device: torch.device, rounds: int) -> dict[str, Any]:
@@ -135,7 +139,7 @@ def convolution(shape: tuple[int, ...], device: torch.device, rounds: int) -> di
     return contest(
         lambda tile: lambda index: run(inputs[index % len(inputs)], tile=tile),
         lambda index: F.conv2d(pictures[index % len(pictures)], kernel, held, stride, padding),
-        error(run(few, torch.float32), exact),
+        lambda tile: error(run(few, torch.float32, tile), exact),
         (rows, out, channels),
         2 * rows * out * channels * taps * taps,
         rounds,
@@ -168,7 +172,7 @@ def linear(shape: tuple[int, ...], device: torch.device, rounds: int) -> dict[st
     return contest(
         lambda tile: lambda index: run(inputs[index % len(inputs)], tile=tile),
         lambda index: F.linear(floats[index % len(floats)], kernel, held),
-        error(run(few, torch.float32), exact),
+        lambda tile: error(run(few, torch.float32, tile), exact),
         (rows, out, depth),
         2 * rows * out * depth,
         rounds,
@@ -212,28 +216,35 @@ def norm(shape: tuple[int, ...], device: torch.device, rounds: int) -> dict[str,
 def contest(
     with_tile: Callable[[Any], Callable[[int], Any]],
     rival: Callable[[int], Any],
-    off: float,
+    off: Callable[[Any], float],
     product: tuple[int, int, int],
     operations: int,
     rounds: int,
     device: torch.device,
 ) -> dict[str, Any]:
-    """Time every tile, then the best and the default beside the rival. Nothing wrong is timed."""
+    """Time every tile, then the best and the default beside the rival. Nothing wrong is timed: one tile that is wrong
+    stops the others. off: how far a tile is off. A tile that cannot run is left out, and said."""
+    from triton.runtime.errors import OutOfResources
+
     from ptq4dm.backends.triton_gpu.choice import fitting_on
     from ptq4dm.backends.triton_gpu.kernels.launching import default_settings
 
-    if not off < 1e-5:
-        return {"wrong": off}
-    if device.type == "cuda":
-        tiles = {tile.name: tile for tile in fitting_on(device, None)(*product)}
-    else:
-        tiles = {tile.name: tile for tile in (default_settings(*product, device),)}
+    default = default_settings(*product, device)
+    tiles, errors, left_out = {}, {}, {}
+    for tile in fitting_on(device, None)(*product) if device.type == "cuda" else [default]:
+        try:
+            tiles[tile.name], errors[tile.name] = tile, off(tile)
+        except OutOfResources as failure:
+            left_out[tile.name] = reason(failure)
+    if wrong := {name: value for name, value in errors.items() if not value < 1e-5}:
+        return {"wrong": max(wrong.values()), "tiles": wrong}
     by_tile = alternating({name: with_tile(tile) for name, tile in tiles.items()}, max(5, rounds // 4))
     medians = {name: spread(taken)["median"] for name, taken in by_tile.items()}
-    best, default = min(medians, key=medians.__getitem__), default_settings(*product, device)
+    best = min(medians, key=medians.__getitem__)
     times = alternating({"int8": with_tile(tiles[best]), "default": with_tile(default), "fp16": rival}, rounds)
     return {
-        "error": off,
+        "error": max(errors.values()),
+        "left_out": left_out,
         "tile": best,
         "default": default.name,
         "tiles_ms": medians,
@@ -252,14 +263,20 @@ def error(got: Tensor, exact: Tensor) -> float:
 def table(rows: dict[str, Any]) -> None:
     """The short table."""
     peak = rows.get("peaks", {})
-    if peak:
+    if "int8_tops" in peak:
         print(f"peaks: FP16 {peak['fp16_tflops']:.0f} TFLOP/s, INT8 {peak['int8_tops']:.0f} TOP/s, "
               f"{peak['bytes_per_second'] / 1e12:.2f} TB/s")  # fmt: skip
     for name, row in rows.items():
-        if "wrong" in row:
+        if "cannot" in row:
+            print(f"{name:42s} cannot run: {row['cannot']}")
+        elif "wrong" in row:
             print(f"{name:42s} WRONG: relative error {row['wrong']:.2e}, not timed")
         elif "speedup" in row:
-            share = f"{100 * row['tops'] / peak['int8_tops']:3.0f} % of the INT8 peak" if "tops" in row and peak else ""
+            share = (
+                f"{100 * row['tops'] / peak['int8_tops']:3.0f} % of the INT8 peak"
+                if "tops" in row and "int8_tops" in peak
+                else ""
+            )
             faster = row["speedup"]
             print(f"{name:42s} {row['ms']['int8']['median']:8.3f} ms  {faster['median']:.2f}x FP16 "
                   f"({faster['low']:.2f} to {faster['high']:.2f})  {share}  {row.get('tile', '')}")  # fmt: skip

@@ -2,37 +2,43 @@
 
     python benchmarks/gpu/check.py [--rehearse]
 
-NOT YET RUN ON A GPU. Takes a minute, most of it for compiling; the first thing to run on a new card. Leaves with status
-1 where a kernel is wrong, and prints what was off.
+NOT YET RUN ON A GPU. Takes some minutes, most of it for compiling; the first thing to run on a new card. Leaves with
+status 1 where a kernel is wrong or cannot run, and prints what was off. That all are right is written beside the other
+results, for `all.py`.
 """
 
-import argparse
 import itertools
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import torch
-from on_gpu import require_gpu
+from on_gpu import Results, keep_compile_caches, parser, reason, require_gpu
 from torch import Tensor
 
 CHANNELS = (1, 3, 5, 17, 64, 130, 320)
 SIZES = ((1, 1), (1, 7), (5, 3), (16, 16))
 ZERO_POINTS = (-128, -37, 127)
-CPU = torch.device("cpu")
+HALF = torch.float16
 
 
 def main() -> None:
-    own = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    own.add_argument("--rehearse", action="store_true", help="on the CPU in Triton's interpreter, fewer shapes")
-    args = own.parse_args()
+    args = parser(__doc__ or "").parse_args()
     device = require_gpu(args.rehearse)
+    keep_compile_caches(args.out)
     wrong = []
-    for name, check in checks(args.rehearse).items():
-        off = check(device)
-        print(f"{'right' if off == 0 else 'WRONG'}  {name}" + (f": off by {off:.3g}" if off else ""))
-        wrong += [name] if off else []
+    for name, check in (checks(args.rehearse) | tile_checks(device)).items():
+        try:
+            off = check(device)
+            said = f"right  {name}" if off == 0 else f"WRONG  {name}: off by {off:.3g}"
+        except Exception as error:  # whatever a compiler or a driver raises: the others are worth knowing
+            said = f"CRASHED  {name}: {reason(error)}"
+        print(said)
+        wrong += [] if said.startswith("right") else [name]
     if wrong:
         sys.exit(f"{len(wrong)} kernels are wrong on {device}")
+    results = Results(args, "check")
+    results.keep("check", {"passed": True})
 
 
 def checks(few: bool) -> dict[str, Callable[[torch.device], float]]:
@@ -52,6 +58,21 @@ def checks(few: bool) -> dict[str, Callable[[torch.device], float]]:
     for size, z in itertools.product(sizes, zero_points):
         work[f"group norm {size} zero point {z}"] = lambda device, a=(size, z): group_norm(*a, device)
     return work
+
+
+def tile_checks(device: torch.device) -> dict[str, Callable[[torch.device], float]]:
+    """Every tile that fits the card, on a product of 2,048 rows, 320 channels and 320 columns; in a rehearsal one."""
+    from ptq4dm.backends.triton_gpu.kernels.launching import Settings, fitting_settings, shared_memory, sums_a_thread
+
+    side, wide = (32, 320) if device.type == "cuda" else (4, 32)
+    tiles = [Settings(16, 16, 32)]
+    if device.type == "cuda":
+        tiles = fitting_settings(2 * side**2, wide, wide, shared_memory(device), sums_a_thread(device))
+    return {
+        f"convolution k{taps} with the tile {tile.name}": lambda device, a=(tile, taps, side, wide): tiled(*a, device)
+        for tile in tiles
+        for taps in (1, 3)
+    }
 
 
 def drawn(*shape: int) -> Tensor:
@@ -91,6 +112,34 @@ def convolution(
     got = kernels.convolution(*tensors, window, torch.float32)
     exact = kernels.reference(q, weight, zero, window)
     return 0.0 if torch.equal(got.cpu(), exact.float()) else most(got, exact)
+
+
+def tiled(tile: Any, taps: int, side: int, wide: int, device: torch.device) -> float:
+    """Sums that float32 holds, bias, embedding and residual of small integers, as floats and rounded to bytes; of one
+    tap the linear layer too."""
+    from ptq4dm.backends.triton_gpu.geometry import Geometry
+    from ptq4dm.backends.triton_gpu.kernels import convolution, linear
+    from ptq4dm.backends.triton_gpu.packing import tap_sums
+
+    window, zero = Geometry((1, taps, taps), (1, 1, 1), (0, taps // 2, taps // 2)), torch.tensor(-37).char()
+    q, weight = drawn(2, 1, side, side, wide), drawn(wide, taps * taps, wide) % 8
+    bias, embedding, residual = drawn(wide).float(), drawn(2, wide).half(), drawn(2, 1, side, side, wide).half()
+    exact = convolution.reference(*on(device, q, weight, zero), window).cpu()
+    exact = exact + bias + embedding[:, None, None, None] + residual
+    sums = tap_sums(weight, window.taps, window.most)
+    tensors = on(device, q, weight, sums, one(), zero, torch.ones(wide))
+    added, step, out_zero = on(device, bias, embedding, residual), *on(device, torch.tensor(4096.0), zero)
+    to_bytes = (torch.round(exact / 4096) - 37).clamp(-128, 127)
+    got = convolution.convolution(*tensors, window, torch.float32, *added, settings=tile)
+    rounded = convolution.convolution(*tensors, window, HALF, *added, step, out_zero, settings=tile)
+    off = max(most(got, exact), most(rounded, to_bytes))
+    if taps > 1:
+        return off
+    tensors[1], tensors[2] = tensors[1][:, 0], tensors[2][0]
+    got = linear.linear(*tensors, torch.float32, *added, settings=tile)
+    return max(
+        off, most(got, exact), most(linear.linear(*tensors, HALF, *added, step, out_zero, settings=tile), to_bytes)
+    )
 
 
 def linear(channels: int, zero_point: int, device: torch.device) -> float:

@@ -20,7 +20,7 @@ from triton.compiler import ASTSource
 
 from ptq4dm.backends.triton_gpu.geometry import Geometry
 from ptq4dm.backends.triton_gpu.kernels.convolution import convolution_kernel
-from ptq4dm.backends.triton_gpu.kernels.group_norm import group_norm_kernel
+from ptq4dm.backends.triton_gpu.kernels.group_norm import group_norm_kernel, moments_kernel
 from ptq4dm.backends.triton_gpu.kernels.launching import CANDIDATES, GROUPED, Settings
 from ptq4dm.backends.triton_gpu.kernels.layer_norm import layer_norm_kernel
 from ptq4dm.backends.triton_gpu.kernels.linear import linear_kernel
@@ -42,9 +42,15 @@ class Report:
     shared: int
 
 
-def compiled(kernel, pointers: dict[str, str], numbers: tuple[str, ...], fixed: dict, capability: int, **options):
-    """Compile one kernel for a card. pointers: types by argument; numbers: its int32 arguments; fixed: all others."""
-    kinds = {**pointers, **dict.fromkeys(numbers, "i32")}
+def compiled(
+    kernel, pointers: dict[str, str], numbers: tuple[str, ...], fixed: dict, capability: int, ones: bool, **options
+) -> Report:
+    """Compile one kernel for a card. pointers: types by argument; numbers: its int32 arguments; fixed: all others.
+
+    ones: all numbers are 1, which Triton makes constants of.
+    """
+    kinds = {**pointers, **({} if ones else dict.fromkeys(numbers, "i32"))}
+    fixed = fixed | (dict.fromkeys(numbers, 1) if ones else {})
     signature = {name: kinds.get(name, "constexpr") for name in kernel.arg_names}
     aligned = [index for index, name in enumerate(kernel.arg_names) if name in pointers or name in ALIGNED & set(kinds)]
     attributes = {(index,): [["tt.divisibility", 16]] for index in aligned}
@@ -65,7 +71,7 @@ def report(built) -> Report:
     return Report(found, numbers["REG"], numbers["STACK"], built.metadata.shared)
 
 
-def convolution(capability: int, tile: Settings, geometry: Geometry, fused: bool) -> Report:
+def convolution(capability: int, tile: Settings, geometry: Geometry, fused: bool, ones: bool = False) -> Report:
     """A 2d convolution in float16; fused: with time embedding and residual."""
     pointers = {**POINTERS, "out": "*fp16"} | ({"embedding": "*fp16", "residual": "*fp16"} if fused else {})
     numbers = ("rows", "channels", "columns", "height", "width", "out_height", "out_width")
@@ -76,18 +82,18 @@ def convolution(capability: int, tile: Settings, geometry: Geometry, fused: bool
     }
     fixed = {"depth": 1, "out_depth": 1, **{name.upper(): value for name, value in axes.items()}}
     fixed |= {"UPSAMPLE": geometry.upsample, **of_tile(tile), **absent(convolution_kernel, pointers)}
-    return compiled(convolution_kernel, pointers, numbers, fixed, capability, **of_launch(tile))
+    return compiled(convolution_kernel, pointers, numbers, fixed, capability, ones, **of_launch(tile))
 
 
-def linear(capability: int, tile: Settings, fused: bool = False) -> Report:
+def linear(capability: int, tile: Settings, fused: bool = False, ones: bool = False) -> Report:
     """A linear layer in float16; fused: with a residual."""
     pointers = {**POINTERS, "out": "*fp16"} | ({"residual": "*fp16"} if fused else {})
     fixed = {**of_tile(tile), **absent(linear_kernel, pointers)}
     numbers = ("rows", "depth", "columns", "rows_a_sample")
-    return compiled(linear_kernel, pointers, numbers, fixed, capability, **of_launch(tile))
+    return compiled(linear_kernel, pointers, numbers, fixed, capability, ones, **of_launch(tile))
 
 
-def group_norm(capability: int, in_group: int, groups: int, places: int, parts: int = 1) -> Report:
+def group_norm(capability: int, in_group: int, groups: int, places: int, parts: int = 1, ones: bool = False) -> Report:
     """Group normalisation with SiLU and rounding of channels-last data in float16; parts: of the places."""
     pointers = {"x": "*fp16", "weight": "*fp16", "bias": "*fp16", "step": "*fp32", "zero_point": "*i8", "q": "*i8"}
     pointers |= {"partial": "*fp32"} if parts > 1 else {}
@@ -95,24 +101,33 @@ def group_norm(capability: int, in_group: int, groups: int, places: int, parts: 
     fixed = {"scale": None, "shift": None, "eps": 1e-5, "stride_channel": 1, "IN_GROUP": in_group, "SILU": True}
     fixed |= {"PARTS": parts} | ({} if parts > 1 else {"partial": None})
     fixed |= {"PER_CHANNEL": False, "PLACES": places, "GROUPS": groups, "CHANNELS": triton.next_power_of_2(in_group)}
-    return compiled(group_norm_kernel, pointers, numbers, fixed, capability, num_warps=4)
+    return compiled(group_norm_kernel, pointers, numbers, fixed, capability, ones, num_warps=4)
 
 
-def quantize(capability: int) -> Report:
+def moments(capability: int, in_group: int, groups: int, places: int, parts: int, ones: bool = False) -> Report:
+    """Moments of parts of the places, of channels-last data in float16."""
+    numbers = ("places", "part_size", "groups", "stride_sample", "stride_place")
+    fixed = {"stride_channel": 1, "IN_GROUP": in_group, "PARTS": parts, "PLACES": places, "GROUPS": groups}
+    fixed |= {"CHANNELS": triton.next_power_of_2(in_group)}
+    pointers = {"x": "*fp16", "partial": "*fp32"}
+    return compiled(moments_kernel, pointers, numbers, fixed, capability, ones, num_warps=4)
+
+
+def quantize(capability: int, ones: bool = False) -> Report:
     """Rounding alone, of channels-last data in float16 with a step a channel."""
     pointers = {"x": "*fp16", "step": "*fp32", "zero_point": "*i8", "q": "*i8"}
     numbers = ("places", "channels", "stride_sample", "stride_place")
     fixed = {"stride_channel": 1, "PER_CHANNEL": True, "PLACES": 32, "CHANNELS": 128}
-    return compiled(quantize_kernel, pointers, numbers, fixed, capability, num_warps=4)
+    return compiled(quantize_kernel, pointers, numbers, fixed, capability, ones, num_warps=4)
 
 
-def layer_norm(capability: int, channels: int) -> Report:
+def layer_norm(capability: int, channels: int, ones: bool = False) -> Report:
     """Layer normalisation, scale and shift of the time-step, and rounding, in float16."""
     pointers = {"x": "*fp16", "scale": "*fp16", "shift": "*fp16", "step": "*fp32", "zero_point": "*i8", "q": "*i8"}
     numbers = ("rows", "channels", "rows_a_sample")
     fixed = {"weight": None, "bias": None, "eps": 1e-5, "PER_CHANNEL": False}
     fixed |= {"ROWS": 1, "CHANNELS": triton.next_power_of_2(channels)}
-    return compiled(layer_norm_kernel, pointers, numbers, fixed, capability, num_warps=4)
+    return compiled(layer_norm_kernel, pointers, numbers, fixed, capability, ones, num_warps=4)
 
 
 def absent(kernel, pointers: dict[str, str]) -> dict[str, None]:

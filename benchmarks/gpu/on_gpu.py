@@ -5,14 +5,16 @@ that mean nothing: to see that it runs before a GPU is paid for.
 """
 
 import argparse
+import hashlib
 import json
 import os
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -22,10 +24,14 @@ import torch
 import ptq4dm
 
 RESULTS = Path(__file__).parent / "results"
-PACKAGES = ("torch", "triton", "diffusers", "torchao")
+PACKAGES = ("torch", "triton", "diffusers", "torchao", "optimum-quanto")
 AGAIN = 3
 """The exit status of a benchmark that ran out of time: the same command goes on where it ended."""
 REHEARSAL = "rehearsal"
+KERNELS = Path(ptq4dm.__file__).parent / "backends" / "triton_gpu"
+FLUSHED, ASLEEP = 256 << 20, 2_000_000
+"""Bytes that are written before each timed call, more than any cache holds; clock cycles that the GPU then sleeps, a
+millisecond, in which the host gets ahead of it: what is timed is the GPU's work and not Python's."""
 
 
 def parser(description: str) -> argparse.ArgumentParser:
@@ -59,15 +65,25 @@ def require_gpu(rehearse: bool) -> torch.device:
 
 
 def keep_compile_caches(out: Path) -> None:
-    """Let Inductor and Triton keep what they compile beside the results, so that a second run begins where this ended.
-
-    Before torch compiles anything.
-    """
+    """Let Inductor and Triton keep what they compile, and the backend the times of tiles, beside the results, so that a
+    second run begins where this ended. Before torch compiles anything."""
+    os.environ["XDG_CACHE_HOME"] = str(out / "cache")
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(out / "cache" / "inductor"))
     os.environ.setdefault("TRITON_CACHE_DIR", str(out / "cache" / "triton"))
     os.environ.setdefault("TORCHINDUCTOR_FX_GRAPH_CACHE", "1")
 
 
+@cache
+def stamp() -> str:
+    """What a row holds for: the card, driver and versions, and the source of the backend."""
+    lasting = {key: value for key, value in hardware().items() if key not in ("date", "clocks")}
+    whole = hashlib.sha256(json.dumps(lasting, sort_keys=True).encode())
+    for path in sorted(KERNELS.rglob("*.py")):
+        whole.update(path.read_bytes())
+    return whole.hexdigest()[:16]
+
+
+@cache
 def hardware() -> dict[str, Any]:
     """The card, driver, versions and date."""
     packages = {"ptq4dm": ptq4dm.__version__, **{name: installed(name) for name in PACKAGES}}
@@ -75,20 +91,25 @@ def hardware() -> dict[str, Any]:
     if not torch.cuda.is_available():
         return {"gpu": REHEARSAL, **packages}
     properties = torch.cuda.get_device_properties(0)
-    command = ["nvidia-smi", "--query-gpu=driver_version,clocks.sm,clocks.mem,temperature.gpu", "--format=csv,noheader"]
-    try:
-        driver = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        driver = "nvidia-smi cannot be run"
     return {
         "gpu": properties.name,
         "capability": f"{properties.major}.{properties.minor}",
         "multiprocessors": properties.multi_processor_count,
         "memory_bytes": properties.total_memory,
-        "driver, SM clock, memory clock, temperature": driver,
+        "driver": asked_of_the_card("driver_version"),
+        "clocks": asked_of_the_card("clocks.sm,clocks.mem,temperature.gpu"),
         "cuda": torch.version.cuda,
+        "cudnn": torch.backends.cudnn.version(),
         **packages,
     }
+
+
+def asked_of_the_card(query: str) -> str:
+    command = ["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "nvidia-smi cannot be run"
 
 
 def installed(name: str) -> str:
@@ -99,22 +120,29 @@ def installed(name: str) -> str:
 
 
 class Results:
-    """One JSON file, written whole after each change; what it has is not measured again."""
+    """One JSON file, written whole after each change; what it has of this card, these versions and this source of the
+    backend is not measured again, but for what could not run."""
 
     def __init__(self, args: argparse.Namespace, name: str):
         card = REHEARSAL if args.rehearse else torch.cuda.get_device_name().lower().replace(" ", "-")
         self.path = args.out / f"{name}-{card}.json"
         self.data: dict[str, Any] = {"benchmark": name, "hardware": hardware(), "rows": {}}
-        if self.path.exists() and not args.again:
-            self.data["rows"] = json.loads(self.path.read_text())["rows"]
+        if self.path.exists() and not getattr(args, "again", False):
+            rows = json.loads(self.path.read_text())["rows"]
+            self.data["rows"] = {key: row for key, row in rows.items() if row.get("stamp") == stamp()}
 
     @property
     def rows(self) -> dict[str, Any]:
         """What was measured, by name."""
         return self.data["rows"]
 
-    def write(self) -> None:
-        """Write all to the file, whole or not at all."""
+    def missing(self, names: Iterable[str]) -> list[str]:
+        """Those that were not measured; what could not run is tried again."""
+        return [name for name in names if "cannot" in self.rows.get(name, {"cannot": ""})]
+
+    def keep(self, name: str, row: Mapping[str, Any]) -> None:
+        """Keep a row; write all to the file, whole or not at all."""
+        self.rows[name] = {**row, "stamp": stamp()}
         self.path.parent.mkdir(parents=True, exist_ok=True)
         building = self.path.with_suffix(".tmp")
         building.write_text(json.dumps(self.data, indent=1) + "\n")
@@ -137,9 +165,11 @@ def alternating(calls: Mapping[str, Callable[[int], Any]], rounds: int, warm_up:
 
 
 def by_events(call: Callable[[int], Any], index: int) -> float:
-    """Milliseconds of one call on a GPU that is idle before it."""
+    """Milliseconds of one call on a GPU that has nothing else to do, whose caches hold none of its inputs."""
     started, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     torch.cuda.synchronize()
+    flushing().zero_()
+    torch.cuda._sleep(ASLEEP)
     started.record()
     call(index)
     ended.record()
@@ -147,11 +177,22 @@ def by_events(call: Callable[[int], Any], index: int) -> float:
     return started.elapsed_time(ended)
 
 
+@cache
+def flushing() -> torch.Tensor:
+    """What is written to put everything else out of the caches."""
+    return torch.empty(FLUSHED, dtype=torch.int8, device="cuda")
+
+
 def by_clock(call: Callable[[int], Any], index: int) -> float:
     """Milliseconds of one call of a rehearsal."""
     began = time.perf_counter()
     call(index)
     return 1e3 * (time.perf_counter() - began)
+
+
+def reason(error: Exception) -> str:
+    """What an exception says, with its type, in one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
 
 
 def spread(times: list[float]) -> dict[str, float]:

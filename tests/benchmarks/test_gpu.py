@@ -1,5 +1,6 @@
 """The GPU benchmarks rehearsed: all their steps but the GPU's own, on tiny shapes in Triton's interpreter."""
 
+import argparse
 import importlib.util
 import json
 import runpy
@@ -13,7 +14,7 @@ from interpreted import unchecked_integers
 
 pytest.importorskip("triton")
 GPU = Path(__file__).parents[2] / "benchmarks" / "gpu"
-MEASURING = ("bench_kernels.py", "bench_network.py")
+MEASURING = ("check.py", "bench_kernels.py", "bench_network.py")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -27,7 +28,7 @@ def run(monkeypatch, tmp_path):
     """Run a script in this process, its results in `tmp_path`; its exit status."""
     monkeypatch.syspath_prepend(GPU)
     monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)  # the scripts set it: put back afterwards
-    for name in ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", "TORCHINDUCTOR_FX_GRAPH_CACHE"):
+    for name in ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", "TORCHINDUCTOR_FX_GRAPH_CACHE", "XDG_CACHE_HOME"):
         monkeypatch.setenv(name, str(tmp_path / "cache"))
 
     def script(name, *args, rehearse=True):
@@ -59,15 +60,26 @@ def test_without_a_gpu_they_leave_with_a_line(run, monkeypatch, command):
     assert line.startswith("this benchmark runs on an NVIDIA GPU") and "\n" not in line
 
 
-def test_the_check_finds_a_kernel_that_is_wrong(run, monkeypatch, capsys):
+def test_the_check_finds_a_kernel_that_is_wrong(run, monkeypatch, capsys, tmp_path):
     from ptq4dm.backends.triton_gpu import packing
 
     assert run("check.py") == 0
     assert "WRONG" not in capsys.readouterr().out
     right = packing.tap_sums
     monkeypatch.setattr(packing, "tap_sums", lambda *arguments: right(*arguments) + 1)
-    assert run("check.py") == "4 kernels are wrong on cpu"
-    assert "WRONG  convolution 17 channels (5, 3) k3" in capsys.readouterr().out
+    path = tmp_path / "check-rehearsal.json"
+    assert json.loads(path.read_text())["rows"]["check"]["passed"]
+    path.unlink()
+    assert run("check.py") == "6 kernels are wrong on cpu" and not path.exists()
+    printed = capsys.readouterr().out
+    assert "WRONG  convolution 17 channels (5, 3) k3" in printed
+    assert "WRONG  convolution k3 with the tile 16x16x32" in printed
+    monkeypatch.setattr(packing, "tap_sums", lambda *arguments: 1 / 0)
+    assert run("check.py") == "6 kernels are wrong on cpu"  # and the others are looked at
+    assert (
+        "CRASHED  convolution k3 with the tile 16x16x32, 4 warps, 3 stages: ZeroDivisionError"
+        in capsys.readouterr().out
+    )
 
 
 def test_kernels_are_checked_timed_written_and_not_timed_again(run, tmp_path):
@@ -84,6 +96,26 @@ def test_kernels_are_checked_timed_written_and_not_timed_again(run, tmp_path):
     path.write_text(json.dumps(data))
     assert run("bench_kernels.py") == 0
     assert json.loads(path.read_text())["rows"] == data["rows"]
+
+
+def test_what_crashed_or_was_measured_of_other_code_is_measured_again(run, everything, tmp_path, monkeypatch):
+    from ptq4dm.backends.triton_gpu.kernels import group_norm
+
+    args = argparse.Namespace(out=tmp_path, rehearse=True)
+    assert not everything.done(["bench_kernels.py"], args)
+    monkeypatch.setattr(group_norm, "group_norm_quantize", lambda *arguments: 1 / 0)
+    assert run("bench_kernels.py") == 0
+    path = tmp_path / "kernels-rehearsal.json"
+    rows = json.loads(path.read_text())["rows"]
+    crashed = next(name for name in rows if name.startswith("norm"))
+    assert rows[crashed]["cannot"].startswith("ZeroDivisionError: ") and everything.done(["bench_kernels.py"], args)
+    monkeypatch.undo()
+    rows["peaks"] |= {"stamp": "of another version", "int8_tops": -1.0}
+    path.write_text(json.dumps({"rows": rows}))
+    assert not everything.done(["bench_kernels.py"], args)
+    again = runpy.run_path(str(GPU / "on_gpu.py"))["Results"](args, "kernels")
+    assert again.missing(rows) == ["peaks", crashed] and "peaks" not in again.rows
+    assert not everything.done(["check.py"], args) and not everything.done(["bench_network.py", "tiny"], args)
 
 
 def test_a_network_is_compared_with_the_simulated_one_and_then_timed(run, tmp_path, capsys):
@@ -121,7 +153,8 @@ def test_a_piece_is_begun_again_until_it_is_done(everything, monkeypatch):
 
     monkeypatch.setattr(subprocess, "run", answer)
     monkeypatch.setattr(sys, "argv", ["all.py", "--rehearse"])
-    monkeypatch.setattr(everything, "pieces", lambda rehearse: [["a.py"], ["b.py", "c"]])
+    monkeypatch.setattr(everything, "done", lambda piece, args: piece == ["done.py"])
+    monkeypatch.setattr(everything, "pieces", lambda rehearse: [["a.py"], ["done.py"], ["b.py", "c"]])
     with pytest.raises(SystemExit, match="1"):
         everything.main()
     assert asked == ["a.py"] * 3 + ["b.py"] * 2

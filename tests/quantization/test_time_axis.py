@@ -26,6 +26,7 @@ import ptq4dm
 from ptq4dm.backends.stand_in import stand_in
 from ptq4dm.errors import TimeAxisWarning
 from ptq4dm.pipelines.denoiser import Call
+from ptq4dm.quantization import time_axis
 from ptq4dm.quantization.quantized_model import QuantizedDenoiser
 from ptq4dm.quantization.time_axis import time_axis_of, watch_time
 
@@ -174,3 +175,21 @@ def test_calls_that_a_backend_is_timed_with_do_not_count(monkeypatch):
     with pytest.warns(TimeAxisWarning, match="Net is called at the time-steps 1, 0.8, 0.6, 0.4"):
         for t in (1.0, 0.8, 0.6, 0.4):
             module(torch.zeros(2, 3), torch.tensor(t))
+
+
+def test_a_time_step_on_a_gpu_is_read_seldom(monkeypatch):
+    read, right = [], time_axis.time_of
+    monkeypatch.setattr(time_axis, "on_gpu", lambda value: torch.is_tensor(value))
+    monkeypatch.setattr(time_axis, "time_of", lambda value: read.append(value) or right(value))
+    network = nn.Identity()
+    network.forward = lambda x, t: x
+    watch_time(network, {"argument": "t", "low": 0.0, "high": 999.0})
+    for index in range(64):
+        network(torch.zeros(1), torch.tensor(999 - 15 * index))
+    assert len(read) == time_axis.FEW + 64 // time_axis.SELDOM
+    for index in range(10):
+        network(torch.zeros(1), 900 - index)  # a number of the host costs nothing
+    assert len(read) == time_axis.FEW + 64 // time_axis.SELDOM + 10
+    with pytest.warns(TimeAxisWarning, match="time-step 5000"):
+        for _ in range(time_axis.SELDOM):
+            network(torch.zeros(1), torch.tensor(5000))

@@ -25,6 +25,8 @@ be that of an image-to-image run of little strength. But the first few different
 share of the span, in which there are at most three of a thousand training steps."""
 FEW: Final = 4
 """How many different time-steps tell that."""
+SELDOM: Final = 16
+"""A time-step on a GPU is read at each of the first FEW calls, then at one of so many: reading waits for the GPU."""
 
 
 def time_axis_of(network: nn.Module, first: Call, last: Call) -> dict[str, Any] | None:
@@ -76,13 +78,17 @@ class TimeNote:
         self.argument, self.low, self.high = axis["argument"], float(axis["low"]), float(axis["high"])
         self.place = list(inspect.signature(network.forward).parameters).index(self.argument)
         self.first: set[float] | None = set() if self.high - self.low > TRAINING else None
-        self.told = False
+        self.told, self.calls = False, 0
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Look at the time-step of a call; not while it is being compiled or captured in a CUDA graph."""
         if self.told or torch.compiler.is_compiling() or capturing():
             return
-        t, margin = time_of(given(args, kwargs, self.place, self.argument)), SHARE * (self.high - self.low)
+        value = given(args, kwargs, self.place, self.argument)
+        self.calls += 1
+        if self.first is None and self.calls > FEW and self.calls % SELDOM and on_gpu(value):
+            return
+        t, margin = time_of(value), SHARE * (self.high - self.low)
         if t is None:
             return
         if not self.low - margin <= t <= self.high + margin:
@@ -107,6 +113,11 @@ class TimeNote:
             TimeAxisWarning,
             stacklevel=2,
         )
+
+
+def on_gpu(value: Any) -> bool:
+    """Whether the host must wait to read a time-step."""
+    return isinstance(value, Tensor) and value.is_cuda
 
 
 def capturing() -> bool:

@@ -31,7 +31,6 @@ class TimeBands:
 
     def __init__(self, argument: str, place: int, cuts: Sequence[float]):
         self.argument, self.place, self.cuts = argument, place, tuple(float(cut) for cut in cuts)
-        self.edges = torch.tensor(self.cuts, dtype=torch.float64)
         self.index = torch.zeros((), dtype=torch.int64)
 
     def __call__(self, network: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
@@ -41,19 +40,30 @@ class TimeBands:
     def bands_of(self, network: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
         """The band of a call's time-step, () or (samples,)."""
         t = given(args, kwargs, self.place, self.argument)
-        t = torch.tensor(float(t), dtype=torch.float64) if isinstance(t, numbers.Real) else t
+        if not isinstance(t, Tensor) and isinstance(t, numbers.Real):
+            t = torch.tensor(float(t), dtype=torch.float64)
         if not isinstance(t, Tensor) or t.dim() > 1:
             what = f"of shape {tuple(t.shape)}" if isinstance(t, Tensor) else f"= {t!r}"
             raise ModelError(
                 f"{type(network).__name__} has scales that depend on the time-step and was called with {self.argument} "
                 f"{what}: give one number, or one a sample"
             )
-        return torch.bucketize(t.detach().double(), self.edges.to(t.device), right=True)
+        t = t.detach().double()
+        index = torch.zeros_like(t, dtype=torch.int64)
+        for cut in self.cuts:  # compared where t is, with numbers: nothing is copied from or to the host
+            index = index + (t >= cut)
+        return index
+
+    def index_on(self, device: torch.device) -> Tensor:
+        """`index` on a device, copied there once a call: () or (samples,)."""
+        if self.index.device != device:
+            self.index = self.index.to(device)
+        return self.index
 
     def pick(self, table: Tensor, x: Tensor | None = None) -> Tensor:
         """The entry of a layer's table (K,) for the call in progress: (), or one a sample in a shape that broadcasts
         against `x`, whose first axis holds the samples, each as often as the network repeats it. Raises ModelError."""
-        index = self.index.to(table.device)
+        index = self.index_on(table.device)
         if index.dim() == 0 or not len(index):
             return table[index] if index.dim() == 0 else table[0]  # no samples, no numbers to round
         assert x is not None  # an engine sets one band before it asks

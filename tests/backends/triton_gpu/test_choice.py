@@ -1,21 +1,25 @@
 """The choice between INT8 and float with a timer that is given: no GPU, and no clock."""
 
 import json
+import types
 
 import pytest
 import torch
+from diffusers.models.attention import BasicTransformerBlock
 from diffusers.models.resnet import ResnetBlock2D
+from diffusers.models.upsampling import Upsample2D
 from int8_layers import int8_form, quantized_copy
 from torch import nn
 
 pytest.importorskip("triton")
-from ptq4dm.backends.triton_gpu import choice, operators
+from ptq4dm.backends.triton_gpu import choice, operators, self_check
+from ptq4dm.backends.triton_gpu import timings as timings_module
 from ptq4dm.backends.triton_gpu.kernels import launching
 from ptq4dm.backends.triton_gpu.kernels.launching import Settings
-from ptq4dm.backends.triton_gpu.layers import TritonConv, TritonLinear
+from ptq4dm.backends.triton_gpu.layers import TritonConv, TritonLinear, triton_form
 from ptq4dm.backends.triton_gpu.run import samples_of
 from ptq4dm.backends.triton_gpu.timings import Timing, Timings
-from ptq4dm.errors import BackendWarning
+from ptq4dm.errors import BackendError, BackendWarning
 from ptq4dm.pipelines.denoiser import Call
 from ptq4dm.quantization.layers import QuantizedLayer
 
@@ -28,6 +32,7 @@ def no_measured_tiles(monkeypatch):
     monkeypatch.setattr(launching, "MEASURED", {})
     monkeypatch.setattr(choice, "MEASURED", launching.MEASURED)
     monkeypatch.setattr(choice, "ROTATED_BYTES", 1)  # two sets of inputs are enough here
+    monkeypatch.setattr(choice, "TURNS", 1)
 
 
 class Clock:
@@ -42,7 +47,7 @@ class Clock:
         kernel = next(
             (cell.cell_contents for cell in call.__closure__ if isinstance(cell.cell_contents, nn.Module)), None
         )
-        tile = next(iter(next(iter(launching.MEASURED.values())).values())) if launching.MEASURED else None
+        tile = launching.FORCED[-1] if launching.FORCED else None
         self.calls.append((type(kernel).__name__, tile))
         seconds = {"TritonConv": 1e-3, "TritonLinear": 9e-3, "Conv2d": 2e-3, "Linear": 3e-3}[type(kernel).__name__]
         return seconds * (0.5 if tile == FAST_TILE and "Triton" in type(kernel).__name__ else 1)
@@ -67,11 +72,16 @@ def chosen(strict=False, timings=None, clock=None, net=None):
 
 
 def test_the_faster_form_runs_and_layers_alike_are_measured_once():
+    choice.TURNS = 2  # put back by the fixture
     (forms, choices), works, clock, timings = chosen()
     assert [type(forms[name]) for name in ("0", "2", "4")] == [TritonConv, TritonConv, nn.Linear]
     assert [one.int8 for one in choices] == [True, True, False] and choices[2].reason == "float is faster"
     assert (choices[0].int8_ms, choices[0].float_ms, choices[0].tile) == (0.5, 2.0, FAST_TILE.name)
-    assert [kind for kind, _ in clock.calls].count("TritonConv") == 2  # two tiles of one of two layers alike
+    kinds = [kind for kind, _ in clock.calls]
+    assert (
+        kinds[:8] == ["TritonConv"] * 3 + ["Conv2d", "TritonConv", "Conv2d"] + ["TritonLinear"] * 2
+    )  # two tiles, then in turns
+    assert kinds.count("TritonConv") == 4 and all(tile == FAST_TILE for _, tile in clock.calls[2:6] if tile)
     assert len(timings) == 2 and works["0"] == choice.Work((2, 8, 3, 4), torch.float32)
 
 
@@ -176,7 +186,83 @@ def test_rounding_is_not_timed_where_a_normalisation_does_it(monkeypatch):
     ]
 
 
+def test_a_tile_that_gives_other_numbers_is_refused(monkeypatch):
+    """As on a GPU whose compiler errs for one tile."""
+    right = operators.linear
+    wrong = lambda q, *rest: right(q, *rest) + (launching.FORCED[-1:] == [FAST_TILE])  # noqa: E731
+    monkeypatch.setattr(operators, "linear", wrong)
+    with pytest.raises(
+        BackendError, match=f"with the tile {FAST_TILE.name} a product of .* than with {SLOW_TILE.name}"
+    ):
+        chosen()
+
+
+def test_every_tile_that_was_measured_is_checked(monkeypatch):
+    net = network()
+    layers = {name: module for name, module in net.named_modules() if isinstance(module, QuantizedLayer)}
+    forms, asked = {name: triton_form(layer) for name, layer in layers.items()}, []
+    monkeypatch.setitem(launching.MEASURED, forms["0"].product_kind, {24: SLOW_TILE, 4096: FAST_TILE})
+    monkeypatch.setattr(self_check, "MEASURED", launching.MEASURED)
+    right = operators.convolution
+    monkeypatch.setattr(operators, "convolution", lambda *a: asked.append(tuple(launching.FORCED)) or right(*a))
+    self_check.self_check(layers, forms, CPU)
+    assert asked == [(SLOW_TILE,), (FAST_TILE,)] and launching.FORCED == []
+
+
 def test_work_for_another_batch():
     works = {"a": choice.Work((2, 8, 3, 4), torch.float16), "b": choice.Work((48, 5), torch.float16)}
     scaled = choice.with_batch(works, samples_of(Call((torch.zeros(()), torch.zeros(2, 3)), {})), 64)
     assert scaled["a"].shape == (64, 8, 3, 4) and scaled["b"].shape == (1536, 5)
+
+
+def test_times_hold_for_one_source_of_the_backend(tmp_path, monkeypatch):
+    properties = types.SimpleNamespace(name="NVIDIA H100", major=9, minor=0, total_memory=80 << 30)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    timings_module.timings_of(CPU)["a"] = Timing(1.0, 2.0, FAST_TILE)
+    assert set(timings_module.timings_of(CPU)) == {"a"} and (tmp_path / "ptq4dm" / "triton-nvidia-h100.json").exists()
+    monkeypatch.setattr(timings_module, "source_hash", lambda: "of another day")
+    assert set(timings_module.timings_of(CPU)) == set()
+
+
+def test_small_inputs_are_rotated_among_few_sets(monkeypatch):
+    monkeypatch.setattr(choice, "ROTATED_BYTES", 1 << 20)
+    for shape, sets in (((1, 8, 4, 4), 16), ((4, 8, 64, 64), 4), ((64, 8, 64, 64), 2)):
+        assert len(choice.rotated_inputs(choice.Work(shape, torch.float16), CPU)) == sets
+
+
+@pytest.mark.parametrize(("int8", "reason"), [(0.96, ""), (0.98, "INT8 gains less than 3 %"), (1.1, "float is faster")])
+def test_a_gain_within_noise_stays_in_float(int8, reason):
+    net = quantized_copy(nn.Sequential(nn.Linear(8, 5)))
+    works, timings = {"0": choice.Work((2, 8), torch.float32)}, Timings(None, {})
+    timings[choice.key_of(triton_form(net[0]), works["0"])] = Timing(int8, 1.0, FAST_TILE)
+    _, (one,) = choice.choose({"0": net[0]}, works, timings, Clock(), lambda *_: [], False, CPU)
+    assert one.reason == reason and one.int8 == (not reason)
+
+
+@torch.no_grad()
+def test_a_layer_is_timed_with_what_stands_in_front_of_it(monkeypatch):
+    """Readers of a normalisation do not round; a convolution behind an upsampler reads the small picture."""
+    block = BasicTransformerBlock(8, 2, 4, cross_attention_dim=6)
+    resnet = ResnetBlock2D(in_channels=4, temb_channels=None, groups=2, up=True)
+    net = quantized_copy(nn.Sequential(block, Upsample2D(4, use_conv=True), resnet))
+    net.forward = lambda x, h, s: (net[2](net[1](x), None), net[0](h, encoder_hidden_states=s))
+    layers = {name: module for name, module in net.named_modules() if isinstance(module, QuantizedLayer)}
+    call = Call((torch.randn(1, 4, 2, 2), torch.randn(1, 3, 8), torch.randn(1, 2, 6)))
+    works = choice.works_of(net, layers, call)
+    rounded = {name for name, work in works.items() if work.rounded}
+    assert rounded == {"0.attn1.to_q", "0.attn1.to_k", "0.attn1.to_v", "0.attn2.to_q", "0.ff.net.0.proj", "2.conv1",
+                       "2.conv2"}  # fmt: skip
+    enlarged = {name: work.given for name, work in works.items() if work.upsample == 2}
+    assert enlarged == {"1.conv": (1, 4, 2, 2), "2.conv1": (1, 4, 4, 4)} and works["1.conv"].shape == (1, 4, 4, 4)
+    net[0].attn1.to_k.input_scale.mul_(2)
+    assert not choice.works_of(net, layers, call)["0.attn1.to_q"].rounded
+    seen, timings = [], Timings(None, {})
+    convolution = operators.convolution
+    monkeypatch.setattr(operators, "convolution", lambda q, *rest: seen.append(tuple(q.shape)) or convolution(q, *rest))
+    timer = lambda call, sets: float(call(0).shape[0])  # noqa: E731
+    one = {"1.conv": works["1.conv"]}
+    choice.choose({"1.conv": layers["1.conv"]}, one, timings, timer, lambda *_: [SLOW_TILE], False, CPU)
+    assert set(seen) == {(1, 1, 2, 2, 4)} and "upsampled 2" in next(iter(timings))
+    choice.measure(layers["0.ff.net.0.proj"], triton_form(layers["0.ff.net.0.proj"]), works["0.ff.net.0.proj"], timer,
+                   lambda *_: [SLOW_TILE], CPU)  # fmt: skip

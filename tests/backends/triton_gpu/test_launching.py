@@ -4,6 +4,7 @@ import pytest
 import torch
 
 pytest.importorskip("triton")
+from ptq4dm.backends.triton_gpu.kernels import group_norm, quantize
 from ptq4dm.backends.triton_gpu.kernels.launching import CANDIDATES, fitting_settings, largest_that_fills, tiles, walk
 
 A100, H100, RTX3090 = 166_912, 232_448, 101_376
@@ -27,6 +28,13 @@ def test_a_small_problem_fills_the_card_rather_than_the_tile():
     assert largest_that_fills(16, 16, fitting_settings(16, 16, 64, H100, 128), 132).rows <= 64
 
 
+def test_depths_of_320_and_576_channels_are_divided_by_tiles_of_all_sizes():
+    for channels in (320, 576, 960):
+        fitting = fitting_settings(65536, 320, channels, H100, 128)
+        even = {(one.rows, one.columns) for one in fitting if channels % one.depth == 0}
+        assert even >= {(128, 256), (128, 128), (128, 64), (64, 128), (64, 64), (32, 64)}
+
+
 def elements(x):
     """The tensor's numbers as a kernel with the walk's strides would read them."""
     way = walk(x)
@@ -48,3 +56,16 @@ def elements(x):
 )
 def test_a_walk_meets_every_number_once_in_order(x):
     assert torch.equal(elements(x).flatten(), x.flatten())
+
+
+def test_grids_end_at_no_number_of_samples(monkeypatch):
+    """CUDA takes 65,535 programs along all axes of a grid but the first."""
+    grids = []
+    one, zero = torch.ones(2), torch.tensor(0, dtype=torch.int8)
+    for module in (quantize, group_norm):
+        monkeypatch.setattr(module, "launch", lambda kernel, grid, *arguments, **options: grids.append(grid))
+    x = torch.empty(70_000, 4, 3, 2)[:, :3]  # places and samples lie apart
+    quantize.quantize(x, one[:1], zero)
+    for parts in (1, 4):
+        group_norm.group_norm_quantize(x, 2, one, one, 1e-5, True, one[:1], zero, parts=parts)
+    assert len(grids) == 4 and all(grid[0] >= 70_000 and max(grid[1:]) <= 65_535 for grid in grids)

@@ -7,7 +7,6 @@ import torch
 from diffusers import UNet2DConditionModel
 from int8_layers import quantized_copy
 from interpreted import unchecked_integers
-from timed import banded
 from tiny import tiny_pipeline, tiny_unet
 from torch import nn
 from torch._dynamo.testing import CompileCounter, CompileCounterWithBackend
@@ -17,6 +16,7 @@ import ptq4dm
 from ptq4dm.backends.registry import BACKENDS, find_backend, prepare
 from ptq4dm.backends.triton_gpu import available
 from ptq4dm.backends.triton_gpu.blocks import FusedResnetBlock2D, FusedUpsample2D
+from ptq4dm.backends.triton_gpu.examples import example_from_config
 from ptq4dm.backends.triton_gpu.layers import TritonLayer
 from ptq4dm.backends.triton_gpu.run import TritonBackend, call_in_type
 from ptq4dm.errors import BackendError, BackendWarning, MissingDependencyError, ModelError, TimeAxisWarning
@@ -29,12 +29,12 @@ def kinds(network, kind):
     return [name for name, module in network.named_modules() if isinstance(module, kind)]
 
 
-def tiny_conditional():
+def tiny_conditional(**options):
     torch.manual_seed(0)
     return UNet2DConditionModel(
         sample_size=4, in_channels=4, out_channels=4, block_out_channels=(8,), layers_per_block=1, mid_block_type=None,
         down_block_types=("CrossAttnDownBlock2D",), up_block_types=("CrossAttnUpBlock2D",), cross_attention_dim=8,
-        attention_head_dim=4, norm_num_groups=4,
+        attention_head_dim=4, norm_num_groups=4, **options,
     )  # fmt: skip
 
 
@@ -109,6 +109,19 @@ def test_it_goes_through_functionalization():
     assert torch.allclose(got, network(x), rtol=1e-4, atol=1e-4)
 
 
+@torch.no_grad()
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_batches_that_nothing_was_said_of_are_compiled_for_twice_at_most():
+    torch._dynamo.reset()
+    plain = nn.Sequential(nn.Conv2d(8, 8, 3, 2, 1), nn.SiLU(), nn.Conv2d(8, 8, 1), nn.Flatten(2), nn.Linear(4, 5))
+    network, counter = TritonBackend().prepare(quantized_copy(plain), None), CompileCounter()
+    compiled = torch.compile(network, backend=counter, fullgraph=True)
+    for batch in (2, 3, 5, 7):
+        x = torch.randn(batch, 8, 4, 4)
+        assert torch.equal(compiled(x), network(x))
+    assert counter.frame_count == 2  # once for the first batch, once for all
+
+
 def test_layers_without_a_kernel_are_told_or_refused():
     network = quantized_copy(nn.Sequential(nn.Conv2d(8, 8, 3, groups=2), nn.SiLU(), nn.Conv2d(8, 8, 1)))
     x = torch.randn(1, 8, 4, 4)
@@ -163,6 +176,29 @@ def test_what_is_missing_is_said(monkeypatch):
         TritonBackend().prepare(nn.Identity(), None)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("added", [False, True])
+def test_a_call_is_known_by_the_config_of_the_network(added):
+    options = {"addition_embed_type": "text_time", "addition_time_embed_dim": 2,
+               "projection_class_embeddings_input_dim": 20} if added else {}  # fmt: skip
+    plain = tiny_conditional(**options)
+    call = example_from_config(plain)
+    assert plain(*call.args, **call.kwargs).sample.shape == (2, 4, 4, 4)
+    assert call.kwargs["encoder_hidden_states"].shape == (2, 77, 8)
+    pixels = example_from_config(tiny_unet((8,), size=8))
+    assert tuple(pixels.args[0].shape) == (2, 3, 8, 8) and example_from_config(nn.Linear(2, 2)) is None
+    plain.register_to_config(encoder_hid_dim_type="ip_image_proj")
+    assert example_from_config(plain) is None
+
+
+def test_the_gpu_of_the_network_is_asked(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5) if device.index == 1 else (9, 0))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a GPU")
+    assert available.why_not_there(torch.device("cuda", 0)) is None
+    assert "compute capability 7.5" in available.why_not_there(torch.device("cuda", 1))
+    assert available.why_not_there(torch.device("cpu")) is None
+
+
 def test_a_kernel_that_is_not_exact_is_refused(monkeypatch):
     """The sums of one tap are made wrong: what padding leaves out would be, on a GPU whose compiler errs."""
     from ptq4dm.backends.triton_gpu import layers
@@ -211,8 +247,3 @@ def test_a_pipeline_is_accelerated_in_place_and_tells_of_another_time_axis():
         pipe.unet(torch.zeros(1, 3, 8, 8), 5000)
     with pytest.raises(ModelError, match="unet is on the triton backend, which keeps no other form of it"):
         ptq4dm.accelerate(pipe, "simulated")
-
-
-def test_scales_that_depend_on_the_time_step_are_refused():
-    with pytest.raises(BackendError, match="triton holds one scale for each layer"):
-        TritonBackend().prepare(banded(), None)

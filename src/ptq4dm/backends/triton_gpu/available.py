@@ -29,6 +29,13 @@ def why_unavailable() -> str | None:
     return why_too_old(torch.cuda.get_device_capability(), torch.cuda.get_device_name())
 
 
+def why_not_there(device: torch.device) -> str | None:
+    """Why a network's own GPU cannot be used, which need not be the current one; None if it can, or is none."""
+    if device.type != "cuda":
+        return None
+    return why_too_old(torch.cuda.get_device_capability(device), torch.cuda.get_device_name(device))
+
+
 def why_too_old(capability: tuple[int, int], name: str) -> str | None:
     """Why a GPU of that compute capability cannot be used; None if it can."""
     if capability >= OLDEST:

@@ -103,9 +103,18 @@ def normalized_conv(
         h = with_embedding(conv(h), embedding)
         return h if residual is None else residual + h
     scale, shift = (None, None) if modulation is None else modulation
-    step, zero_point = conv.step, conv.zero_point
     q = operators.group_norm_quantize(
-        channels_last(x), norm.num_groups, norm.weight, norm.bias, norm.eps, True, step, zero_point, scale, shift
+        channels_last(x),
+        norm.num_groups,
+        norm.weight,
+        norm.bias,
+        norm.eps,
+        True,
+        conv.step,
+        conv.zero_point,
+        scale,
+        shift,
+        conv.band(x),
     )
     y = conv.product(
         q,
@@ -165,6 +174,15 @@ def rounded_in_front(network: nn.Module) -> set[str]:
     blocks = {name: module for name, module in network.named_modules() if known_block(module)}
     first = {f"{name}.conv1" for name, block in blocks.items() if block.downsample is None}
     return first | {f"{name}.conv2" for name in blocks}
+
+
+def upsampled_by_index(network: nn.Module) -> set[str]:
+    """The layers that will read a picture half as high and wide through their index, once they run in INT8."""
+    modules = dict(network.named_modules())
+    blocks = {name for name, module in modules.items() if known_block(module) and module.upsample is not None}
+    kinds = {name: module for name, module in modules.items() if type(module) is Upsample2D and not hooked(module)}
+    alone = {f"{name}.conv" for name, module in kinds.items() if nearest(module) and module.conv is not None}
+    return alone | {f"{name}.conv1" for name in blocks}
 
 
 def fuse(network: nn.Module) -> None:

@@ -1,31 +1,37 @@
 """Never slower: which layers of a network run in INT8, measured once for each GPU and shape.
 
 A layer competes with itself in float: its INT8 weights dequantized and held once in the type of its input, inputs
-unrounded, channels last. It is timed for every tile that fits; the fastest is kept for the kernel. What time is, is a
+unrounded, channels last. It is timed for every tile that fits; the fastest is kept for the kernel and timed in turns
+with float, which stays unless INT8 gains more than noise. What time is, is a
 function that is passed in; measured times are kept (`timings`), so a second run of a network measures nothing.
 """
 
+import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from triton.runtime.errors import OutOfResources
 
-from ptq4dm.backends.triton_gpu.blocks import rounded_in_front
+from ptq4dm.backends.triton_gpu.blocks import TWICE, rounded_in_front, upsampled_by_index
 from ptq4dm.backends.triton_gpu.kernels.launching import (
     MEASURED,
     Settings,
     fitting_settings,
+    forced,
     largest_that_fills,
     multiprocessors,
     shared_memory,
     sums_a_thread,
 )
 from ptq4dm.backends.triton_gpu.layers import TritonConv, TritonLayer, channels_last, triton_form
+from ptq4dm.backends.triton_gpu.rounded_norms import behind_norms
 from ptq4dm.backends.triton_gpu.timings import Timing, Timings
 from ptq4dm.backends.triton_gpu.weight_only import FLOATS
+from ptq4dm.errors import BackendError
 from ptq4dm.pipelines.denoiser import Call, layer_input
 from ptq4dm.quantization.layers import QuantizedConv, QuantizedLayer, QuantizedLinear
 
@@ -34,17 +40,32 @@ Timer = Callable[[Callable[[int], Any], int], float]
 Fitting = Callable[[int, int, int], list[Settings]]
 """(rows, columns, channels) -> the tiles to try, at least one."""
 ROTATED_BYTES: Final = 128 << 20
-"""How many bytes of inputs are rotated among, so that none is found in the cache (an H100's L2 holds 50 MiB)."""
+"""How many bytes of inputs are rotated among, so that none is found in the cache (an H100's L2 holds 50 MiB). Inputs of
+which `MOST_SETS` are fewer bytes stay there, as in the network, where the layer in front has just written them."""
+MOST_SETS: Final = 16
+MARGIN: Final = 0.03
+"""By what share INT8 must be faster than float: less may be noise, and float rounds nothing."""
+TURNS: Final = 3
+"""How often the best tile and float are timed in turns; the median of each counts."""
 
 
 @dataclass(frozen=True)
 class Work:
     """What a layer is asked to do: the shape and type of its input; rounded: whether that comes in integers, from a
-    normalisation in front, so that INT8 does not pay for rounding it."""
+    normalisation in front, so that INT8 does not pay for rounding it; upsample: by how much it was enlarged before,
+    which INT8 does by its index."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype
     rounded: bool = False
+    upsample: int = 1
+
+    @property
+    def given(self) -> tuple[int, ...]:
+        """The shape of the input before it is enlarged."""
+        return (
+            (*self.shape[:2], *(size // self.upsample for size in self.shape[2:])) if self.upsample > 1 else self.shape
+        )
 
 
 @dataclass(frozen=True)
@@ -92,9 +113,10 @@ def choose(
             timings[key] = measure(layer, form, work, timer, fitting, device)
         timing = timings[key]
         remember(form, work, timing.tile)
-        faster = timing.int8_ms <= timing.float_ms
+        faster = timing.int8_ms <= (1 - MARGIN) * timing.float_ms
         int8 = strict or faster
-        reason = "" if faster else "float is faster; strict keeps INT8" if strict else "float is faster"
+        why = "float is faster" if timing.float_ms < timing.int8_ms else f"INT8 gains less than {100 * MARGIN:.0f} %"
+        reason = "" if faster else f"{why}; strict keeps INT8" if strict else why
         forms[name] = form if int8 else float_form(layer, work.dtype)
         kind = kind if int8 else type(forms[name]).__name__
         choices.append(LayerChoice(name, kind, int8, timing.int8_ms, timing.float_ms, timing.tile.name, reason))
@@ -105,44 +127,60 @@ def choose(
 def measure(
     layer: QuantizedLayer, form: TritonLayer, work: Work, timer: Timer, fitting: Fitting, device: torch.device
 ) -> Timing:
-    """Time a layer in INT8 with every tile that fits, and in float."""
+    """Time a layer in INT8 with every tile that fits, then with the best in turns with float."""
     inputs = rotated_inputs(work, device)
     kernel, rival = form.to(device), float_form(layer, work.dtype).to(device)
     if isinstance(rival, nn.Conv2d):
         rival.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] (torch's stub lacks it)
-    integers = [kernel.integers(channels_last(x)) for x in inputs] if work.rounded else []
+    laid = [channels_last(x) if isinstance(kernel, TritonConv) else x for x in inputs]
+    ready = [kernel.integers(x) for x in laid] if work.rounded else laid
 
     def run(index: int) -> Tensor:
-        return kernel.product(integers[index], work.dtype) if integers else kernel(inputs[index])
+        q = kernel.integers(ready[index])
+        if isinstance(kernel, TritonConv):
+            return kernel.product(q, work.dtype, upsample=work.upsample)
+        return kernel.product(q, work.dtype)
 
-    best: tuple[float, Settings] | None = None
+    def in_float(index: int) -> Tensor:
+        x = inputs[index]
+        return rival(F.interpolate(x, scale_factor=float(work.upsample)) if work.upsample > 1 else x)
+
+    seconds: dict[Settings, float] = {}
+    first: Tensor | None = None
     for tile in fitting(*product_of(form, work)):
-        remember(form, work, tile)
-        try:
-            seconds = timer(run, len(inputs))
-        except OutOfResources:  # more shared memory than its operands take: the next tile is smaller
-            continue
-        best = min(best, (seconds, tile), key=lambda item: item[0]) if best else (seconds, tile)
-    assert best is not None  # some tile fits always
-    float_seconds = timer(lambda index: rival(inputs[index]), len(inputs))
+        with forced(tile):
+            try:
+                answer = run(0)
+                seconds[tile] = timer(run, len(inputs))
+            except OutOfResources:  # more shared memory than its operands take: the next tile is smaller
+                continue
+        first = answer if first is None else first
+        if not torch.equal(answer, first):
+            raise BackendError(
+                f"the INT8 kernels are not exact here: with the tile {tile.name} a product of {tuple(work.shape)} is "
+                f"another than with {next(iter(seconds)).name}. Use backend='simulated', and report it with the "
+                "versions of torch, triton and the driver"
+            )
+    best = min(seconds, key=seconds.__getitem__)
+    with forced(best):
+        turns = [(timer(run, len(inputs)), timer(in_float, len(inputs))) for _ in range(TURNS)]
     form.to(layer.weight.device)
-    return Timing(1000 * best[0], 1000 * float_seconds, best[1])
+    int8, floats = (1000 * statistics.median(times) for times in zip(*turns))
+    return Timing(int8, floats, best)
 
 
 def rotated_inputs(work: Work, device: torch.device) -> list[Tensor]:
-    """Random inputs, channels last, enough of them that the cache holds none from the last round."""
-    one = max(1, torch.Size(work.shape).numel() * work.dtype.itemsize)
-    count = min(16, max(2, ROTATED_BYTES // one))
+    """Random inputs, channels last, together of ROTATED_BYTES, but no more than MOST_SETS."""
+    one = max(1, torch.Size(work.given).numel() * work.dtype.itemsize)
+    count = min(MOST_SETS, max(2, ROTATED_BYTES // one))
     generator = torch.Generator(device).manual_seed(0)
-    drawn = (torch.randn(work.shape, generator=generator, device=device).to(work.dtype) for _ in range(count))
+    drawn = (torch.randn(work.given, generator=generator, device=device).to(work.dtype) for _ in range(count))
     return [x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x for x in drawn]
 
 
 def remember(form: TritonLayer, work: Work, tile: Settings) -> None:
     """Let the kernels take that tile for this product from now on."""
-    rows, columns, channels = product_of(form, work)
-    taps = form.weight.shape[1] if form.weight.dim() == 3 else 1
-    MEASURED.setdefault((columns, channels, taps), {})[rows] = tile
+    MEASURED.setdefault(form.product_kind, {})[product_of(form, work)[0]] = tile
 
 
 def product_of(form: TritonLayer, work: Work) -> tuple[int, int, int]:
@@ -157,9 +195,11 @@ def product_of(form: TritonLayer, work: Work) -> tuple[int, int, int]:
 def key_of(form: TritonLayer, work: Work) -> str:
     """What a timing is kept under."""
     window = form.geometry.numbers() if isinstance(form, TritonConv) else []
-    plain = "" if form.step.numel() == 1 else " smoothed"
+    plain = (" smoothed" if form.smoothed else "") + ("" if form.bands is None else " with bands")
     given = " rounded in front" if work.rounded else ""
-    return f"{type(form).__name__} {window} {tuple(work.shape)} -> {form.weight.shape[0]} {work.dtype}{plain}{given}"
+    read = f" upsampled {work.upsample}" if work.upsample > 1 else ""
+    asked = f"{tuple(work.shape)} -> {form.weight.shape[0]} {work.dtype}"
+    return f"{type(form).__name__} {window} {asked}{plain}{read}{given}"
 
 
 def float_form(layer: QuantizedLayer, dtype: torch.dtype) -> nn.Module:
@@ -184,13 +224,14 @@ def float_form(layer: QuantizedLayer, dtype: torch.dtype) -> nn.Module:
 def works_of(network: nn.Module, layers: Mapping[str, QuantizedLayer], call: Call) -> dict[str, Work]:
     """The input of each layer in one call of the network, the largest where it is called several times."""
     works: dict[str, Work] = {}
-    rounded = rounded_in_front(network)
+    rounded, enlarged = rounded_in_front(network) | behind_norms(network), upsampled_by_index(network)
 
     def watching(name: str) -> Callable[..., None]:
         def watch(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             x = layer_input(args, kwargs)
             if name not in works or x.numel() > torch.Size(works[name].shape).numel():
-                works[name] = Work(tuple(x.shape), x.dtype, name in rounded)
+                even = all(size % TWICE == 0 for size in x.shape[2:])
+                works[name] = Work(tuple(x.shape), x.dtype, name in rounded, TWICE if name in enlarged and even else 1)
 
         return watch
 
@@ -211,7 +252,7 @@ def with_batch(works: Mapping[str, Work], samples: int, batch: int) -> dict[str,
     }
 
 
-def fitting_on(device: torch.device, around: int | None = 2) -> Fitting:
+def fitting_on(device: torch.device, around: int | None = 3) -> Fitting:
     """The tiles to try on a GPU: the default and as many larger and smaller ones; all that fit where `around` is None.
 
     Each tile is compiled for each kind of layer, which takes seconds.

@@ -15,6 +15,7 @@ from ptq4dm.backends.triton_gpu.kernels.rounding import SHIFT
 from ptq4dm.backends.triton_gpu.packing import LARGEST_DEPTH, packed, tap_sums
 from ptq4dm.errors import BackendError
 from ptq4dm.quantization.layers import FixedTypes, QuantizedConv, QuantizedLayer, QuantizedLinear
+from ptq4dm.quantization.time_bands import TimeBands
 
 
 class TritonLayer(FixedTypes, ABC):
@@ -23,6 +24,9 @@ class TritonLayer(FixedTypes, ABC):
     Buffers: `weight` int8, as the kernels read it; `weight_sums` int32 (`packing.tap_sums`); `step` float32, what an
     integer of the input stands for, one number or (in,); `input_scale` float32 (); `zero_point` int8 (), less 128;
     `bias` float32 (out,) or None. `weight_scale` float32 (out,) is a parameter, as in `QuantizedLayer`.
+
+    With `bands`, those of its network, `step` (bands,) or (bands, in), `input_scale` and `zero_point` (bands,) are
+    tables, in which the kernels find the entry of the call in progress.
     """
 
     weight: Tensor
@@ -32,6 +36,7 @@ class TritonLayer(FixedTypes, ABC):
     input_scale: Tensor
     zero_point: Tensor
     bias: Tensor | None
+    bands: TimeBands | None
     in_front: tuple[nn.Module, ...] = ()
     """The normalisation that rounds this layer's input, where one does (`rounded_norms`)."""
 
@@ -40,10 +45,11 @@ class TritonLayer(FixedTypes, ABC):
         self.register_buffer("weight", weight)
         self.register_buffer("weight_sums", weight_sums)
         self.weight_scale = nn.Parameter(source.weight_scale.detach().float().clone(), requires_grad=False)
-        self.register_buffer("step", source.input_step().float().flatten().contiguous())
+        self.register_buffer("step", step_of(source))
         self.register_buffer("input_scale", source.input_scale.float().clone())
         self.register_buffer("zero_point", (source.input_zero_point.int() - SHIFT).to(torch.int8))
         self.register_buffer("bias", None if source.bias is None else source.bias.detach().float().clone())
+        self.smoothed, self.bands = source.smoothing is not None, source.bands
 
     @abstractmethod
     def forward(self, input: Tensor) -> Tensor:
@@ -58,9 +64,19 @@ class TritonLayer(FixedTypes, ABC):
         embedding: (samples, out), added to every place of a sample. residual: of the shape of the output.
         """
 
+    @property
+    def product_kind(self) -> tuple[int, int, int]:
+        """(columns, channels, taps) of the product, by which tiles are kept (`launching.MEASURED`)."""
+        return self.weight.shape[0], self.weight.shape[-1], self.weight.shape[1] if self.weight.dim() == 3 else 1
+
     def integers(self, x: Tensor) -> Tensor:
         """(samples, *spatial, in) float -> int8; integers are taken as they are."""
-        return x if x.dtype == torch.int8 else operators.quantize(x, self.step, self.zero_point)
+        return x if x.dtype == torch.int8 else operators.quantize(x, self.step, self.zero_point, self.band(x))
+
+    def band(self, x: Tensor) -> Tensor | None:
+        """The band of the call in progress where `x` is, one number or one a sample; None where a scale is one for all
+        time-steps."""
+        return None if self.bands is None else self.bands.index_on(x.device).reshape(-1)
 
     def out_type(self, input: Tensor) -> torch.dtype:
         """The type of the input, or that of the normalisation that rounded it. Raises BackendError for other bytes."""
@@ -87,6 +103,7 @@ class TritonLayer(FixedTypes, ABC):
             residual,
             None,
             None,
+            self.band(q),
         )
 
 
@@ -160,6 +177,7 @@ class TritonConv(TritonLayer):
             residual,
             None,
             None,
+            self.band(q),
         )
         return y.reshape(y.shape[0], *y.shape[4 - self.axes :])
 
@@ -178,6 +196,14 @@ def three(numbers: tuple[int, ...] | torch.Size, missing: int) -> tuple[int, int
     """The numbers of a convolution's axes, those that it lacks in front."""
     d, h, w = (*(missing,) * (3 - len(numbers)), *numbers)
     return d, h, w
+
+
+def step_of(layer: QuantizedLayer) -> Tensor:
+    """What an integer of the input stands for, one number or (in,); with bands (bands,) or (bands, in)."""
+    scale = layer.input_scale.float()
+    if layer.smoothing is None:
+        return scale.reshape(-1).clone()
+    return scale[..., None] * layer.smoothing.float()
 
 
 def why_not(layer: QuantizedLayer) -> str | None:

@@ -28,14 +28,14 @@ def require_device(x: Tensor) -> None:
 
 
 @torch.library.custom_op("ptq4dm::quantize", mutates_args=())
-def quantize(x: Tensor, step: Tensor, zero_point: Tensor) -> Tensor:
+def quantize(x: Tensor, step: Tensor, zero_point: Tensor, band: Tensor | None = None) -> Tensor:
     """`kernels.quantize.quantize`."""
     require_device(x)
-    return quantize_kernels.quantize(x, step, zero_point)
+    return quantize_kernels.quantize(x, step, zero_point, band)
 
 
 @quantize.register_fake
-def _(x: Tensor, step: Tensor, zero_point: Tensor) -> Tensor:
+def _(x: Tensor, step: Tensor, zero_point: Tensor, band: Tensor | None = None) -> Tensor:
     return x.new_empty(x.shape, dtype=torch.int8)
 
 
@@ -51,10 +51,11 @@ def group_norm_quantize(
     zero_point: Tensor,
     scale: Tensor | None,
     shift: Tensor | None,
+    band: Tensor | None = None,
 ) -> Tensor:
     """`kernels.group_norm.group_norm_quantize`."""
     require_device(x)
-    return group_norm.group_norm_quantize(x, groups, weight, bias, eps, silu, step, zero_point, scale, shift)
+    return group_norm.group_norm_quantize(x, groups, weight, bias, eps, silu, step, zero_point, scale, shift, band)
 
 
 @group_norm_quantize.register_fake
@@ -69,6 +70,7 @@ def _(
     zero_point: Tensor,
     scale: Tensor | None,
     shift: Tensor | None,
+    band: Tensor | None = None,
 ) -> Tensor:
     return x.new_empty(x.shape, dtype=torch.int8)
 
@@ -83,10 +85,11 @@ def layer_norm_quantize(
     zero_point: Tensor,
     scale: Tensor | None,
     shift: Tensor | None,
+    band: Tensor | None = None,
 ) -> Tensor:
     """`kernels.layer_norm.layer_norm_quantize`."""
     require_device(x)
-    return layer_norm.layer_norm_quantize(x, weight, bias, eps, step, zero_point, scale, shift)
+    return layer_norm.layer_norm_quantize(x, weight, bias, eps, step, zero_point, scale, shift, band)
 
 
 @layer_norm_quantize.register_fake
@@ -99,6 +102,7 @@ def _(
     zero_point: Tensor,
     scale: Tensor | None,
     shift: Tensor | None,
+    band: Tensor | None = None,
 ) -> Tensor:
     return x.new_empty(x.shape, dtype=torch.int8)
 
@@ -117,11 +121,12 @@ def linear(
     residual: Tensor | None,
     out_step: Tensor | None,
     out_zero_point: Tensor | None,
+    band: Tensor | None = None,
 ) -> Tensor:
     """`kernels.linear.linear`."""
     require_device(q)
     weights = (weight, weight_sums, input_scale, zero_point, weight_scale)
-    return linear_kernels.linear(q, *weights, dtype, bias, embedding, residual, out_step, out_zero_point)
+    return linear_kernels.linear(q, *weights, dtype, bias, embedding, residual, out_step, out_zero_point, band)
 
 
 @linear.register_fake
@@ -138,6 +143,7 @@ def _(
     residual: Tensor | None,
     out_step: Tensor | None,
     out_zero_point: Tensor | None,
+    band: Tensor | None = None,
 ) -> Tensor:
     return q.new_empty((*q.shape[:-1], weight.shape[0]), dtype=dtype if out_step is None else torch.int8)
 
@@ -157,12 +163,13 @@ def convolution(
     residual: Tensor | None,
     out_step: Tensor | None,
     out_zero_point: Tensor | None,
+    band: Tensor | None = None,
 ) -> Tensor:
     """`kernels.convolution.convolution`. geometry: `Geometry.numbers`."""
     require_device(q)
     weights = (weight, weight_sums, input_scale, zero_point, weight_scale)
     return convolution_kernels.convolution(
-        q, *weights, geometry_of(geometry), dtype, bias, embedding, residual, out_step, out_zero_point
+        q, *weights, geometry_of(geometry), dtype, bias, embedding, residual, out_step, out_zero_point, band
     )
 
 
@@ -181,6 +188,7 @@ def _(
     residual: Tensor | None,
     out_step: Tensor | None,
     out_zero_point: Tensor | None,
+    band: Tensor | None = None,
 ) -> Tensor:
     shape = (q.shape[0], *geometry_of(geometry).out_size(q.shape[1:4]), weight.shape[0])
     return q.new_empty(shape, dtype=dtype if out_step is None else torch.int8)

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from ptq4dm.backends.triton_gpu import operators
 from ptq4dm.backends.triton_gpu.blocks import hooked
-from ptq4dm.backends.triton_gpu.layers import TritonLayer, channels_last, channels_second
-from ptq4dm.quantization.layers import FixedTypes
+from ptq4dm.backends.triton_gpu.layers import TritonLayer, channels_last, channels_second, step_of
+from ptq4dm.quantization.layers import FixedTypes, QuantizedLayer
 
 Place = tuple[nn.Module, str, list[nn.Module]]
 """A module, the name of its normalisation, and the layers that alone read what that gives."""
@@ -25,7 +25,8 @@ Place = tuple[nn.Module, str, list[nn.Module]]
 class RoundedNorm(FixedTypes):
     """A normalisation whose output is the integers of the layers behind it, as signed bytes.
 
-    Buffers: `step` and `zero_point`, as `TritonLayer` has them. The normalisation itself is cast with the network.
+    Buffers: `step` and `zero_point`, and `bands`, as `TritonLayer` has them. The normalisation itself is cast with
+    the network.
     """
 
     step: Tensor
@@ -36,17 +37,31 @@ class RoundedNorm(FixedTypes):
         self.norm = norm
         self.register_buffer("step", like.step.clone())
         self.register_buffer("zero_point", like.zero_point.clone())
+        self.bands = like.bands
         self.train(norm.training)
 
     def forward(self, input: Tensor) -> Tensor:
         """GroupNorm: (batch, channels, *places), LayerNorm: (..., channels), float -> int8 of the same shape."""
-        norm, step, zero_point = self.norm, self.step, self.zero_point
+        norm = self.norm
+        band = None if self.bands is None else self.bands.index_on(input.device).reshape(-1)
+        rounding = (self.step, self.zero_point, None, None, band)
         if isinstance(norm, nn.LayerNorm):
-            return operators.layer_norm_quantize(input, norm.weight, norm.bias, norm.eps, step, zero_point, None, None)
-        q = operators.group_norm_quantize(
-            channels_last(input), norm.num_groups, norm.weight, norm.bias, norm.eps, False, step, zero_point, None, None
-        )
+            return operators.layer_norm_quantize(input, norm.weight, norm.bias, norm.eps, *rounding)
+        x = channels_last(input)
+        q = operators.group_norm_quantize(x, norm.num_groups, norm.weight, norm.bias, norm.eps, False, *rounding)
         return channels_second(q)
+
+
+def behind_norms(network: nn.Module) -> set[str]:
+    """The layers of a simulated network that a normalisation will hand integers to, once its readers are in INT8."""
+    names = {id(module): name for name, module in network.named_modules()}
+    found: set[str] = set()
+    for module in network.modules():
+        for owner, name, readers in places(module):
+            layers = [reader for reader in readers if isinstance(reader, QuantizedLayer)]
+            if plain(getattr(owner, name)) and len(layers) == len(readers) and round_alike(layers):
+                found |= {names[id(layer)] for layer in layers}
+    return found
 
 
 def round_in_norms(network: nn.Module) -> None:
@@ -107,6 +122,17 @@ def alike(readers: Sequence[nn.Module]) -> bool:
     """Whether all layers are in INT8 and make the same integers of the same numbers."""
     layers = [reader for reader in readers if isinstance(reader, TritonLayer) and not hooked(reader)]
     return len(layers) == len(readers) and all(
-        torch.equal(layer.step, layers[0].step) and torch.equal(layer.zero_point, layers[0].zero_point)
+        layer.bands is layers[0].bands
+        and torch.equal(layer.step, layers[0].step)
+        and torch.equal(layer.zero_point, layers[0].zero_point)
         for layer in layers
+    )
+
+
+def round_alike(layers: Sequence[QuantizedLayer]) -> bool:
+    """Whether simulated layers will be `alike` on the kernels."""
+    steps, zeros = [step_of(layer) for layer in layers], [layer.input_zero_point for layer in layers]
+    return all(
+        layer.bands is layers[0].bands and torch.equal(step, steps[0]) and torch.equal(zero, zeros[0])
+        for layer, step, zero in zip(layers, steps, zeros, strict=True)
     )

@@ -1,19 +1,21 @@
 """The Triton backend: INT8 kernels in place of a network's quantized layers, on an NVIDIA GPU."""
 
 import warnings
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, NoReturn
 
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from ptq4dm.backends.triton_gpu.available import interpreted, why_unavailable
+from ptq4dm.backends.triton_gpu.available import interpreted, why_not_there, why_unavailable
 from ptq4dm.errors import BackendError, BackendWarning, MissingDependencyError
 from ptq4dm.pipelines.denoiser import Call, call_on, placement
 from ptq4dm.quantization.layers import FixedTypes, QuantizedLayer
 from ptq4dm.quantization.rewrite import with_layers
-from ptq4dm.quantization.time_bands import refuse_bands
+from ptq4dm.quantization.time_bands import at_band, bands_of
 
 if TYPE_CHECKING:
     from ptq4dm.backends.triton_gpu.choice import LayerChoice
@@ -41,16 +43,16 @@ class TritonBackend:
     def prepare(self, network: nn.Module, example: Call | None) -> nn.Module:
         """A copy of `network` with INT8 kernels in it: a module like any other, to be moved, cast and compiled.
 
-        On a GPU, with an example, each layer is timed in INT8 and in float, and the faster stays; elsewhere all are in
-        INT8. The copy's `ptq4dm_layers` tells of each. Layers without a kernel stay in float, on the same rounded
-        numbers, with a BackendWarning that names them. Raises BackendError where that is not allowed, or where no
+        On a GPU, with an example, or where the network's config tells what a call is (UNets, DiT), each layer is timed
+        in INT8 and in float, and the faster stays; elsewhere all are in INT8. The copy's
+        `ptq4dm_layers` tells of each. Layers without a kernel stay in float, on the same rounded numbers, with a
+        BackendWarning that names them. Raises BackendError where that is not allowed, or where no
         kernel can run.
         """
-        reason = self.unavailable()
+        reason = self.unavailable() or why_not_there(placement(network)[0])
         if reason:
             kind = MissingDependencyError if "pip install" in reason else BackendError
             raise kind(reason)
-        refuse_bands(network, self.name)
         from ptq4dm.backends.triton_gpu.blocks import fuse
         from ptq4dm.backends.triton_gpu.rounded_norms import round_in_norms
         from ptq4dm.backends.triton_gpu.self_check import self_check
@@ -70,6 +72,9 @@ class TritonBackend:
                 module.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] (torch's stub lacks it)
         for hooks in ("_forward_pre_hooks", "_forward_pre_hooks_with_kwargs"):  # the note on the time axis comes later
             vars(prepared)[hooks] = vars(network)[hooks]
+        for module in prepared.modules():  # the hook that knows the band is the network's own
+            if isinstance(module, QuantizedLayer) and module.bands is not None:
+                module.bands = bands_of(network)
         if "is_quantized" in vars(prepared):  # diffusers refuses to cast such networks; scales keep their types here
             vars(prepared)["is_quantized"] = False
         vars(prepared).update(save_pretrained=refuse_saving, ptq4dm_layers=(*choices, *without_kernel(left)))
@@ -80,9 +85,11 @@ class TritonBackend:
     ) -> tuple[dict[str, nn.Module], list["LayerChoice"]]:
         """What to put in place of each layer: measured on a GPU where a call is known, else INT8."""
         from ptq4dm.backends.triton_gpu import choice, timer, timings
+        from ptq4dm.backends.triton_gpu.examples import example_from_config
         from ptq4dm.backends.triton_gpu.layers import triton_form
 
         device = placement(network)[0]
+        example = example_from_config(network) if example is None else example
         if device.type != "cuda" or example is None:
             forms: dict[str, nn.Module] = {name: triton_form(layer) for name, layer in layers.items()}
             why = "not measured: " + ("the network is not on a GPU" if device.type != "cuda" else "no call is known")
@@ -92,8 +99,10 @@ class TritonBackend:
         works = choice.works_of(network, layers, call_in_type(network, example))
         if self.batch is not None:
             works = choice.with_batch(works, samples_of(example), self.batch)
-        fitting, known = choice.fitting_on(device), timings.timings_of(device)
-        return choice.choose(layers, works, known, timer.seconds_on_gpu, fitting, self.strict, device)
+        fitting, known, bands = choice.fitting_on(device), timings.timings_of(device), bands_of(network)
+        with nullcontext() if bands is None else at_band(bands, 0):
+            on_gpu = partial(timer.seconds_on_gpu, device=device)
+            return choice.choose(layers, works, known, on_gpu, fitting, self.strict, device)
 
     def tell(self, left: dict[str, str], count: int) -> None:
         """Warn of layers that have no kernel, or refuse them."""

@@ -1,10 +1,12 @@
-"""Measured times of layers, kept on disk: one file a GPU, begun anew when a version changes."""
+"""Measured times of layers, kept on disk: one file a GPU, begun anew for other versions or another source."""
 
 import dataclasses
+import hashlib
 import os
 import re
 import warnings
 from collections.abc import Iterator, MutableMapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +85,15 @@ def read_timings(path: Path, hardware: dict[str, Any]) -> dict[str, Timing]:
         return {}
 
 
+@cache
+def source_hash() -> str:
+    """What changes with any line of this backend."""
+    whole = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.rglob("*.py")):
+        whole.update(path.read_bytes())
+    return whole.hexdigest()[:16]
+
+
 def timings_of(device: torch.device) -> Timings:
     """The timings of a GPU, in the user's cache folder (XDG_CACHE_HOME, else ~/.cache)."""
     properties = torch.cuda.get_device_properties(device)
@@ -91,9 +102,11 @@ def timings_of(device: torch.device) -> Timings:
         "capability": f"{properties.major}.{properties.minor}",
         "memory": properties.total_memory,
         "cuda": torch.version.cuda,
+        "cudnn": torch.backends.cudnn.version(),
         "torch": torch.__version__,
         "triton": triton.__version__,
         "ptq4dm": ptq4dm.__version__,
+        "source": source_hash(),
     }
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     name = re.sub(r"[^a-z0-9]+", "-", properties.name.lower()).strip("-")

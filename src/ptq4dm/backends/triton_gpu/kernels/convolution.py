@@ -18,6 +18,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ptq4dm.backends.triton_gpu.geometry import Geometry
+from ptq4dm.backends.triton_gpu.kernels.bands import entry_of, samples_a_band, several
 from ptq4dm.backends.triton_gpu.kernels.epilogue import finish
 from ptq4dm.backends.triton_gpu.kernels.launching import GROUPED, Settings, dense, launch, settings_for, tiles
 from ptq4dm.backends.triton_gpu.kernels.tiles import tile_of
@@ -32,7 +33,7 @@ def overhang(start, size, TAPS: tl.constexpr, DILATION: tl.constexpr, MOST: tl.c
     return tl.minimum(front, MOST) * (MOST + 1) + tl.minimum(back, MOST)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["height", "width", "out_height", "out_width", "samples_a_band"])
 def convolution_kernel(
     q,
     weight,
@@ -46,9 +47,11 @@ def convolution_kernel(
     out,
     out_step,
     out_zero_point,
+    band,
     rows,
     channels,
     columns,
+    samples_a_band,
     depth,
     height,
     width,
@@ -71,6 +74,7 @@ def convolution_kernel(
     MOST_H: tl.constexpr,
     MOST_W: tl.constexpr,
     UPSAMPLE: tl.constexpr,
+    SEVERAL: tl.constexpr,
     PER_CHANNEL: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
@@ -91,6 +95,7 @@ def convolution_kernel(
     start_w = place % out_width * STRIDE_W - PADDING_W
     tall, wide = height * UPSAMPLE, width * UPSAMPLE
     blocks = tl.cdiv(channels, DEPTH)
+    pictures = q + sample * (depth * height * width) * channels  # 64 bits once, not at each step
     sums = tl.zeros((ROWS, COLUMNS), dtype=tl.int32)
     for step in range(0, TAPS_D * TAPS_H * TAPS_W * blocks):
         tap, k = step // blocks, step % blocks * DEPTH + tl.arange(0, DEPTH)
@@ -98,8 +103,8 @@ def convolution_kernel(
         h = start_h + tap // TAPS_W % TAPS_H * DILATION_H
         w = start_w + tap % TAPS_W * DILATION_W
         inside = in_rows & (d >= 0) & (d < depth) & (h >= 0) & (h < tall) & (w >= 0) & (w < wide)
-        at = ((sample * depth + d) * height + h // UPSAMPLE) * width + w // UPSAMPLE
-        inputs = q + at[:, None] * channels + k[None, :]
+        at = (d * height + h // UPSAMPLE) * width + w // UPSAMPLE
+        inputs = pictures[:, None] + at.to(tl.int64)[:, None] * channels + k[None, :]
         weights = weight + (column[None, :] * (TAPS_D * TAPS_H * TAPS_W) + tap) * channels + k[:, None]
         if EVEN:
             a = tl.load(inputs, mask=inside[:, None], other=0)
@@ -126,9 +131,11 @@ def convolution_kernel(
         row_tile,
         in_rows,
         sample.to(tl.int32),
+        entry_of(band, sample, samples_a_band, in_rows, SEVERAL),
         pattern,
         column_tile * COLUMNS,
         columns,
+        SEVERAL,
         MOST_D + MOST_H + MOST_W > 0,
         PER_CHANNEL,
         SLICES,
@@ -149,6 +156,7 @@ def convolution(
     residual: Tensor | None = None,
     out_step: Tensor | None = None,
     out_zero_point: Tensor | None = None,
+    band: Tensor | None = None,
     settings: Settings | None = None,
 ) -> Tensor:
     """(samples, depth, height, width, in) int8 -> (samples, *out, out) in `dtype`, int8 where `out_step` is given.
@@ -180,9 +188,11 @@ def convolution(
         out,
         out_step,
         out_zero_point,
+        band,
         rows,
         channels,
         columns,
+        samples_a_band(q.shape[0], band),
         *size,
         *out_size,
         *geometry.taps,
@@ -191,6 +201,7 @@ def convolution(
         *geometry.dilation,
         *geometry.most,
         UPSAMPLE=geometry.upsample,
+        SEVERAL=several(band),
         PER_CHANNEL=out_step is not None and out_step.numel() > 1,
         ROWS=best.rows,
         COLUMNS=best.columns,

@@ -3,7 +3,8 @@
     y = s_x s_w[c] * (sum - z * t[c]) + bias[c] + e[n, c] + r[m, c]
 
 sum: of the stored integers times weights; z t: what the zero point adds to it, t being the sum of the weights that met
-an input (those that met padding took part in nothing); e: a time embedding, one row a sample; r: a residual. s_x s_w is
+an input (those that met padding took part in nothing); s_x and z: one
+entry of a table where scales depend on the time-step; e: a time embedding, one row a sample; r: a residual. s_x s_w is
 rounded to float32 once, as `QuantizedLayer.output_scale`. The sums are exact; each float32 operation rounds once, as
 torch's do (kernels are compiled without joining products and sums). y is stored in the type of the output, or as
 integers (`rounding.to_integers`) for a next layer in INT8.
@@ -40,9 +41,11 @@ def finish_slice(
     row_in_tile,
     in_rows,
     sample,
+    entry,
     pattern,
     first_column,
     columns,
+    SEVERAL: tl.constexpr,
     PATTERNS: tl.constexpr,
     PER_CHANNEL: tl.constexpr,
 ):
@@ -51,12 +54,15 @@ def finish_slice(
     in_columns = column < columns
     there = in_rows[:, None] & in_columns[None, :]
     at = row_in_tile[:, None] * columns + column[None, :]
-    if PATTERNS:
-        met = tl.load(weight_sums + pattern[:, None] * columns + column[None, :], mask=there, other=0)
-    else:
-        met = tl.load(weight_sums + column, mask=in_columns, other=0)[None, :]
-    scale = tl.load(input_scale) * tl.load(weight_scale + column, mask=in_columns, other=0.0)
-    y = (sums - tl.load(zero_point).to(tl.int32) * met).to(tl.float32) * scale[None, :]
+    met = tl.load(weight_sums + column, mask=in_columns, other=0)[None, :]
+    if PATTERNS:  # few windows hang over: the others need no row of their own
+        hanging = there & (pattern > 0)[:, None]
+        own = weight_sums + pattern[:, None] * columns + column[None, :]
+        met = tl.load(own, mask=hanging, other=tl.broadcast_to(met, own.shape))
+    if SEVERAL:
+        entry = entry[:, None]
+    scale = tl.load(input_scale + entry) * tl.load(weight_scale + column, mask=in_columns, other=0.0)[None, :]
+    y = (sums - tl.load(zero_point + entry).to(tl.int32) * met).to(tl.float32) * scale
     if bias is not None:
         y += tl.load(bias + column, mask=in_columns, other=0.0)[None, :]
     if embedding is not None:
@@ -89,16 +95,19 @@ def finish(
     row_tile,
     in_rows,
     sample,
+    entry,
     pattern,
     first_column,
     columns,
+    SEVERAL: tl.constexpr,
     PATTERNS: tl.constexpr,
     PER_CHANNEL: tl.constexpr,
     SLICES: tl.constexpr,
 ):
     """Finish a tile of rows `row_tile` * ROWS on and columns `first_column` on, in 1, 2 or 4 slices.
 
-    sample: of each row. pattern: of each row, its row of `weight_sums`; PATTERNS: whether there are several.
+    sample: of each row. entry: of the input's scale and zero point (`bands`), one, or where the call has SEVERAL bands
+    of each row. pattern: of each row, its row of `weight_sums`; PATTERNS: whether there are several.
     """
     ROWS: tl.constexpr = sums.shape[0]
     WIDTH: tl.constexpr = sums.shape[1] // SLICES
@@ -130,9 +139,11 @@ def finish(
             row_in_tile,
             in_rows,
             sample,
+            entry,
             pattern,
             first_column + index * WIDTH,
             columns,
+            SEVERAL,
             PATTERNS,
             PER_CHANNEL,
         )

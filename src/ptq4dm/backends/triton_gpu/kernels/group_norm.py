@@ -20,15 +20,15 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ptq4dm.backends.triton_gpu.kernels.bands import entry_of, per_channel, samples_a_band, several
 from ptq4dm.backends.triton_gpu.kernels.launching import (
     INTERPRETED,
-    Walk,
+    by_sample,
     dense,
     launch,
     multiprocessors,
     power_of_two,
     tiles,
-    walk,
 )
 from ptq4dm.backends.triton_gpu.kernels.quantize import reference as quantize_reference
 from ptq4dm.backends.triton_gpu.kernels.rounding import to_integers
@@ -60,7 +60,7 @@ def moments(x, along, ours, stride_place, first, last, IN_GROUP: tl.constexpr, P
     return mean, square
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["places", "part_size", "groups"])
 def moments_kernel(
     x,
     partial,
@@ -77,8 +77,9 @@ def moments_kernel(
     CHANNELS: tl.constexpr,
 ):
     """Moments of GROUPS groups of one sample over one part of its places, to partial (samples, 2, PARTS, groups)."""
-    sample, part = tl.program_id(1).to(tl.int64), tl.program_id(2)
-    group = tl.program_id(0) * GROUPS + tl.arange(0, GROUPS)
+    group_tiles, part = tl.cdiv(groups, GROUPS), tl.program_id(1)
+    sample = (tl.program_id(0) // group_tiles).to(tl.int64)
+    group = tl.program_id(0) % group_tiles * GROUPS + tl.arange(0, GROUPS)
     inner = tl.arange(0, CHANNELS)
     ours = (group < groups)[:, None] & (inner < IN_GROUP)[None, :]
     channel = group[:, None] * IN_GROUP + inner[None, :]
@@ -91,7 +92,7 @@ def moments_kernel(
     tl.store(partial + to + PARTS * groups, square, mask=group < groups)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["places", "part_size", "groups", "samples_a_band"])
 def group_norm_kernel(
     x,
     weight,
@@ -100,16 +101,19 @@ def group_norm_kernel(
     shift,
     step,
     zero_point,
+    band,
     q,
     partial,
     places,
     part_size,
     channels,
     groups,
+    samples_a_band,
     eps,
     stride_sample,
     stride_place,
     stride_channel,
+    SEVERAL: tl.constexpr,
     IN_GROUP: tl.constexpr,
     SILU: tl.constexpr,
     PER_CHANNEL: tl.constexpr,
@@ -119,16 +123,18 @@ def group_norm_kernel(
     CHANNELS: tl.constexpr,
 ):
     """GROUPS groups of one sample, one of PARTS (a power of two) parts of the places, in chunks of PLACES of them.
-    CHANNELS: a power of two, at least IN_GROUP. partial: from `moments_kernel` where there are several parts."""
-    sample = tl.program_id(1).to(tl.int64)
-    group = tl.program_id(0) * GROUPS + tl.arange(0, GROUPS)
+    CHANNELS: a power of two, at least IN_GROUP. partial: from `moments_kernel` where there are several parts. Samples
+    and groups share axis 0 of the grid: the others end at 65,535."""
+    group_tiles = tl.cdiv(groups, GROUPS)
+    sample = (tl.program_id(0) // group_tiles).to(tl.int64)
+    group = tl.program_id(0) % group_tiles * GROUPS + tl.arange(0, GROUPS)
     inner = tl.arange(0, CHANNELS)
     channel = group[:, None] * IN_GROUP + inner[None, :]
     ours = (group < groups)[:, None] & (inner < IN_GROUP)[None, :]
     along = sample * stride_sample + channel.to(tl.int64) * stride_channel
-    first = tl.program_id(2) * part_size
+    first = tl.program_id(1) * part_size
     last = tl.minimum(first + part_size, places)
-    count = places.to(tl.float32) * IN_GROUP
+    count = places * (1.0 * IN_GROUP)  # not `places.to`: an argument of 1 is a constant, with no methods
     if PARTS == 1:
         mean, square = moments(x, along, ours, stride_place, first, last, IN_GROUP, PLACES)  # pyright: ignore[reportGeneralTypeIssues]
     else:
@@ -147,11 +153,12 @@ def group_norm_kernel(
         factor_of_time = 1.0 + tl.load(scale + sample * channels + channel, mask=ours, other=0.0).to(tl.float32)
         factor, added = factor * factor_of_time, added * factor_of_time
         added += tl.load(shift + sample * channels + channel, mask=ours, other=0.0).to(tl.float32)
+    entry = entry_of(band, sample, samples_a_band, True, SEVERAL)
     if PER_CHANNEL:
-        unit = tl.load(step + channel, mask=ours, other=1.0)[None, :, :]
+        unit = tl.load(step + entry * channels + channel, mask=ours, other=1.0)[None, :, :]
     else:
-        unit = tl.load(step)
-    zero = tl.load(zero_point).to(tl.int32)
+        unit = tl.load(step + entry)
+    zero = tl.load(zero_point + entry).to(tl.int32)
     for start in range(first, last, PLACES):
         place = start + tl.arange(0, PLACES)
         there = (place < last)[:, None, None] & ours[None, :, :]
@@ -175,12 +182,13 @@ def group_norm_quantize(
     zero_point: Tensor,
     scale: Tensor | None = None,
     shift: Tensor | None = None,
+    band: Tensor | None = None,
     parts: int | None = None,
 ) -> Tensor:
     """(samples, *spatial, channels) float, of any strides, -> int8 of the same shape, contiguous.
 
-    weight, bias: (channels,). scale, shift: (samples, channels), or both None. step, zero_point: as
-    `quantize.quantize` has them. parts: into how many parts the places are split, a power of two; chosen if None.
+    weight, bias: (channels,). scale, shift: (samples, channels), or both None. step, zero_point, band:
+    as `quantize.quantize` has them. parts: into how many parts the places are split, a power of two; chosen if None.
     """
     q = torch.empty(x.shape, dtype=torch.int8, device=x.device)
     if not q.numel():
@@ -193,7 +201,7 @@ def group_norm_quantize(
     programs = tiles(groups, together) * way.samples
     parts = parts or parts_for(programs, tiles(way.places, chunk), x.device)
     part_size = tiles(way.places, parts)
-    grid, sizes = (tiles(groups, together), way.samples, parts), {"IN_GROUP": inside, "PARTS": parts}
+    grid, sizes = (tiles(groups, together) * way.samples, parts), {"IN_GROUP": inside, "PARTS": parts}
     sizes |= {"PLACES": chunk, "GROUPS": together, "CHANNELS": wide, "num_warps": WARPS}
     partial = None
     if parts > 1:
@@ -209,16 +217,19 @@ def group_norm_quantize(
         dense(shift),
         step,
         zero_point,
+        band,
         q,
         partial,
         way.places,
         part_size,
         channels,
         groups,
+        samples_a_band(way.samples, band),
         eps,
         *way.strides,
+        SEVERAL=several(band),
         SILU=silu,
-        PER_CHANNEL=step.numel() > 1,
+        PER_CHANNEL=per_channel(step, band),
         **sizes,
     )
     return q
@@ -232,14 +243,6 @@ def parts_for(programs: int, chunks: int, device: torch.device) -> int:
     while programs * parts < wanted and parts < min(chunks, MOST_PARTS):
         parts *= 2
     return parts
-
-
-def by_sample(x: Tensor) -> Walk:
-    """The walk over x (samples, *spatial, channels) that keeps samples apart."""
-    way = walk(x[0])
-    if way.samples > 1:  # the places of a sample do not lie at one stride
-        return by_sample(x.contiguous())
-    return Walk(x, x.shape[0], way.places, (x.stride(0), way.strides[1], x.stride(-1)))
 
 
 def reference(

@@ -4,8 +4,8 @@ The interpreter starts a program in milliseconds whatever its size, so there a t
 """
 
 import math
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Final
@@ -60,12 +60,17 @@ CANDIDATES: Final = (
     Settings(128, 128, 64, 4, 4),
     Settings(128, 64, 128, 4, 4),
     Settings(64, 128, 128, 4, 4),
+    Settings(128, 64, 64, 4, 4),
+    Settings(64, 128, 64, 4, 4),
     Settings(64, 64, 128, 4, 4),
+    Settings(64, 64, 64, 4, 4),
     Settings(64, 32, 128, 4, 4),
     Settings(32, 64, 128, 4, 4),
+    Settings(32, 64, 64, 4, 4),
     Settings(16, 64, 128, 4, 5),
 )
-"""Tiles worth trying, the largest first; none of them spills on sm_90 (`benchmarks/gpu/compiled.py`)."""
+"""Tiles worth trying, the largest first, of all sizes with a depth that divides 320 and 576; none of them spills
+on sm_90 (`benchmarks/gpu/compiled.py`)."""
 
 
 def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **options: Any) -> None:
@@ -84,8 +89,25 @@ MEASURED: Final[dict[tuple[int, int, int], dict[int, Settings]]] = {}
 """The tiles that were fastest here, by (columns, channels, taps) of a product, then by its rows (`choice`)."""
 
 
+FORCED: Final[list[Settings]] = []
+"""The tile that is being tried, last (`forced`)."""
+
+
+@contextmanager
+def forced(tile: Settings) -> Iterator[None]:
+    """While open, every product is computed with that tile."""
+    FORCED.append(tile)
+    try:
+        yield
+    finally:
+        FORCED.pop()
+
+
 def settings_for(rows: int, columns: int, channels: int, taps: int, device: torch.device) -> Settings:
-    """The tile measured for the nearest number of rows, if that is within a factor of two; else the default."""
+    """The tile that is forced; else that measured for the nearest number of rows, if that is within a factor of two;
+    else the default."""
+    if FORCED:
+        return FORCED[-1]
     measured = MEASURED.get((columns, channels, taps), {})
     near = min(measured, key=lambda other: abs(math.log(other / rows)), default=0)
     if near and max(near, rows) <= 2 * min(near, rows):
@@ -187,6 +209,14 @@ def walk(x: Tensor) -> Walk:
         return walk(x.contiguous())
     (places, along), (samples, between) = (axes + [(1, 0)] * 2)[:2]
     return Walk(x, samples, places, (between, along, x.stride(-1)))
+
+
+def by_sample(x: Tensor) -> Walk:
+    """The walk over x (samples, *spatial, channels) that keeps samples apart."""
+    way = walk(x[0])
+    if way.samples > 1:  # the places of a sample do not lie at one stride
+        return by_sample(x.contiguous())
+    return Walk(x, x.shape[0], way.places, (x.stride(0), way.strides[1], x.stride(-1)))
 
 
 def tile_of(places: int, channels: int, elements: int) -> tuple[int, int]:

@@ -15,6 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ptq4dm.backends.triton_gpu.kernels.bands import entry_of, per_channel, samples_a_band, several
 from ptq4dm.backends.triton_gpu.kernels.launching import INTERPRETED, dense, launch, power_of_two, tiles
 from ptq4dm.backends.triton_gpu.kernels.quantize import reference as quantize_reference
 from ptq4dm.backends.triton_gpu.kernels.rounding import to_integers
@@ -23,7 +24,7 @@ ELEMENTS, WARPS = 4096, 4
 """Launch: elements of a program (at least one row), and warps that share them."""
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows_a_sample", "samples_a_band"])
 def layer_norm_kernel(
     x,
     weight,
@@ -32,11 +33,14 @@ def layer_norm_kernel(
     shift,
     step,
     zero_point,
+    band,
     q,
     rows,
     channels,
     rows_a_sample,
+    samples_a_band,
     eps,
+    SEVERAL: tl.constexpr,
     PER_CHANNEL: tl.constexpr,
     ROWS: tl.constexpr,
     CHANNELS: tl.constexpr,
@@ -60,11 +64,14 @@ def layer_norm_kernel(
         of = (row // rows_a_sample)[:, None] * channels + channel[None, :]
         value *= 1.0 + tl.load(scale + of, mask=there, other=0.0).to(tl.float32)
         value += tl.load(shift + of, mask=there, other=0.0).to(tl.float32)
+    entry = entry_of(band, row // rows_a_sample, samples_a_band, row < rows, SEVERAL)
+    if SEVERAL:
+        entry = entry[:, None]
     if PER_CHANNEL:
-        unit = tl.load(step + channel, mask=ours, other=1.0)[None, :]
+        unit = tl.load(step + entry * channels + channel[None, :], mask=ours[None, :], other=1.0)
     else:
-        unit = tl.load(step)
-    tl.store(q + at, to_integers(value, unit, tl.load(zero_point).to(tl.int32)), mask=there)
+        unit = tl.load(step + entry)
+    tl.store(q + at, to_integers(value, unit, tl.load(zero_point + entry).to(tl.int32)), mask=there)
 
 
 def layer_norm_quantize(
@@ -76,17 +83,18 @@ def layer_norm_quantize(
     zero_point: Tensor,
     scale: Tensor | None = None,
     shift: Tensor | None = None,
+    band: Tensor | None = None,
 ) -> Tensor:
     """(samples, ..., channels) float -> int8 of the same shape, contiguous.
 
-    weight, bias: (channels,) or None. scale, shift: (samples, channels), or both None. step, zero_point: as
-    `quantize.quantize` has them.
+    weight, bias: (channels,) or None. scale, shift: (samples, channels), or both None. step, zero_point,
+    band: as `quantize.quantize` has them.
     """
     q = torch.empty(x.shape, dtype=torch.int8, device=x.device)
     if not q.numel():
         return q
     channels = x.shape[-1]
-    rows, wide = x.numel() // channels, power_of_two(channels)
+    rows, wide, samples = x.numel() // channels, power_of_two(channels), x.shape[0] if x.dim() > 1 else 1
     tall = min(power_of_two(rows, 1), max(1, (65536 if INTERPRETED else ELEMENTS) // wide))
     launch(
         layer_norm_kernel,
@@ -98,12 +106,15 @@ def layer_norm_quantize(
         dense(shift),
         step,
         zero_point,
+        band,
         q,
         rows,
         channels,
-        rows // (x.shape[0] if x.dim() > 1 else 1),
+        rows // samples,
+        samples_a_band(samples, band),
         eps,
-        PER_CHANNEL=step.numel() > 1,
+        SEVERAL=several(band),
+        PER_CHANNEL=per_channel(step, band),
         ROWS=tall,
         CHANNELS=wide,
         num_warps=WARPS,

@@ -12,12 +12,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ptq4dm.backends.triton_gpu.kernels.bands import entry_of, samples_a_band, several
 from ptq4dm.backends.triton_gpu.kernels.epilogue import finish
 from ptq4dm.backends.triton_gpu.kernels.launching import GROUPED, Settings, dense, launch, settings_for, tiles
 from ptq4dm.backends.triton_gpu.kernels.tiles import tile_of
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows_a_sample", "samples_a_band"])
 def linear_kernel(
     q,
     weight,
@@ -31,10 +32,13 @@ def linear_kernel(
     out,
     out_step,
     out_zero_point,
+    band,
     rows,
     depth,
     columns,
     rows_a_sample,
+    samples_a_band,
+    SEVERAL: tl.constexpr,
     PER_CHANNEL: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
@@ -59,6 +63,7 @@ def linear_kernel(
             a = tl.load(inputs, mask=in_rows[:, None] & (k < depth)[None, :], other=0)
             b = tl.load(weights, mask=in_columns[None, :] & (k < depth)[:, None], other=0)
         sums = tl.dot(a, b, sums, out_dtype=tl.int32)
+    sample = row // rows_a_sample
     finish(
         sums,
         weight_sums,
@@ -73,10 +78,12 @@ def linear_kernel(
         out_zero_point,
         row_tile,
         in_rows,
-        (row // rows_a_sample).to(tl.int32),
+        sample.to(tl.int32),
+        entry_of(band, sample, samples_a_band, in_rows, SEVERAL),
         None,
         column_tile * COLUMNS,
         columns,
+        SEVERAL,
         False,  # pyright: ignore[reportArgumentType]
         PER_CHANNEL,
         SLICES,
@@ -96,19 +103,21 @@ def linear(
     residual: Tensor | None = None,
     out_step: Tensor | None = None,
     out_zero_point: Tensor | None = None,
+    band: Tensor | None = None,
     settings: Settings | None = None,
 ) -> Tensor:
     """(samples, ..., in) int8 -> (samples, ..., out) in `dtype`, or int8 where `out_step` is given.
 
     weight: int8 (out, in). weight_sums: int32 (out,). input_scale: float32 (). zero_point: int8 (), less 128.
     weight_scale, bias: float32 (out,). embedding: (samples, out). residual: of the shape of the output.
-    out_step: float32 of one number or (out,), with out_zero_point int8 ().
+    out_step: float32 of one number or (out,), with out_zero_point int8 (). band: as `quantize.quantize` has it, with
+    input_scale and zero_point (bands,).
     """
     depth, columns = q.shape[-1], weight.shape[0]
     out = torch.empty((*q.shape[:-1], columns), dtype=torch.int8 if out_step is not None else dtype, device=q.device)
     if not out.numel():
         return out
-    rows = out.numel() // columns
+    rows, samples = out.numel() // columns, q.shape[0] if q.dim() > 1 else 1
     best = settings or settings_for(rows, columns, depth, 1, q.device)
     grid = (tiles(rows, best.rows) * tiles(columns, best.columns),)
     launch(
@@ -126,10 +135,13 @@ def linear(
         out,
         out_step,
         out_zero_point,
+        band,
         rows,
         depth,
         columns,
-        rows // (q.shape[0] if q.dim() > 1 else 1),
+        rows // samples,
+        samples_a_band(samples, band),
+        SEVERAL=several(band),
         PER_CHANNEL=out_step is not None and out_step.numel() > 1,
         ROWS=best.rows,
         COLUMNS=best.columns,
