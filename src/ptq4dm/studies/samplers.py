@@ -46,7 +46,15 @@ def of_sampler(study: Study, name: str, steps: int) -> list[Case]:
         identity = {"recipe": recipe.to_dict(), "calibration": how}
         title = f"{name}-{steps}: {variant}"
         return measured_case(
-            study, "samplers", title, identity, build, trajectories=asked, baseline=baseline, note=few_note(seeds, own)
+            study,
+            "samplers",
+            title,
+            identity,
+            build,
+            trajectories=asked,
+            baseline=baseline,
+            note=few_note(seeds, own),
+            shared=None if baseline else lambda: study.default_network,
         )
 
     recipe, naive = study.recipe, study.recipe.replace(calibration=ONE_STEP)

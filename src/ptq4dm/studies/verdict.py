@@ -100,9 +100,9 @@ def outputs_do_no_harm(rows: Rows) -> tuple[str, list[Comparison]]:
     """Whether rounding μ, Σ or x_{t-1} loses no more than the default recipe's INT8 layers do."""
     made = [
         compare(rows, ("operations", "x_{t-1}"), ("default", "default")),
-        compare(rows, ("operations", "variance Σ"), ("default", "default")),
         *(
-            compare(rows, ("operations", "posterior mean μ"), key)
+            compare(rows, ("operations", name), key)
+            for name in ("variance Σ", "posterior mean μ")
             for key in found_in(rows, "operations", "default recipe")
         ),
     ]
