@@ -1,9 +1,9 @@
 """Run a study: every case of the chosen experiments, each row saved as soon as it is known; results after each."""
 
-import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
@@ -81,7 +81,8 @@ def growing(study: Study, names: Sequence[str]) -> Iterator[list[Row]]:
     """All rows that are known, after each of these experiments, and after distances from the data."""
     store = Store(study.folder)
     cases = {name: EXPERIMENTS[name](study) for name in EXPERIMENTS}
-    every = [each for case in (default_case(study), *itertools.chain(*cases.values())) for each in with_baselines(case)]
+    listed = [each for case in (default_case(study), *chain(*cases.values())) for each in with_baselines(case)]
+    every = list({(case.question, case.variant): case for case in listed}.values())
     with progress("study", sum(len(cases[name]) for name in names), study.shown) as advance:
         for name in names:
             for case in cases[name]:
@@ -98,9 +99,9 @@ def growing(study: Study, names: Sequence[str]) -> Iterator[list[Row]]:
 
 
 def known(study: Study, store: Store, cases: Sequence[Case]) -> list[Row]:
-    """The saved rows of some cases, each once."""
-    found = {(case.question, case.variant): saved_row(study, store, case) for case in cases}
-    return [row for row in found.values() if row is not None]
+    """The rows of some cases, of those that have been measured."""
+    found = [saved_row(study, store, case) for case in cases]
+    return [row for row in found if row is not None]
 
 
 def with_baselines(case: Case) -> list[Case]:
