@@ -110,7 +110,7 @@ def write_study(folder: Path) -> Path:
         "rows": rows,
         "verdicts": verdicts(rows),
         "seconds": {"all rows": 9.0},
-        "perceptual": {"extractor": "some network", "why_none": ""},
+        "perceptual": {"extractor": "some network", "why_none": "", "between_pictures": 1.5},
         "environment": {},
     }
     (folder / "pictures").mkdir()

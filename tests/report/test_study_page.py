@@ -61,6 +61,7 @@ def test_the_page_shows_histograms_perceptual_distances_and_psnr_over_time(study
     assert "Histograms of the inputs of up_blocks.0.conv&lt;1&gt;" in html and "t about 500" in html
     assert "in 1 of 1 layers after its channels were divided by their smoothing factors" in html
     assert html.count("0.123") >= 5 and "several layers of some network" in html
+    assert "1.5 on average between the float model’s test pictures" in html
     assert "PSNR of a call over the time-steps" in html
 
 

@@ -58,6 +58,8 @@ def test_the_default_row_is_what_the_evaluation_measures(
     distances = feature_distance(coarse, walk.pictures, drawn)
     assert row["per_picture"]["perceptual"] == pytest.approx(distances.tolist(), rel=1e-2) and distances.min() > 0
     assert row["picture"]["perceptual"]["mean"] == pytest.approx(distances.mean(), rel=1e-2)
+    others = feature_distance(coarse, walk.pictures, walk.pictures[[2, 0, 1]]).mean()
+    assert results["perceptual"]["between_pictures"] == pytest.approx(others, rel=1e-3)
 
 
 def test_differences_are_paired_bootstrap_estimates_against_the_default(results: dict[str, Any]) -> None:

@@ -189,7 +189,7 @@ def new_row(study: Study, case: Case, key: str, baseline: Row | None) -> Row:
         "peak_bytes": max(0, peak_memory() - before) if watched else None,
         "environment": here(),
     }
-    if case.identity.get("calibration") == SWEEP:
+    if case.identity.get("calibration") == SWEEP and "not_applicable" not in row:
         law = case.identity["recipe"]["calibration"]
         row["law_distance"] = study.law_distance(law["timesteps"], law["law_options"])
     return compared(row, baseline) if baseline and "per_picture" in row else row

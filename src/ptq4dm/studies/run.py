@@ -123,7 +123,11 @@ def results_of(study: Study, rows: list[Row], seconds: float) -> dict[str, Any]:
         "recipe": study.recipe.to_dict(),
         "left_in_float": study.sensitive["left_in_float"] if rounded else {},
         "float_sheet": study.sheet(study.walk(study.trajectories).pictures) if measured else "",
-        "perceptual": {"extractor": study.extractor.name if study.extractor else None, "why_none": study.sight[1]},
+        "perceptual": {
+            "extractor": study.extractor.name if study.extractor else None,
+            "why_none": study.sight[1],
+            "between_pictures": study.between_pictures if measured else None,
+        },
         "rows": rows,
         "verdicts": verdicts(rows),
         "seconds": {"all rows": sum(spent.values()), "this run": seconds},

@@ -12,7 +12,7 @@ from ptq4dm.calibration.calibration_set import CalibrationSet
 from ptq4dm.calibration.calls import OBSERVED_AT_ONCE, calls_on
 from ptq4dm.calibration.collect import collect
 from ptq4dm.calibration.time_shares import time_shares, visit_shares
-from ptq4dm.evaluation.features import Extractor
+from ptq4dm.evaluation.features import Extractor, feature_distance
 from ptq4dm.evaluation.sheet import write_sheet
 from ptq4dm.files import fingerprint
 from ptq4dm.pipelines.denoiser import Call
@@ -63,6 +63,14 @@ class Study:
     def extractor(self) -> Extractor | None:
         """What pictures are seen through."""
         return self.sight[0]
+
+    @cached_property
+    def between_pictures(self) -> float | None:
+        """The mean perceptual distance of the float model's test pictures from one another: the scale of a row's."""
+        if self.extractor is None:
+            return None
+        drawn = self.walk(self.trajectories).pictures
+        return float(feature_distance(self.extractor, drawn, drawn.roll(1, 0)).mean())
 
     @property
     def size(self) -> dict[str, Any]:
