@@ -8,9 +8,11 @@ from PIL import Image
 
 from ptq4dm.studies.redundancy_sentences import GROWTH, NOISE, SHARES
 from ptq4dm.studies.standing import standing
+from ptq4dm.studies.store import FORMAT_VERSION
 from ptq4dm.studies.verdict import verdicts
 
 WEIGHTS = {"timesteps": [980, 500, 0], "weights": [0.01, 3.0, 0.5], "measured": [0, 2], "standard_errors": [0.002, 0.1]}
+HERE = {"ptq4dm": "1.0", "torch": "2.0", "processor": "one", "int8_instructions": "AVX2, no VNNI", "threads": 2}
 
 
 def row(question: str, variant: str, error: float, baseline: str | None = "default", **more: Any) -> dict[str, Any]:
@@ -29,12 +31,17 @@ def row(question: str, variant: str, error: float, baseline: str | None = "defau
             "relative_l2": {"mean": error, "identical": 0, "difference": difference if baseline else None},
             "psnr": {"mean": 50.0, "identical": 0, "difference": None},
         },
-        "picture": {"psnr": {"mean": 30.0, "identical": 0, "difference": None}},
-        "curve": {"t": [980, 0], "relative_l2": [error, error], "standard_error": [error / 10] * 2},
+        "picture": {
+            "psnr": {"mean": 30.0, "identical": 0, "difference": None},
+            "perceptual": {"mean": 0.1234, "identical": 0, "difference": None},
+        },
+        "curve": {"t": [980, 0], "relative_l2": [error] * 2, "standard_error": [error / 10] * 2, "psnr": [50.0, None]},
         "per_picture": {"relative_l2": values, "call_psnr": [50.0] * 3, "picture_psnr": [30.0] * 3},
         "sheet": "pictures/one.png",
         "seconds": 1.5,
+        "shared_seconds": 0.0,
         "peak_bytes": 1000000,
+        "environment": HERE,
         **more,
     }
 
@@ -73,7 +80,8 @@ def redundancy_rows() -> list[dict[str, Any]]:
 
 def write_study(folder: Path) -> Path:
     """Write `study.json` and the sheet that its rows name; returns the folder."""
-    layer = {"layer": "up_blocks.0.conv<1>", "drift": 1.5, "min": [-1.0, -2.0], "max": [1.0, 2.0]}
+    layer: dict[str, Any] = {"layer": "up_blocks.0.conv<1>", "drift": 1.5, "min": [-1.0, -2.0], "max": [1.0, 2.0]}
+    layer |= {"smoothed": True, "histogram": {"low": -2.0, "bin": 1.0, "per_10000": ["0 5000 5000 0", "1 4999 5000 0"]}}
     layer["percentiles"] = {"1": [-0.9, -1.9], "99": [0.9, 1.9], "25": [0, 0], "50": [0, 0], "75": [0, 0]}
     rows = [
         row("default", "default", 0.01, baseline=None),
@@ -94,7 +102,7 @@ def write_study(folder: Path) -> Path:
         *redundancy_rows(),
     ]  # fmt: skip
     results = {
-        "format_version": 1,
+        "format_version": FORMAT_VERSION,
         "model": {"name": "net"},
         "settings": {"pictures": 3, "sampler": "ddim", "steps": 50, "trajectories": 2, "quick": True},
         "recipe": {"name": "w8a8"},
@@ -104,6 +112,7 @@ def write_study(folder: Path) -> Path:
         "verdicts": verdicts(rows),
         "standing": standing(rows),
         "seconds": {"all rows": 9.0},
+        "perceptual": {"extractor": "some network", "why_none": "", "between_pictures": 1.5},
         "environment": {},
     }
     (folder / "pictures").mkdir()

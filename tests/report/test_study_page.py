@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from report.study_example import write_study
+from report.study_example import HERE, write_study
 
 from ptq4dm.errors import ArtifactError
 from ptq4dm.report.study_page import build_study_page
 from ptq4dm.report.study_text import study_text
 from ptq4dm.studies.sentences import NAIVE, OTHER, QUESTIONS, sentence
+from ptq4dm.studies.store import FORMAT_VERSION
 
 
 @pytest.fixture
@@ -76,5 +77,45 @@ def test_a_folder_without_a_study_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match=r"no study.json in .*ptq4dm study"):
         build_study_page(tmp_path)
     (tmp_path / "study.json").write_text(json.dumps({"format_version": 99}))
-    with pytest.raises(ArtifactError, match="is no study of version 1"):
+    with pytest.raises(ArtifactError, match=f"is no study of version {FORMAT_VERSION}"):
         build_study_page(tmp_path)
+
+
+def test_the_page_shows_histograms_perceptual_distances_and_psnr_over_time(study_folder: Path) -> None:
+    html = build_study_page(study_folder).read_text()
+    assert "Histograms of the inputs of up_blocks.0.conv&lt;1&gt;" in html and "t about 500" in html
+    assert "in 1 of 1 layers after its channels were divided by their smoothing factors" in html
+    assert html.count("0.123") >= 5 and "several layers of some network" in html
+    assert "1.5 on average between the float model’s test pictures" in html
+    assert "PSNR of a call over the time-steps" in html
+
+
+def changed(folder: Path, **changes: object) -> dict[str, Any]:
+    """The example with its second row of metrics changed, written again."""
+    results = json.loads((folder / "study.json").read_text())
+    next(row for row in results["rows"] if row["variant"] == "KL").update(changes)
+    (folder / "study.json").write_text(json.dumps(results))
+    return results
+
+
+def test_rows_of_other_versions_or_processors_are_told(study_folder: Path) -> None:
+    assert "Not all rows were measured alike" not in build_study_page(study_folder).read_text()
+    changed(study_folder, environment={**HERE, "processor": "another"})
+    html = build_study_page(study_folder).read_text()
+    assert "Not all rows were measured alike, so some of their differences may come from that: 8 with ptq4dm" in html
+    assert "1 with ptq4dm 1.0, torch 2.0 on another (AVX2, no VNNI), threads: 2." in html
+
+
+def test_laws_that_the_sweep_gives_in_part_only_and_shared_time_are_told(study_folder: Path) -> None:
+    assert "with D up to" not in build_study_page(study_folder).read_text()
+    changed(study_folder, law_distance=0.0625, shared_seconds=12.4)
+    html = build_study_page(study_folder).read_text()
+    assert "the ranges of 1 variants are not quite those" in html and "with D up to 0.0625 (KL)" in html
+    assert "2 s + 12 s" in html
+
+
+def test_a_study_without_an_extractor_says_why(study_folder: Path) -> None:
+    results = changed(study_folder)
+    results["perceptual"] = {"extractor": None, "why_none": "pip install it"}
+    (study_folder / "study.json").write_text(json.dumps(results))
+    assert "No perceptual distance: pip install it." in build_study_page(study_folder).read_text()

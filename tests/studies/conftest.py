@@ -1,4 +1,4 @@
-"""One tiny study that several tests look at."""
+"""One tiny study that several tests look at, seen through a tiny extractor."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -6,12 +6,37 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch.nn.functional as F
 from diffusers import DDPMPipeline, DDPMScheduler
 from tiny import tiny_unet
+from torch import Tensor
 
+from ptq4dm.evaluation.features import Features
 from ptq4dm.pipelines.pipeline import open_pipeline
-from ptq4dm.studies import QUICK, Settings, run_study
+from ptq4dm.studies import QUICK, Settings, extractor, run_study
 from ptq4dm.studies.study import Study
+
+
+class Coarse:
+    """An extractor whose layers are the pictures and their coarse form: the real one sees 60 pictures a second."""
+
+    name = "coarse"
+    standard = False
+
+    def layers(self, pictures: Tensor) -> list[Tensor]:
+        return [pictures + 0.1, F.avg_pool2d(pictures, 4) + 0.1]
+
+    def features(self, pictures: Tensor) -> Features:
+        pooled = F.avg_pool2d(pictures, 8).flatten(1).numpy()
+        return Features(pooled, pooled[:, ::2], pooled)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def coarse() -> Iterator[Coarse]:
+    """In place of the offline extractor, in all studies here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(extractor, "make_extractor", Coarse)
+        yield Coarse()
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,7 @@ from ptq4dm.calibration.collect import sample_seed
 from ptq4dm.pipelines.sampling import seeded_start, trajectory
 from ptq4dm.pipelines.schedulers import make_scheduler
 from ptq4dm.quantization.layers import QuantizedLayer
+from ptq4dm.ranges.histograms import band_of
 from ptq4dm.ranges.mixture import mixture_of
 from ptq4dm.ranges.observe import observe
 from ptq4dm.studies.bits import with_input_bits
@@ -103,6 +104,7 @@ def test_drift_is_the_ratio_of_widths_in_bits(study: Study, results: dict[str, A
     assert len(row["facts"]["layers"]) == len(study.sweep.statistics)
     name = row["facts"]["layers"][0]["layer"]
     by_band = []
+    bands = band_of(study.pool.timesteps, study.sweep.edges).tolist()
     for visit, x_t in enumerate(study.pool.x_t):
         seen: list[torch.Tensor] = []
         hook = study.pipeline.denoiser.get_submodule(name).register_forward_pre_hook(
@@ -114,6 +116,10 @@ def test_drift_is_the_ratio_of_widths_in_bits(study: Study, results: dict[str, A
         smoothing = study.sweep.smoothing.factors.get(name)
         last = isinstance(study.pipeline.denoiser.get_submodule(name), torch.nn.Linear)
         x = seen[0] if smoothing is None else seen[0] / smoothing.view(-1, *([] if last else [1, 1]))
+        kept = row["facts"]["layers"][0]["histogram"]
+        counts = torch.bincount(((x.flatten() - kept["low"]) / kept["bin"]).floor().long().clamp(0, 63), minlength=64)
+        shown = torch.tensor([int(number) for number in kept["per_10000"][bands[visit]].split()]) / 10_000
+        assert float((counts / x.numel() - shown).abs().sum()) / 2 < 0.03
         low, high = torch.quantile(x.flatten()[: 1 << 23], torch.tensor([0.01, 0.99])).tolist()
         by_band.append(high - low)
     assert row["facts"]["layers"][0]["drift"] == pytest.approx(math.log2(max(by_band) / min(by_band)), abs=0.05)

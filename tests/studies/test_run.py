@@ -12,6 +12,7 @@ from scipy.stats import ttest_rel
 from torch import nn
 
 from ptq4dm.errors import EvaluationError
+from ptq4dm.evaluation.features import Extractor, feature_distance
 from ptq4dm.evaluation.fidelity import compare_calls, mean_db, picture_psnr
 from ptq4dm.pipelines.sampling import sample
 from ptq4dm.studies import EXPERIMENTS, Settings, run_study
@@ -40,7 +41,9 @@ def test_every_question_has_rows_and_the_file_holds_what_is_returned(
         assert row["seconds"] >= 0
 
 
-def test_the_default_row_is_what_the_evaluation_measures(results: dict[str, Any], study: Study) -> None:
+def test_the_default_row_is_what_the_evaluation_measures(
+    results: dict[str, Any], study: Study, coarse: Extractor
+) -> None:
     """With all calls kept, `compare_calls` and `sample` on the same network say the same."""
     row = rows_of(results, "default")["default"]
     seeds, network = list(study.settings.test_seeds), study.under_law(study.recipe)
@@ -49,9 +52,16 @@ def test_the_default_row_is_what_the_evaluation_measures(results: dict[str, Any]
     assert row["curve"]["t"] == walk.errors["it"].timesteps[kept].tolist()
     wanted = walk.errors["it"].relative_l2[:, kept]
     assert row["per_picture"]["relative_l2"] == pytest.approx(wanted.mean(1).tolist(), rel=1e-4)
+    wanted = [mean_db(column) for column in walk.errors["it"].psnr[:, kept].unbind(1)]
+    assert row["curve"]["psnr"] == pytest.approx(wanted, abs=1e-2)
     config, shape = study.pipeline.scheduler.config, study.pipeline.picture_shape
     drawn = sample(network, "ddim", config, shape, seeds, 4, 2, shown=False)
     assert row["picture"]["psnr"]["mean"] == pytest.approx(mean_db(picture_psnr(walk.pictures, drawn)), abs=1e-3)
+    distances = feature_distance(coarse, walk.pictures, drawn)
+    assert row["per_picture"]["perceptual"] == pytest.approx(distances.tolist(), rel=1e-2) and distances.min() > 0
+    assert row["picture"]["perceptual"]["mean"] == pytest.approx(distances.mean(), rel=1e-2)
+    others = feature_distance(coarse, walk.pictures, walk.pictures[[2, 0, 1]]).mean()
+    assert results["perceptual"]["between_pictures"] == pytest.approx(others, rel=1e-3)
 
 
 def test_differences_are_paired_bootstrap_estimates_against_the_default(results: dict[str, Any]) -> None:
@@ -85,17 +95,22 @@ def test_a_variant_that_is_the_default_is_not_measured_again(results: dict[str, 
     assert rows_of(results, "metrics")["MSE"]["key"] == rows_of(results, "bits")["W8A8"]["key"] == default["key"]
 
 
-def test_a_finished_study_calls_no_network(
+def test_a_finished_study_calls_no_network_and_a_part_of_it_holds_all_rows(
     pipe: DDPMPipeline, sizes: Settings, folder: Path, results: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*args: Any, **kwargs: Any) -> None:
         raise AssertionError("the network was called")
 
     monkeypatch.setattr(type(pipe.unet), "forward", refuse)
-    again = run_study(pipe, folder, settings=sizes, only=["metrics", "bits", "timesteps"])
-    saved = {(row["question"], row["variant"]): row for row in results["rows"]}
-    assert len(again["rows"]) > 20
-    assert all(row == saved[row["question"], row["variant"]] for row in again["rows"])
+    after: list[list[dict[str, Any]]] = []
+
+    def note() -> None:
+        after.append(json.loads((folder / RESULTS).read_text())["rows"])
+
+    again = run_study(pipe, folder, settings=sizes, only=["metrics", "bits"], after_each=note)
+    assert again["rows"] == results["rows"] and len(again["rows"]) > 20
+    assert again["verdicts"] == results["verdicts"]
+    assert after == [json.loads(json.dumps(results["rows"]))] * 2
 
 
 def test_an_interrupted_study_keeps_its_rows_and_ends_the_same(
@@ -111,7 +126,8 @@ def test_an_interrupted_study_keeps_its_rows_and_ends_the_same(
 
     monkeypatch.setattr(Study, "network", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        run_study(pipe, tmp_path, settings=sizes, only=["metrics"])
+        run_study(pipe, tmp_path, settings=sizes, only=["drift", "metrics"])
+    assert [row["question"] for row in json.loads((tmp_path / RESULTS).read_text())["rows"]] == ["drift"]
     before = sorted(tmp_path.glob("rows/*/*.json"))
     assert len(before) >= 2
     stamps = [path.stat().st_mtime_ns for path in before]

@@ -150,6 +150,8 @@ def test_little_is_lost_if_the_interval_stays_below_a_twentieth(low: float, high
     facts = {"measure": "Fréchet", "float": 100.0, "difference": (low + high) / 2, "low": low, "high": high, "n": 128}
     rows = [{"question": "distribution", "variant": "default", "facts": {"rows": [facts]}}]
     assert verdict_on("8 bits lose", rows) == wanted
+    few = {"rows": [{**facts, "low": None, "high": None}]}
+    assert verdict_on("8 bits lose", [{**rows[0], "facts": few}]) == UNDECIDED
 
 
 def test_comparisons_say_which_is_better() -> None:

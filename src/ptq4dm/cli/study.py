@@ -6,7 +6,7 @@ from pathlib import Path
 from ptq4dm.cli.options import add_json, add_seed, show
 from ptq4dm.pipelines.picture_folder import read_pictures
 from ptq4dm.pipelines.pipeline import open_pipeline
-from ptq4dm.report.study_page import build_study_page
+from ptq4dm.report.study_page import PAGE, build_study_page
 from ptq4dm.report.study_text import study_text
 from ptq4dm.studies.experiments import EXPERIMENTS
 from ptq4dm.studies.run import run_study
@@ -28,11 +28,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Run the cases that have no row yet, then draw the page."""
+    """Run the cases that have no row yet, and draw the page after each experiment."""
     pipeline = open_pipeline(args.model)
     pictures = read_pictures(args.pictures, pipeline.picture_shape) * 2 - 1 if args.pictures else None
     results = run_study(
-        pipeline, args.out, quick=args.quick, only=args.only, seed=args.seed, pictures=pictures, shown=not args.json
+        pipeline,
+        args.out,
+        quick=args.quick,
+        only=args.only,
+        seed=args.seed,
+        pictures=pictures,
+        shown=not args.json,
+        after_each=lambda: build_study_page(args.out),
     )
-    page = build_study_page(args.out)
-    show(args, results, f"{study_text(results)}\nopen {page}")
+    show(args, results, f"{study_text(results)}\nopen {args.out / PAGE}")

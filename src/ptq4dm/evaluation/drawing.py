@@ -1,6 +1,6 @@
 """Draw many pictures in chunks that survive an interruption."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,18 +32,39 @@ def draw_resumable(
     identity: JSON data that says which model on which backend draws; a chunk drawn by another model, or with another
     sampler, is refused. Raises ArtifactError, EvaluationError.
     """
+    config, shape = pipeline.scheduler.config, pipeline.picture_shape
+
+    def draw(own: Sequence[int]) -> Tensor:
+        return sample(network, sampler, config, shape, own, steps, batch_size, shown=False)
+
+    def key_of(own: Sequence[int]) -> str:
+        return fingerprint({}, identity, sampler, steps, list(own), config_of(pipeline.scheduler))
+
+    return draw_chunks(draw, key_of, seeds, folder, shown, chunk)
+
+
+def draw_chunks(
+    draw: Callable[[Sequence[int]], Tensor],
+    key_of: Callable[[Sequence[int]], str],
+    seeds: Sequence[int],
+    folder: Path,
+    shown: bool = False,
+    chunk: int = 128,
+) -> Tensor:
+    """`draw` of all seeds, chunk by chunk into `folder`; chunks found there are read. Raises ArtifactError.
+
+    key_of: the fingerprint of a chunk, given its seeds: of all that its pictures depend on.
+    """
     if not seeds or chunk < 1:
         raise EvaluationError(f"{len(seeds)} pictures in chunks of {chunk}: both should be at least 1")
     parts = []
     with exclusive(folder / "chunks"), progress("pictures", len(seeds), shown) as advance:
         for index, first in enumerate(range(0, len(seeds), chunk)):
-            own = list(seeds[first : first + chunk])
-            key = fingerprint({}, identity, sampler, steps, own, config_of(pipeline.scheduler))
-            path = folder / f"chunk-{index:04d}.safetensors"
+            own = seeds[first : first + chunk]
+            path, key = folder / f"chunk-{index:04d}.safetensors", key_of(own)
             pictures = read_chunk(path, key)
             if pictures is None:
-                config, shape = pipeline.scheduler.config, pipeline.picture_shape
-                pictures = sample(network, sampler, config, shape, own, steps, batch_size, shown=False)
+                pictures = draw(own)
                 write_tensors(path, {"pictures": pictures}, {"key": key})
             parts.append(pictures)
             advance(len(own))

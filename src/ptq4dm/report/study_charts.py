@@ -1,4 +1,4 @@
-"""The charts of a study: rows against the default recipe, errors over t, drift of the layers."""
+"""The charts of a study: rows against the default recipe, errors over t."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -7,7 +7,6 @@ from typing import Any, Final
 from markupsafe import Markup
 
 from ptq4dm.report.charts import TIME, whisker
-from ptq4dm.report.heat_map import HeatRow, heat_map
 from ptq4dm.report.svg import Scale, area, frame, line, make_axes, nice_range, picture, text
 from ptq4dm.report.words import decibels, percent
 from ptq4dm.studies.sentences import outcome_of
@@ -117,24 +116,14 @@ def curves_chart(question: str, rows: Sequence[Mapping[str, Any]], width: int, h
     return picture(f"curves-{question}", width, height, "Error of a call over the time-steps", words, *parts)
 
 
-def drift_map(facts: Mapping[str, Any], width: int, most: int = 20) -> Markup:
-    """How wide each layer's input is at each band of t, as a share of its widest: the most drifting layers."""
-    layers, t = facts["layers"][:most], facts["t"]
-    rows = []
-    for row in layers:
-        widths = widths_of(row)
-        widest = max(value for value in widths if value is not None) or 1.0
-        shades = [None if value is None else value / widest for value in widths]
-        tips = [
-            "" if value is None else f"t about {at:.0f}: {value:.3g} wide, {value / widest:.0%} of its widest"
-            for at, value in zip(t, widths, strict=True)
-        ]
-        rows.append(HeatRow(row["layer"], f"{row['drift']:.1f} bit", shades, tips))
-    words = "; ".join(f"{row['layer']} {row['drift']:.2f} bits" for row in layers)
-    return heat_map("drift", "Width of each layer's input over the time-steps", words, rows, t, width)
-
-
-def widths_of(row: Mapping[str, Any]) -> list[float | None]:
-    """From the 1st to the 99th percentile in each band; None where nothing was seen."""
-    low, high = row["percentiles"]["1"], row["percentiles"]["99"]
-    return [None if a is None or b is None else b - a for a, b in zip(low, high, strict=True)]
+def psnr_chart(question: str, rows: Sequence[Mapping[str, Any]], width: int, height: int = 240) -> Markup:
+    """The PSNR of a call over t of some rows; a curve is broken where all calls are identical."""
+    known = [value for row in rows for value in row["curve"]["psnr"] if value is not None]
+    end = max(max(row["curve"]["t"]) for row in rows)
+    axes = make_axes(width, height, (0, end), nice_range(min(known, default=0), max(known, default=1), 4))
+    parts = [frame(axes, TIME, "dB")]
+    for index, row in enumerate(rows):
+        points = sorted(zip(row["curve"]["t"], row["curve"]["psnr"], strict=True))
+        parts.append(line(axes, [t for t, _ in points], [value for _, value in points], f"series-{index}"))
+    words = "; ".join(f"{row['variant']}: mean {decibels(row['call']['psnr']['mean'])}" for row in rows)
+    return picture(f"psnr-{question}", width, height, "PSNR of a call over the time-steps", words, *parts)

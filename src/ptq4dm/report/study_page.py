@@ -9,7 +9,7 @@ from PIL import Image
 
 from ptq4dm.errors import ArtifactError
 from ptq4dm.files import new_file, read_json
-from ptq4dm.report import effect_charts, redundancy_charts, study_charts, words
+from ptq4dm.report import drift_charts, effect_charts, redundancy_charts, study_charts, study_notes, words
 from ptq4dm.report.page import FULL, NARROW, environment
 from ptq4dm.report.sheets import data_uri
 from ptq4dm.studies.sentences import QUESTIONS, extreme_of, outcome_of, sentence
@@ -81,6 +81,8 @@ def study_context(results: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         "recipe": words.flat(results["recipe"]),
         "environment": words.flat(results.get("environment") or {}),
         "seconds": results.get("seconds") or {},
+        "perceptual": results.get("perceptual") or {},
+        "mixed": study_notes.mixed_surroundings(rows),
         "words": words,
     }
 
@@ -103,12 +105,11 @@ def question_context(
         "weights": None,
         "strips": [],
     }
-    found["notes"] = sorted({f"{row['variant']}: {row['note']}" for row in rows if row["note"]})
+    found["notes"] = study_notes.notes_of(rows)
     if name == "distribution":
         return found | {"table": [], "distances": [item for row in rows for item in distance_rows(row)]}
     if name == "drift":
-        found["charts"] = [study_charts.drift_map(rows[0]["facts"], width) for width in (FULL, NARROW)]
-        return found
+        return found | drift_charts.of_question(rows[0]["facts"])
     if name == "auto":
         facts = next((row["facts"] for row in rows if "facts" in row), None)
         found["weights"] = facts and [effect_charts.study_weights(facts, width) for width in (FULL, NARROW)]
@@ -123,6 +124,7 @@ def question_context(
     curved = [row for row in shown if "curve" in row][:CURVES]
     if len(curved) > 1:
         found["curves"] = [study_charts.curves_chart(name, curved, width) for width in (FULL, NARROW)]
+        found["psnr"] = [study_charts.psnr_chart(name, curved, width) for width in (FULL, NARROW)]
         found["legend"] = [row["variant"] for row in curved]
     found["strips"] = [strip("float", results.get("float_sheet"), folder)]
     found["strips"] += [strip(strip_words(row), row.get("sheet"), folder) for row in shown]
@@ -181,19 +183,21 @@ def strip(label: str, sheet: str | None, folder: Path) -> dict[str, str] | None:
 
 
 def table_row(row: Mapping[str, Any]) -> list[str]:
-    """Variant, error and PSNR of a call, PSNR of pictures, difference, reading, time, memory."""
+    """Variant, error and PSNR of a call, PSNR of pictures, their perceptual distance, difference, reading, time (after
+    a plus that of shared parts), memory."""
     if "not_applicable" in row:
-        return [row["variant"], "", "", "", "", f"not applicable: {row['not_applicable']}", "", ""]
-    call, psnr = row["call"].get("relative_l2"), row["call"].get("psnr")
+        return [row["variant"], "", "", "", "", "", f"not applicable: {row['not_applicable']}", "", ""]
+    call, psnr, seen = row["call"].get("relative_l2"), row["call"].get("psnr"), row["picture"].get("perceptual")
     found = (call or row["picture"]["psnr"])["difference"]
     return [
         row["variant"],
         words.percent(call["mean"]) if call else "none",
         words.decibels(psnr["mean"]) if psnr else "",
         words.decibels(row["picture"]["psnr"]["mean"]),
+        f"{seen['mean']:.3g}" if seen else "",
         difference_words(found, 100 if call else 1, "%" if call else "dB") if found else "",
         (outcome_of(dict(row)) if found else "") + f" (n = {row['n']})",
-        f"{row['seconds']:.0f} s",
+        f"{row['seconds']:.0f} s" + (f" + {row['shared_seconds']:.0f} s" if row["shared_seconds"] >= 0.5 else ""),
         words.megabytes(row["peak_bytes"]) if row["peak_bytes"] else "",
     ]
 

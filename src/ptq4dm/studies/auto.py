@@ -151,7 +151,7 @@ def auto(study: Study) -> Sequence[Case]:
 
     def case(variant: str, build: Callable[[], nn.Module]) -> Case:
         identity = {"law": variant, "recipe": study.recipe.to_dict(), "grid": SIDES[study.settings.quick]}
-        return measured_case(study, QUESTION, variant, identity, build)
+        return measured_case(study, QUESTION, variant, identity, build, shared=lambda: effects.weights)
 
     def own_skew() -> dict[str, Tensor]:
         return {name: effects.grid.shares[index] for name, index in effects.own_laws.items()}

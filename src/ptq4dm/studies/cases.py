@@ -9,11 +9,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-from torch import nn
+from torch import Tensor, nn
 
 from ptq4dm.calibration.calibration_set import CalibrationSet
-from ptq4dm.evaluation.hardware import peak_memory, release_free_memory, reset_peak_memory
-from ptq4dm.pipelines.sampling import sample
+from ptq4dm.evaluation.environment import environment
+from ptq4dm.evaluation.fidelity import CallErrors
+from ptq4dm.evaluation.hardware import peak_memory, release_free_memory, reset_peak_memory, resident_memory
+from ptq4dm.pipelines.sampling import sample_with
+from ptq4dm.pipelines.schedulers import make_scheduler
 from ptq4dm.studies.float_walk import Trajectories, errors_along
 from ptq4dm.studies.rows import compared, measured
 from ptq4dm.studies.store import FORMAT_VERSION, Row, Store, row_key
@@ -25,13 +28,18 @@ SWEEP: Final = "sweep"
 """In identities: calibrated on the study's own trajectories, under the recipe's law."""
 
 
+Painter = Callable[[Sequence[int], bool], Tensor]
+"""Draws the pictures (n, c, h, w) in [0, 1] of some seeds; with a progress bar or without."""
+
+
 @dataclass(frozen=True, eq=False)
 class Case:
     """One variant of a question.
 
     identity: JSON data, all that the row depends on beside the model and the settings. run: does the work; returns the
     row's measures or facts. trajectories: how the pictures are drawn, None for a case without pictures. baseline: the
-    case that this one is compared with. note: what a reader must know. build: makes the case's network again.
+    case that this one is compared with. note: what a reader must know. painter: makes what draws the case's pictures,
+    None for a case without pictures. shared: makes what other rows use too, so that its time counts for none of them.
     """
 
     question: str
@@ -41,7 +49,8 @@ class Case:
     trajectories: Trajectories | None = None
     baseline: "Case | None" = None
     note: str = ""
-    build: Callable[[], nn.Module] | None = None
+    painter: Callable[[], Painter] | None = None
+    shared: Callable[[], Any] | None = None
 
 
 Experiment = Callable[[Study], Sequence[Case]]
@@ -57,23 +66,46 @@ def measured_case(
     trajectories: Trajectories | None = None,
     baseline: Case | None = None,
     note: str = "",
+    shared: Callable[[], Any] | None = None,
 ) -> Case:
     """A case whose network is built, compared with the float one call by call, and drawn with."""
     asked = trajectories or study.trajectories
     against = baseline
     if baseline is None and asked == study.trajectories and question != DEFAULT:
         against = default_case(study)
-    return Case(question, variant, identity, lambda: measure(study, build(), asked), asked, against, note, build)
+    return Case(
+        question,
+        variant,
+        identity,
+        lambda: measure(study, build(), asked),
+        asked,
+        against,
+        note,
+        lambda: painter(study, build(), asked),
+        shared,
+    )
 
 
 def measure(study: Study, network: nn.Module, asked: Trajectories) -> dict[str, Any]:
     """Call and picture measures of a network."""
-    walked = study.walk(asked)
-    own, pipeline = study.settings, study.pipeline
-    errors = errors_along(walked, network, own.batch_size, study.shown)
-    config, shape = pipeline.scheduler.config, pipeline.picture_shape
-    drawn = sample(network, asked.sampler, config, shape, asked.seeds, asked.steps, own.batch_size, study.shown)
-    return {**measured(errors, walked.pictures, drawn), "sheet": study.sheet(drawn)}
+    errors = errors_along(study.walk(asked), network, study.settings.batch_size, study.shown)
+    return measure_pictures(study, painter(study, network, asked), asked, errors)
+
+
+def measure_pictures(
+    study: Study, paint: Painter, asked: Trajectories, errors: CallErrors | None = None
+) -> dict[str, Any]:
+    """Picture measures of what a painter draws for the test seeds, beside call measures where there are some."""
+    drawn = paint(asked.seeds, study.shown)
+    return {**measured(errors, study.walk(asked).pictures, drawn, study.extractor), "sheet": study.sheet(drawn)}
+
+
+def painter(study: Study, network: nn.Module, asked: Trajectories, scheduler: Any = None) -> Painter:
+    """What draws with a network as the test pictures `asked` are drawn; with a scheduler of its own in place of that
+    sampler's."""
+    used = scheduler or make_scheduler(asked.sampler, study.pipeline.scheduler.config)
+    shape = study.pipeline.picture_shape
+    return lambda seeds, shown: sample_with(network, used, shape, seeds, asked.steps, asked.batch_size, shown)
 
 
 def recipe_case(study: Study, question: str, variant: str, changes: Mapping[str, Any], note: str = "") -> Case:
@@ -106,6 +138,7 @@ def set_case(
         trajectories=trajectories,
         baseline=baseline,
         note=note,
+        shared=collected,
     )
 
 
@@ -115,38 +148,67 @@ def default_case(study: Study) -> Case:
     return measured_case(study, DEFAULT, DEFAULT, identity, lambda: study.default_network)
 
 
+def key_of(study: Study, case: Case) -> str:
+    """The fingerprint of all that the row of a case depends on."""
+    return row_key(
+        {
+            "model": study.model,
+            "settings": study.size,
+            "case": dict(case.identity),
+            "trajectories": asdict(case.trajectories) if case.trajectories else None,
+            "extractor": study.extractor.name if case.painter and study.extractor else None,
+        }
+    )
+
+
+def saved_row(study: Study, store: Store, case: Case) -> Row | None:
+    """The row of a case where it was measured before."""
+    return store.find(case.question, case.variant, key_of(study, case))
+
+
 def row_of(study: Study, store: Store, case: Case) -> Row:
     """The row of a case: as saved, or found out now and saved at once."""
     baseline = row_of(study, store, case.baseline) if case.baseline else None
-    identity = {
-        "model": study.model,
-        "settings": {**asdict(study.settings), "distribution": None},
-        "case": dict(case.identity),
-        "trajectories": asdict(case.trajectories) if case.trajectories else None,
-    }
-    key = row_key(identity)
-    row = store.find(case.question, case.variant, key)
-    if row is None and (same := store.same(key)):
-        row = {**same, "question": case.question, "variant": case.variant, "note": case.note}
-        store.save(row)
+    row = saved_row(study, store, case)
     if row is None:
-        study.prepare(case.trajectories)
-        release_free_memory()
-        watched = reset_peak_memory()
-        started = time.perf_counter()
-        row = {
-            "format_version": FORMAT_VERSION,
-            "question": case.question,
-            "variant": case.variant,
-            "key": key,
-            "note": case.note,
-            "baseline": None,
-            "sampler": case.trajectories.sampler if case.trajectories else None,
-            "steps": case.trajectories.steps if case.trajectories else None,
-            **case.run(),
-            "seconds": time.perf_counter() - started,
-            "peak_bytes": peak_memory() if watched else None,
-        }
-        row = compared(row, baseline) if baseline and "per_picture" in row else row
+        key = key_of(study, case)
+        same = store.same(key)
+        told = {"question": case.question, "variant": case.variant, "note": case.note}
+        row = {**same, **told} if same else {**told, **new_row(study, case, key, baseline)}
         store.save(row)
     return row
+
+
+def new_row(study: Study, case: Case, key: str, baseline: Row | None) -> Row:
+    """What is found out of a case now. What it shares with others is made first, and its time told apart."""
+    started = time.perf_counter()
+    study.prepare(case.trajectories)
+    if case.shared:
+        case.shared()
+    release_free_memory()
+    watched, before = reset_peak_memory(), resident_memory()
+    begun = time.perf_counter()
+    row = {
+        "format_version": FORMAT_VERSION,
+        "key": key,
+        "baseline": None,
+        "sampler": case.trajectories.sampler if case.trajectories else None,
+        "steps": case.trajectories.steps if case.trajectories else None,
+        **case.run(),
+        "seconds": time.perf_counter() - begun,
+        "shared_seconds": begun - started,
+        "peak_bytes": max(0, peak_memory() - before) if watched else None,
+        "environment": here(),
+    }
+    if case.identity.get("calibration") == SWEEP and "not_applicable" not in row:
+        law = case.identity["recipe"]["calibration"]
+        row["law_distance"] = study.law_distance(law["timesteps"], law["law_options"])
+    return compared(row, baseline) if baseline and "per_picture" in row else row
+
+
+def here() -> dict[str, Any]:
+    """What a row's figures may depend on beside its identity: where it was measured, and by which versions."""
+    found = environment()
+    return {
+        name: found[name] for name in ("ptq4dm", "torch", "processor", "int8_instructions", "threads") if name in found
+    }

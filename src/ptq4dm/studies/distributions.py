@@ -1,90 +1,88 @@
 """Distances from the data for the float model, the default recipe and the extremes of each question.
 
-They need many pictures, hence come last and only where the settings ask for some. Each row compares one network with
-the float model at equal seeds (`evaluation.distribution`): paired bootstrap, n stated.
+They need many pictures, hence come last and only where the settings ask for some. Each row compares what one case draws
+with what the float model draws from the same seeds under the same sampler (`evaluation.distribution`): paired
+bootstrap, n stated.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from ptq4dm.errors import MissingDependencyError
 from ptq4dm.evaluation.distribution import distribution
-from ptq4dm.evaluation.drawing import draw_resumable
-from ptq4dm.evaluation.features import make_extractor
+from ptq4dm.evaluation.drawing import draw_chunks
 from ptq4dm.files import fingerprint
-from ptq4dm.studies.cases import DEFAULT, Case
+from ptq4dm.studies.cases import DEFAULT, Case, Painter, key_of, painter
+from ptq4dm.studies.float_walk import Trajectories
 from ptq4dm.studies.sentences import extreme_of
-from ptq4dm.studies.store import Row, row_key
+from ptq4dm.studies.store import Row
 from ptq4dm.studies.study import Study
 from ptq4dm.zoo import zoo
 
-QUESTION = "distribution"
-CHUNK = 32
+QUESTION: Final = "distribution"
+CHUNK: Final = 32
 """Pictures drawn between two saves."""
+NO_DATA: Final = "the model carries no pictures: give some (--pictures FOLDER)"
 
 
-def distribution_cases(study: Study, cases: Sequence[Case], rows: Sequence[Row]) -> list[Case]:
-    """A case for the default recipe and for the best and the worst row of each question; none without pictures."""
+def distribution_cases(study: Study, cases: Sequence[Case], rows: Sequence[Row]) -> dict[tuple[str, str], Case]:
+    """By question and variant: a case for the default recipe and for the best and the worst rows of each question; none
+    where the settings ask for no pictures."""
     if not study.settings.distribution:
-        return []
+        return {}
     found = {(case.question, case.variant): case for case in cases}
-    chosen = [key for key in found if key[0] == DEFAULT] + extremes_of(rows, found)
-    return [distribution_case(study, found[key]) for key in chosen]
+    chosen = extremes_of(rows)
+    reference = reference_pictures(study)
+    return {key: distribution_case(study, found[key], reference) for key in chosen}
 
 
-def extremes_of(rows: Sequence[Row], cases: Mapping[tuple[str, str], Case]) -> list[tuple[str, str]]:
-    """The rows with the least and the largest error of a call, by question, of those whose network can be built
-    again and that are drawn as the default's pictures are; each network once."""
+def extremes_of(rows: Sequence[Row]) -> list[tuple[str, str]]:
+    """The default's row; by question the rows with the least and the largest error of a call, and of those that change
+    no call the ones with the best and the worst pictures; each once. Rows of fewer pictures than the default's are for
+    paired measures only."""
     default = next((row for row in rows if row["question"] == DEFAULT), None)
     if default is None:
         return []
-    seen, chosen = {default["key"]}, []
+    seen, chosen = {default["key"]}, [(DEFAULT, DEFAULT)]
     for question in dict.fromkeys(row["question"] for row in rows):
-        own = [
-            row
-            for row in rows
-            if row["question"] == question
-            and row.get("sampler") == default["sampler"]
-            and row.get("steps") == default["steps"]
-            and "relative_l2" in row.get("per_picture", {})
-            and cases[question, row["variant"]].build
-        ]
-        for worst in (False, True):
-            row = extreme_of(own, worst)
-            if row and row["key"] not in seen:
-                seen.add(row["key"])
-                chosen.append((question, row["variant"]))
+        own = [row for row in rows if row["question"] == question and row.get("n") == default["n"]]
+        for called in (True, False):
+            group = [row for row in own if ("relative_l2" in row["per_picture"]) is called]
+            for worst in (False, True):
+                row = extreme_of(group, worst)
+                if row and row["key"] not in seen:
+                    seen.add(row["key"])
+                    chosen.append((question, row["variant"]))
     return chosen
 
 
-def distribution_case(study: Study, case: Case) -> Case:
-    """The distances of one case's network."""
+def distribution_case(study: Study, case: Case, reference: Tensor | None) -> Case:
+    """The distances of what one case draws, from the reference pictures; not applicable where there are none."""
     name = DEFAULT if case.question == DEFAULT else f"{case.question}: {case.variant}"
-    own = study.pictures
-    data = None if own is None else fingerprint({"pictures": own})
-    identity = {**case.identity, "pictures": study.settings.distribution, "data": data}
+    asked, paint, own = case.trajectories, case.painter, study.pictures
+    assert asked and paint  # only rows with pictures are chosen
+    extractor, why_none = study.sight
+    identity = {
+        "row": key_of(study, case),
+        "pictures": study.settings.distribution,
+        "data": None if own is None else fingerprint({"pictures": own}),
+        "extractor": extractor.name if extractor else None,
+    }
+    if reference is None or extractor is None:
+        reason = NO_DATA if reference is None else why_none
+        return Case(QUESTION, name, identity, lambda: {"not_applicable": reason})
+
+    def plain() -> Tensor:
+        facts = {"model": study.model, "batch_size": asked.batch_size}
+        return drawn(study, lambda: painter(study, study.pipeline.denoiser, asked), asked, facts)
 
     def run() -> dict[str, Any]:
-        assert case.build  # only such cases are chosen
-        return distances(study, case.build, identity)
+        other = drawn(study, paint, asked, {"row": identity["row"]})
+        return {"facts": distribution(extractor, plain(), other, reference, "pictures", shown=study.shown)}
 
-    return Case(QUESTION, name, identity, run)
-
-
-def distances(study: Study, build: Any, identity: Mapping[str, Any]) -> dict[str, Any]:
-    """The facts of one network, or why there are none."""
-    reference = reference_pictures(study)
-    if reference is None:
-        return {"not_applicable": "the model carries no pictures: give some (--pictures FOLDER)"}
-    try:
-        extractor = make_extractor()
-    except MissingDependencyError as error:
-        return {"not_applicable": str(error)}
-    plain = drawn(study, study.pipeline.denoiser, {"float": study.model})
-    other = drawn(study, build(), dict(identity))
-    return {"facts": distribution(extractor, plain, other, reference, "pictures", shown=study.shown)}
+    return Case(QUESTION, name, identity, run, shared=plain)
 
 
 def reference_pictures(study: Study) -> Tensor | None:
@@ -95,13 +93,18 @@ def reference_pictures(study: Study) -> Tensor | None:
     return None if own is None else (own / 2 + 0.5).clamp(0, 1)
 
 
-def drawn(study: Study, network: nn.Module, identity: dict[str, Any]) -> Tensor:
-    """Pictures of a network, chunk by chunk, kept in the study's folder."""
-    own = study.settings
-    identity = {"model": study.model, "settings": own.seed, **identity}
-    first = own.test_seeds[0]
-    seeds = range(first, first + own.distribution)
-    folder = study.folder / "distribution" / row_key(identity)
-    return draw_resumable(
-        network, study.pipeline, own.sampler, own.steps, seeds, own.batch_size, folder, identity, study.shown, CHUNK
-    )
+def drawn(study: Study, make: Callable[[], Painter], asked: Trajectories, facts: Mapping[str, Any]) -> Tensor:
+    """Pictures of as many seeds as the settings ask for, drawn as the test pictures `asked` are, chunk by chunk, and
+    kept in the study's folder. facts: what draws them, JSON data."""
+    first, number = study.settings.test_seeds[0], study.settings.distribution
+    key = fingerprint({}, dict(facts), asked.sampler, asked.steps, first, number)
+    made = functools.cache(make)  # where all are drawn, no network is made
+
+    def draw(seeds: Sequence[int]) -> Tensor:
+        return made()(seeds, False)
+
+    def key_of_chunk(seeds: Sequence[int]) -> str:
+        return fingerprint({}, key, list(seeds))
+
+    folder = study.folder / "distribution" / key
+    return draw_chunks(draw, key_of_chunk, range(first, first + number), folder, study.shown, CHUNK)

@@ -7,7 +7,8 @@ the width of what it sees there, ::
 
 in bits: 0 for a layer that sees the same at every t; 1 where a range that holds the widest band wastes half of the
 levels, hence one of the eight bits, in the narrowest. The time-step's own layers are left out: their input is the same
-for every picture. `inf` is never given: widths are at least one bin of the histogram.
+for every picture. `inf` is never given: widths are at least one bin of the histogram. An input is what a layer rounds:
+where channels are smoothed, after the division by their factors, which are the same at all time-steps.
 """
 
 from collections.abc import Sequence
@@ -22,6 +23,12 @@ from ptq4dm.studies.cases import Case
 from ptq4dm.studies.study import Study
 
 PERCENTILES: Final = (1, 25, 50, 75, 99)
+TAIL: Final = 0.001
+"""The share of the values on either side, in the band where they reach farthest, that the end bins hold."""
+BINS: Final = 64
+"""Bins of a histogram that is kept."""
+WHOLE: Final = 10_000
+"""What the bins of a band add up to, but for rounding."""
 
 
 def drift(study: Study) -> Sequence[Case]:
@@ -30,8 +37,8 @@ def drift(study: Study) -> Sequence[Case]:
 
 
 def drift_of_study(study: Study) -> dict[str, Any]:
-    """The facts: by layer its drift, and minimum, maximum and percentiles of its input against t; the most drifting
-    first."""
+    """The facts: by layer its drift, and minimum, maximum, percentiles and histogram of its input against t; the most
+    drifting first."""
     rows = [layer_drift(name, item) for name, item in study.sweep.statistics.items()]
     rows = sorted((row for row in rows if row), key=lambda row: -row["drift"])
     numbers = [row["drift"] for row in rows]
@@ -53,13 +60,31 @@ def layer_drift(name: str, item: LayerStatistics) -> dict[str, Any]:
     return {
         "layer": name,
         "drift": drift_of(widths),
+        "smoothed": item.smoothing is not None,
         "min": [mixture.low if mixture else None for mixture in mixtures],
         "max": [mixture.high if mixture else None for mixture in mixtures],
         "percentiles": {
             str(percent): [mixture.quantile(percent / 100) if mixture else None for mixture in mixtures]
             for percent in PERCENTILES
         },
+        "histogram": coarse(mixtures),
     }
+
+
+def coarse(mixtures: Sequence[Mixture | None]) -> dict[str, Any]:
+    """A histogram for each band on one grid, that of bin i reaching from low + i bin to low + (i + 1) bin. The end bins
+    hold what lies beyond, too. per_10000: of each band the bins as a text of whole numbers, None where it is empty."""
+    known = [mixture for mixture in mixtures if mixture]
+    low = min(mixture.quantile(TAIL) for mixture in known)
+    high = max(mixture.quantile(1 - TAIL) for mixture in known)
+    width = max((high - low) / BINS, *(mixture.width for mixture in known))
+
+    def counted(mixture: Mixture) -> str:
+        index = ((mixture.values - low) / width).floor().long().clamp(0, BINS - 1)
+        shares = torch.zeros(BINS, dtype=torch.float64).index_add_(0, index, mixture.weights)
+        return " ".join(map(str, (WHOLE * shares).round().long().tolist()))
+
+    return {"low": low, "bin": width, "per_10000": [counted(mixture) if mixture else None for mixture in mixtures]}
 
 
 def drift_of(widths: Sequence[float]) -> float:

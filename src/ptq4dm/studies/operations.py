@@ -6,56 +6,47 @@ chooses on the default calibration (`studies.rounding`):
 
 * attention products: queries, keys and values as they leave their projections, and the attention probabilities;
 * SiLU, softmax, normalisation: what these operations give;
-* output ε: what the network gives; variance Σ: its second half, where a network predicts variances;
-* x_{t-1}, and posterior mean μ: what each step of the sampler gives, before noise is added for μ. Samplers that add no
-  noise give the same for both. No network call changes then: the pictures tell.
+* output ε: what the network gives;
+* variance Σ: its second half, where a network predicts variances, under DDPM: no other sampler follows them;
+* x_{t-1}, and posterior mean μ: what each step of the sampler gives, for μ before noise is added, under DDPM: samplers
+  that add no noise give the same for both. No network call changes then: the pictures tell.
 """
 
+import functools
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from torch import nn
 
 from ptq4dm.calibration.calls import OBSERVED_AT_ONCE, calls_on
 from ptq4dm.pipelines.denoiser import TimedCall
-from ptq4dm.pipelines.sampling import sample_with
-from ptq4dm.pipelines.schedulers import make_scheduler
+from ptq4dm.pipelines.schedulers import LEARNED, make_scheduler
 from ptq4dm.quantization.layers import QuantizedLayer, QuantizedLinear, SpatialLayer
 from ptq4dm.quantization.plan import make_plan
 from ptq4dm.quantization.rewrite import with_layers
-from ptq4dm.studies.cases import SWEEP, Case, default_case, measured_case
+from ptq4dm.studies.cases import SWEEP, Case, Painter, default_case, measure_pictures, measured_case, painter
 from ptq4dm.studies.float_walk import Trajectories
 from ptq4dm.studies.rounded_steps import range_of, round_steps
 from ptq4dm.studies.rounding import SITES, has_sites, site_ranges, with_rounding
-from ptq4dm.studies.rows import measured
 from ptq4dm.studies.study import Study
 
 QUESTION: Final = "operations"
 LAYERS: Final[dict[str, type]] = {"convolutions": SpatialLayer, "linear layers": QuantizedLinear}
 PAPER: Final = "all that the paper quantizes"
-MEAN: Final = "ddpm"
-"""The sampler under which μ and x_{t-1} differ."""
+DDPM: Final = "ddpm"
+"""The sampler under which μ and x_{t-1} differ, and which follows a predicted variance."""
+VARIANCE: Final = "variance Σ"
 
 
 def operations(study: Study) -> Sequence[Case]:
     """A case for each kind of operation, and one for all of the paper's."""
-    layers = once(lambda: every_layer(study))
+    layers = functools.cache(lambda: every_layer(study))
     cases = [layer_case(study, name, kind, layers) for name, kind in LAYERS.items()]
-    cases += [site_case(study, kind) for kind in SITES]
-    cases += [step_case(study), mean_case(study)]
+    default = ddpm_default(study)
+    cases += [site_case(study, kind, default) for kind in SITES]
+    cases += [step_case(study), mean_case(study, default)]
     return [*cases, paper_case(study, layers)]
-
-
-def once(make: Callable[[], Any]) -> Callable[[], Any]:
-    """A function that makes something when first called, and gives the same from then on."""
-    made: list[Any] = []
-
-    def give() -> Any:
-        if not made:
-            made.append(make())
-        return made[0]
-
-    return give
 
 
 def every_layer(study: Study) -> dict[str, QuantizedLayer]:
@@ -81,20 +72,37 @@ def layer_case(study: Study, name: str, kind: type, layers: Callable[[], dict[st
         chosen = {key: layer for key, layer in layers().items() if isinstance(layer, kind)}
         return with_layers(study.pipeline.denoiser, chosen)
 
-    return measured_case(study, QUESTION, name, identity_of(study, name), build)
+    return measured_case(study, QUESTION, name, identity_of(study, name), build, shared=layers)
 
 
-def site_case(study: Study, kind: str) -> Case:
-    """What one kind of operation gives, rounded; not applicable where the network has none of it."""
+def site_case(study: Study, kind: str, default: Case) -> Case:
+    """What one kind of operation gives, rounded; not applicable where there is none of it. default: under DDPM."""
     network = study.pipeline.denoiser
-    if not has_sites(network, kind):
-        reason = "the network predicts no variance" if kind == "variance Σ" else f"the network has no {kind}"
+    reason = why_not(study, kind)
+    if reason:
         return Case(QUESTION, kind, identity_of(study, kind), lambda: {"not_applicable": reason})
 
     def build() -> nn.Module:
         return with_rounding(network, kind, site_ranges(network, kind, default_calls(study), study.recipe.ranges))
 
-    return measured_case(study, QUESTION, kind, identity_of(study, kind), build)
+    identity = identity_of(study, kind)
+    if kind != VARIANCE:
+        return measured_case(study, QUESTION, kind, identity, build)
+    asked = ddpm_trajectories(study)
+    note = f"under {asked.name}: no other sampler follows the variance"
+    return measured_case(study, QUESTION, kind, identity, build, trajectories=asked, baseline=default, note=note)
+
+
+def why_not(study: Study, kind: str) -> str:
+    """Why a kind of operation cannot be measured on this model; empty where it can be."""
+    if not has_sites(study.pipeline.denoiser, kind):
+        return "the network predicts no variance" if kind == VARIANCE else f"the network has no {kind}"
+    scheduler: Any = make_scheduler(DDPM, study.pipeline.scheduler.config)
+    if kind == VARIANCE and scheduler.config.variance_type not in LEARNED:
+        return (
+            f"the model's scheduler follows no predicted variance (variance_type = {scheduler.config.variance_type!r})"
+        )
+    return ""
 
 
 def paper_case(study: Study, layers: Callable[[], dict[str, QuantizedLayer]]) -> Case:
@@ -107,50 +115,53 @@ def paper_case(study: Study, layers: Callable[[], dict[str, QuantizedLayer]]) ->
         return with_rounding(with_layers(network, layers()), kind, ranges)
 
     note = "convolutions, linear layers and attention products; SiLU, softmax and normalisation in float"
-    return measured_case(study, QUESTION, PAPER, identity_of(study, PAPER), build, note=note)
+    return measured_case(study, QUESTION, PAPER, identity_of(study, PAPER), build, note=note, shared=layers)
 
 
 def step_case(study: Study) -> Case:
     """x_{t-1} rounded after each step of the study's sampler."""
-    name = "x_{t-1}"
-    return Case(
-        QUESTION,
-        name,
-        identity_of(study, name),
-        lambda: measure_steps(study, study.trajectories, False),
-        study.trajectories,
-        default_case(study),
-        "no network call changes: only pictures are compared",
-    )
+    note = "no network call changes: only pictures are compared"
+    return rounded_case(study, "x_{t-1}", study.trajectories, default_case(study), note, mean_only=False)
 
 
-def mean_case(study: Study) -> Case:
+def mean_case(study: Study, default: Case) -> Case:
     """The posterior mean rounded, under DDPM with as many steps: elsewhere it is x_{t-1} itself."""
-    own, name = study.trajectories, "posterior mean μ"
-    asked = Trajectories(MEAN, own.steps, own.seeds, own.kept, own.batch_size)
-    identity = identity_of(study, "default")
-    default = measured_case(
-        study, QUESTION, f"default recipe, {asked.name}", identity, lambda: study.default_network, trajectories=asked
-    )
+    asked = ddpm_trajectories(study)
     note = f"under {asked.name}, where it is not x_{{t-1}}; no network call changes"
-    return Case(
+    return rounded_case(study, "posterior mean μ", asked, default, note, mean_only=True)
+
+
+def ddpm_trajectories(study: Study) -> Trajectories:
+    """The test trajectories under DDPM with as many steps."""
+    return replace(study.trajectories, sampler=DDPM)
+
+
+def ddpm_default(study: Study) -> Case:
+    """The default recipe under DDPM: what the rows that are measured there are compared with."""
+    asked = ddpm_trajectories(study)
+    return measured_case(
+        study,
         QUESTION,
-        name,
-        identity_of(study, name),
-        lambda: measure_steps(study, asked, True),
-        asked,
-        default,
-        note,
+        f"default recipe, {asked.name}",
+        identity_of(study, "default"),
+        lambda: study.default_network,
+        trajectories=asked,
+        shared=lambda: study.default_network,
     )
 
 
-def measure_steps(study: Study, asked: Trajectories, mean_only: bool) -> dict[str, Any]:
-    """Picture measures of the float network under a sampler whose steps are rounded."""
-    pipeline, own = study.pipeline, study.settings
-    walked = study.walk(asked)
+def rounded_case(study: Study, name: str, asked: Trajectories, default: Case, note: str, mean_only: bool) -> Case:
+    """The float network under a sampler whose steps are rounded."""
+
+    def paint() -> Painter:
+        return painter(study, study.pipeline.denoiser, asked, rounding_scheduler(study, asked, mean_only))
+
+    identity = identity_of(study, name)
+    return Case(QUESTION, name, identity, lambda: measure_pictures(study, paint(), asked), asked, default, note, paint)
+
+
+def rounding_scheduler(study: Study, asked: Trajectories, mean_only: bool) -> Any:
+    """A sampler's scheduler that rounds to the range of x_t on the calibration trajectories."""
     x_t = study.pool.x_t[1:] if len(study.pool.x_t) > 1 else study.pool.x_t
     chosen = range_of(x_t.flatten(0, 1), study.recipe.ranges)
-    scheduler = round_steps(make_scheduler(asked.sampler, pipeline.scheduler.config), chosen, mean_only)
-    shape = pipeline.picture_shape
-    drawn = sample_with(pipeline.denoiser, scheduler, shape, asked.seeds, asked.steps, own.batch_size, study.shown)
-    return {**measured(None, walked.pictures, drawn), "sheet": study.sheet(drawn)}
+    return round_steps(make_scheduler(asked.sampler, study.pipeline.scheduler.config), chosen, mean_only)

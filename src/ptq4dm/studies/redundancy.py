@@ -36,10 +36,10 @@ CALLS: Final = 8
 def redundancy(study: Study) -> Sequence[Case]:
     """Three cases, of facts."""
     asked = every_call(study)
-    parts: dict[str, Callable[[Study, Trajectories], dict[str, Any]]] = {
-        NOISE: noise_facts,
-        GROWTH: growth_facts,
-        SHARES: share_facts,
+    parts: dict[str, tuple[Callable[[Study, Trajectories], dict[str, Any]], Callable[[], Any]]] = {
+        NOISE: (noise_facts, lambda: study.rounded_layers),
+        GROWTH: (growth_facts, lambda: study.default_network),
+        SHARES: (share_facts, lambda: study.rounded_layers),
     }
     recipe = study.recipe.to_dict()
     return [
@@ -49,8 +49,9 @@ def redundancy(study: Study) -> Sequence[Case]:
             {"recipe": recipe, "calibration": SWEEP, "measured": name},
             lambda measure=measure: {"facts": measure(study, asked)},
             asked,
+            shared=shared,
         )
-        for name, measure in parts.items()
+        for name, (measure, shared) in parts.items()
     ]
 
 

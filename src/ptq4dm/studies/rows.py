@@ -6,13 +6,19 @@ A row is JSON data:
     note                        what a reader must know of it ("" for none), such as that it is a known fault
     baseline                    the key of the row it is compared with; None for a baseline itself
     sampler, steps, n           how its n pictures were drawn
-    call, picture               `relative_l2` and `psnr` of single calls, `psnr` of pictures: a mean, `identical` where
-                                there is no error at all, and `difference` from the baseline: a paired estimate (None
-                                for a baseline, or where fewer than 2 pictures have an error in both)
-    curve                       the mean error of a call against t, and its standard error over pictures
+    call, picture               `relative_l2` and `psnr` of single calls, `psnr` and `perceptual` (the distance of
+                                `evaluation.features`, where an extractor is installed) of pictures: a mean, `identical`
+                                where there is no error at all, and `difference` from the baseline: a paired estimate
+                                (None for a baseline, or where fewer than 2 pictures have an error in both)
+    curve                       against t: the mean relative L2 of a call with its standard error over pictures, and
+                                the mean PSNR (None where all are identical)
     sheet                       the file of the first pictures, in the study's folder
     per_picture                 what the means are taken over
-    seconds, peak_bytes         to make it and measure it
+    seconds, peak_bytes         to make it and measure it: the time, and how far memory rose above what was held before
+    shared_seconds              before that, for parts that other rows use too: who comes first makes them
+    environment                 processor, threads and versions that it was measured with
+    law_distance                of rows calibrated on the sweep: how far the law is from those whose ranges the sweep
+                                gives exactly (D of `ranges.laws`); 0 for such a one
     facts                       more that is known of the variant
     not_applicable              in place of all measures: why the model has no such row
 
@@ -32,6 +38,7 @@ from scipy.stats import t as student_t
 from torch import Tensor
 
 from ptq4dm.evaluation.bootstrap import POWER, Estimate, mean_statistic, paired_difference
+from ptq4dm.evaluation.features import Extractor, feature_distance
 from ptq4dm.evaluation.fidelity import CallErrors, mean_db, picture_psnr
 from ptq4dm.studies.store import Row
 
@@ -39,13 +46,16 @@ MEASURES: Final = {
     "relative_l2": ("call", "relative_l2"),
     "call_psnr": ("call", "psnr"),
     "picture_psnr": ("picture", "psnr"),
+    "perceptual": ("picture", "perceptual"),
 }
 """The measures of a row, each with its place."""
+DISTANCES: Final = ("relative_l2", "perceptual")
+"""Those that are 0 where there is no error; the others are in dB, and None there."""
 
 
-def measured(errors: CallErrors | None, wanted: Tensor, got: Tensor) -> dict[str, Any]:
+def measured(errors: CallErrors | None, wanted: Tensor, got: Tensor, extractor: Extractor | None) -> dict[str, Any]:
     """The measures of a row: errors of single calls (None where all calls are the float network's), and pictures
-    (n, c, h, w) against those of the float model."""
+    (n, c, h, w) against those of the float model, seen through an extractor too where there is one."""
     per_picture: dict[str, list[float | None]] = {}
     if errors is not None:
         per_picture["relative_l2"] = errors.relative_l2.mean(1).tolist()
@@ -53,13 +63,15 @@ def measured(errors: CallErrors | None, wanted: Tensor, got: Tensor) -> dict[str
     per_picture["picture_psnr"] = [
         value if np.isfinite(value) else None for value in picture_psnr(wanted, got).tolist()
     ]
+    if extractor is not None:
+        per_picture["perceptual"] = feature_distance(extractor, wanted, got).tolist()
     row: dict[str, Any] = {"n": len(wanted), "call": {}, "picture": {}, "per_picture": per_picture}
     for name in per_picture:
         level, key = MEASURES[name]
         values = [value for value in per_picture[name] if value is not None]
         row[level][key] = {
             "mean": float(np.mean(values)) if values else None,
-            "identical": per_picture[name].count(0.0 if name == "relative_l2" else None),
+            "identical": per_picture[name].count(0.0 if name in DISTANCES else None),
             "difference": None,
         }
     if errors is not None:
@@ -67,6 +79,7 @@ def measured(errors: CallErrors | None, wanted: Tensor, got: Tensor) -> dict[str
             "t": errors.timesteps.tolist(),
             "relative_l2": errors.relative_l2.mean(0).tolist(),
             "standard_error": (errors.relative_l2.std(0) / len(wanted) ** 0.5).tolist(),
+            "psnr": [mean_db(column) for column in errors.psnr.unbind(1)],
         }
     return row
 

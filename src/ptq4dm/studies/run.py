@@ -1,8 +1,9 @@
-"""Run a study: every case of the chosen experiments, each row saved as soon as it is known; then verdict and page."""
+"""Run a study: every case of the chosen experiments, each row saved as soon as it is known; results after each."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,7 +15,7 @@ from ptq4dm.evaluation.environment import environment
 from ptq4dm.files import exclusive, make_folder, write_json
 from ptq4dm.pipelines.pipeline import Pipeline, open_pipeline, require_unconditional
 from ptq4dm.progress import progress
-from ptq4dm.studies.cases import Case, default_case, row_of
+from ptq4dm.studies.cases import DEFAULT, Case, default_case, row_of, saved_row
 from ptq4dm.studies.distributions import distribution_cases
 from ptq4dm.studies.experiments import EXPERIMENTS
 from ptq4dm.studies.settings import FULL, QUICK, Settings
@@ -37,6 +38,7 @@ def run_study(
     settings: Settings | None = None,
     pictures: Tensor | None = None,
     shown: bool = False,
+    after_each: Callable[[], Any] | None = None,
 ) -> dict[str, Any]:
     """Ask the paper's questions of a model; write rows, `study.json` and return what it holds.
 
@@ -46,11 +48,13 @@ def run_study(
         model: a built-in name, a diffusers folder, a hub id, or a pipeline object; unconditional pixel models.
         out: the study's folder.
         quick: the small size: minutes instead of hours.
-        only: names of experiments (`EXPERIMENTS`); all if there are none.
+        only: names of experiments (`EXPERIMENTS`) to run; all if there are none. Rows that the folder already holds of
+            others, for the same model and settings, are in the results too.
         seed: of everything drawn.
         settings: sizes of your own, in place of `quick`.
         pictures: (n, c, h, w) in [-1, 1], for the sources that need some; a built-in model knows its own.
         shown: show progress bars on stderr.
+        after_each: called after each experiment, when `study.json` holds all that is known.
 
     Raises PTQ4DMError: an unknown experiment, a model that cannot be opened or is conditional, a folder in use.
     """
@@ -61,51 +65,73 @@ def run_study(
     pipeline = open_pipeline(model)
     require_unconditional(pipeline)
     folder = Path(out)
+    results: dict[str, Any] = {}
     with exclusive(folder):
         make_folder(folder)
         study = Study(in_float32(pipeline), sizes, folder, shown, pictures)
         started = time.perf_counter()
-        rows = all_rows(study, [name for name in EXPERIMENTS if name in only or not only])
-        measured = any("per_picture" in row for row in rows)
-        rounded = measured or any(row["question"] == "redundancy" for row in rows)
-        results = {
-            "format_version": FORMAT_VERSION,
-            "model": {"name": pipeline.name, "fingerprint": study.model, "picture_shape": list(pipeline.picture_shape)},
-            "num_train_timesteps": pipeline.num_train_timesteps,
-            "settings": asdict(sizes),
-            "recipe": study.recipe.to_dict(),
-            "left_in_float": study.sensitive["left_in_float"] if rounded else {},
-            "float_sheet": study.sheet(study.walk(study.trajectories).pictures) if measured else "",
-            "rows": rows,
-            "verdicts": verdicts(rows),
-            "standing": standing(rows),
-            "seconds": {
-                "all rows": sum({row["key"]: row["seconds"] for row in rows}.values()),
-                "this run": time.perf_counter() - started,
-            },
-            "environment": environment(),
-        }
-        write_json(folder / RESULTS, results)
+        for rows in growing(study, [name for name in EXPERIMENTS if name in only or not only]):
+            results = results_of(study, rows, time.perf_counter() - started)
+            write_json(folder / RESULTS, results)
+            if after_each:
+                after_each()
     return results
 
 
-def all_rows(study: Study, names: Sequence[str]) -> list[Row]:
-    """The rows of the experiments, the default recipe's first."""
+def growing(study: Study, names: Sequence[str]) -> Iterator[list[Row]]:
+    """All rows that are known, after each of these experiments, and after distances from the data."""
     store = Store(study.folder)
-    cases = [case for name in names for case in EXPERIMENTS[name](study)]
-    if any(case.baseline for case in cases):
-        cases.insert(0, default_case(study))
-    found: dict[tuple[str, str], Row] = {}
-    with progress("study", len(cases), study.shown) as advance:
-        for case in cases:
-            for each in with_baselines(case):
-                found[each.question, each.variant] = row_of(study, store, each)
-            advance(1)
-    rows = list(found.values())
-    known = [each for case in cases for each in with_baselines(case)]
-    return [*rows, *(row_of(study, store, case) for case in distribution_cases(study, known, rows))]
+    cases = {name: EXPERIMENTS[name](study) for name in EXPERIMENTS}
+    listed = [each for case in (default_case(study), *chain(*cases.values())) for each in with_baselines(case)]
+    every = list({(case.question, case.variant): case for case in listed}.values())
+    with progress("study", sum(len(cases[name]) for name in names), study.shown) as advance:
+        for name in names:
+            for case in cases[name]:
+                row_of(study, store, case)
+                advance(1)
+            yield known(study, store, every)
+    rows = known(study, store, every)
+    further = distribution_cases(study, every, rows)
+    for (question, _), case in further.items():
+        if question in (DEFAULT, *names):
+            row_of(study, store, case)
+    if further:
+        yield known(study, store, [*every, *further.values()])
+
+
+def known(study: Study, store: Store, cases: Sequence[Case]) -> list[Row]:
+    """The rows of some cases, of those that have been measured."""
+    found = [saved_row(study, store, case) for case in cases]
+    return [row for row in found if row is not None]
 
 
 def with_baselines(case: Case) -> list[Case]:
     """A case after those that it is compared with."""
     return [*with_baselines(case.baseline), case] if case.baseline else [case]
+
+
+def results_of(study: Study, rows: list[Row], seconds: float) -> dict[str, Any]:
+    """What `study.json` holds. seconds: that this run has taken."""
+    measured = any("per_picture" in row for row in rows)
+    rounded = measured or any(row["question"] == "redundancy" for row in rows)
+    pipeline = study.pipeline
+    spent = {row["key"]: row["seconds"] + row["shared_seconds"] for row in rows}
+    return {
+        "format_version": FORMAT_VERSION,
+        "model": {"name": pipeline.name, "fingerprint": study.model, "picture_shape": list(pipeline.picture_shape)},
+        "num_train_timesteps": pipeline.num_train_timesteps,
+        "settings": asdict(study.settings),
+        "recipe": study.recipe.to_dict(),
+        "left_in_float": study.sensitive["left_in_float"] if rounded else {},
+        "float_sheet": study.sheet(study.walk(study.trajectories).pictures) if measured else "",
+        "perceptual": {
+            "extractor": study.extractor.name if study.extractor else None,
+            "why_none": study.sight[1],
+            "between_pictures": study.between_pictures if measured else None,
+        },
+        "rows": rows,
+        "verdicts": verdicts(rows),
+        "standing": standing(rows),
+        "seconds": {"all rows": sum(spent.values()), "this run": seconds},
+        "environment": environment(),
+    }

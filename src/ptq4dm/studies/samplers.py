@@ -5,11 +5,13 @@ one time-step alone, as for a classifier; all on as many samples. The first is w
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Final
 
 from torch import nn
 
+from ptq4dm.calibration.calibration_set import CalibrationSet
 from ptq4dm.studies.cases import Case, measured_case
 from ptq4dm.studies.float_walk import Trajectories
 from ptq4dm.studies.samples import few_identity, few_samples, few_set
@@ -31,35 +33,56 @@ DEFAULT: Final = "default calibration"
 def samplers(study: Study) -> Sequence[Case]:
     """Two or three cases a sampler."""
     samples = few_samples(study)
-    default = cache(lambda: study.on_set(study.recipe, few_set(study)))
-    naive = cache(lambda: study.on_set(study.recipe, study.collected(**ONE_STEP, samples=samples)))
+    default = Calibration(study, few_identity(study), lambda: few_set(study))
+    naive = Calibration.collected(study, {**ONE_STEP, "samples": samples})
     asked = QUICK if study.settings.quick else FULL
-    return [case for name, steps in asked for case in of_sampler(study, name, steps, samples, default, naive)]
+    return [case for name, steps in asked for case in of_sampler(study, name, steps, default, naive)]
 
 
-def of_sampler(
-    study: Study, name: str, steps: int, samples: int, default: Callable[[], nn.Module], naive: Callable[[], nn.Module]
-) -> list[Case]:
-    """The cases of one sampler. default, naive: the networks that are the same for all samplers."""
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """A set of samples, what it depends on, and the network calibrated on it, made once for all samplers."""
+
+    study: Study
+    how: Mapping[str, Any]
+    samples: Callable[[], CalibrationSet]
+
+    @staticmethod
+    def collected(study: Study, changes: Mapping[str, Any]) -> "Calibration":
+        """Of a set that is collected with changes to the calibration of the recipe."""
+        return Calibration(study, changes, lambda: study.collected(**changes))
+
+    @cached_property
+    def network(self) -> nn.Module:
+        """Calibrated on these samples."""
+        return self.study.on_set(self.study.recipe, self.samples())
+
+
+def of_sampler(study: Study, name: str, steps: int, default: Calibration, naive: Calibration) -> list[Case]:
+    """The cases of one sampler. default, naive: the calibrations that are the same for all samplers."""
     own = study.settings
     steps = min(steps, study.pipeline.num_train_timesteps)
     seeds = tuple(own.test_seeds)[: FEW_PICTURES if steps > LONG else own.pictures]
     asked = Trajectories(name, steps, seeds, own.kept_calls, own.batch_size)
 
-    def case(variant: str, how: Mapping[str, Any], build: Callable[[], nn.Module], baseline: Case | None) -> Case:
-        identity = {"recipe": study.recipe.to_dict(), "calibration": dict(how)}
-        title = f"{name}-{steps}: {variant}"
+    def case(variant: str, calibration: Calibration, baseline: Case | None) -> Case:
         return measured_case(
-            study, "samplers", title, identity, build, trajectories=asked, baseline=baseline, note=few_note(seeds, own)
+            study,
+            "samplers",
+            f"{name}-{steps}: {variant}",
+            {"recipe": study.recipe.to_dict(), "calibration": dict(calibration.how)},
+            lambda: calibration.network,
+            trajectories=asked,
+            baseline=baseline,
+            note=few_note(seeds, own),
+            shared=calibration.samples,
         )
 
-    def own_network() -> nn.Module:
-        return study.on_set(study.recipe, study.collected(sampler=name, steps=steps, samples=samples))
-
-    first = case(DEFAULT, few_identity(study), default, None)
-    cases = [first, case(NAIVE, {**ONE_STEP, "samples": samples}, naive, first)]
+    first = case(DEFAULT, default, None)
+    cases = [first, case(NAIVE, naive, first)]
     if steps <= LONG and (name, steps) != (own.sampler, own.steps):
-        cases.insert(1, case(OTHER, {"sampler": name, "steps": steps, "samples": samples}, own_network, first))
+        of_this = Calibration.collected(study, {"sampler": name, "steps": steps, "samples": few_samples(study)})
+        cases.insert(1, case(OTHER, of_this, first))
     return cases
 
 

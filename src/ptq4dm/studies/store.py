@@ -10,7 +10,7 @@ from typing import Any, Final
 from ptq4dm.errors import ArtifactError
 from ptq4dm.files import fingerprint, read_json, write_json
 
-FORMAT_VERSION: Final = 1
+FORMAT_VERSION: Final = 2
 """Of rows; a row of another version is measured again."""
 
 Row = dict[str, Any]

@@ -12,30 +12,28 @@ from ptq4dm.calibration.calibration_set import CalibrationSet
 from ptq4dm.calibration.calls import OBSERVED_AT_ONCE, calls_on
 from ptq4dm.calibration.collect import collect
 from ptq4dm.calibration.time_shares import time_shares, visit_shares
-from ptq4dm.errors import ArtifactError
+from ptq4dm.evaluation.features import Extractor, feature_distance
 from ptq4dm.evaluation.sheet import write_sheet
-from ptq4dm.files import fingerprint, read_json, write_json
+from ptq4dm.files import fingerprint
 from ptq4dm.pipelines.denoiser import Call
 from ptq4dm.pipelines.pipeline import Pipeline
-from ptq4dm.quantization.bisection import shares_within
 from ptq4dm.quantization.error_feedback import round_again
 from ptq4dm.quantization.layers import QuantizedLayer
-from ptq4dm.quantization.macs import count_macs
 from ptq4dm.quantization.network import round_network
 from ptq4dm.quantization.plan import LayerPlan, leave_out, make_plan
 from ptq4dm.quantization.rewrite import quantize_layers
-from ptq4dm.quantization.sensitivity import best_in_float
 from ptq4dm.quantization.smoothing import Smoothing
 from ptq4dm.ranges.histograms import LayerStatistics
+from ptq4dm.ranges.laws import law_distance
 from ptq4dm.ranges.range_table import choose_ranges
 from ptq4dm.recipe import CalibrationRecipe, Recipe, load_recipe
+from ptq4dm.studies.extractor import find_extractor
 from ptq4dm.studies.float_walk import FloatWalk, Trajectories, float_walk
 from ptq4dm.studies.pool import Pool, collect_pool
+from ptq4dm.studies.sensitive import QUICK_CALLS, find_sensitive
 from ptq4dm.studies.settings import Settings
 from ptq4dm.studies.sweep import Sweep, along_time, largest_on, make_sweep, smoothed
 
-SEARCH_CALLS = 48
-"""Calls that a quick study may make to find the sensitive layers."""
 SHOWN = 8
 """Pictures of a row that are kept to be looked at."""
 FEEDBACK_SAMPLES = 256
@@ -56,6 +54,29 @@ class Study:
     def model(self) -> str:
         """The fingerprint of the float model."""
         return self.pipeline.fingerprint
+
+    @cached_property
+    def sight(self) -> tuple[Extractor | None, str]:
+        """What pictures are seen through, loaded once; None where there is none, and why."""
+        return find_extractor(self.pipeline.picture_shape[0])
+
+    @property
+    def extractor(self) -> Extractor | None:
+        """What pictures are seen through."""
+        return self.sight[0]
+
+    @cached_property
+    def between_pictures(self) -> float | None:
+        """The mean perceptual distance of the float model's test pictures from one another: the scale of a row's."""
+        if self.extractor is None:
+            return None
+        drawn = self.walk(self.trajectories).pictures
+        return float(feature_distance(self.extractor, drawn, drawn.roll(1, 0)).mean())
+
+    @property
+    def size(self) -> dict[str, Any]:
+        """The settings that a row depends on, as JSON data: how many pictures distances are measured on is none."""
+        return {**asdict(self.settings), "distribution": None}
 
     @cached_property
     def recipe(self) -> Recipe:
@@ -132,6 +153,11 @@ class Study:
         """The statistics under a law, from the sweep."""
         return self.sweep.under(self.shares_of(law, options, self.pool.timesteps))
 
+    def law_distance(self, law: str | Callable[..., Any], options: Mapping[str, Any]) -> float:
+        """How far a law is from those whose statistics the sweep gives exactly (`ranges.laws`); 0 for such a one."""
+        visited = self.sweep.visited
+        return law_distance(self.shares_of(law, options, visited), visited, self.sweep.edges)
+
     def law_set(self, law: str | Callable[..., Any], options: Mapping[str, Any], **changes: Any) -> CalibrationSet:
         """Samples of the pool under a law: those that weights are rounded by."""
         total = self.pipeline.num_train_timesteps
@@ -160,24 +186,17 @@ class Study:
 
     @cached_property
     def sensitive(self) -> dict[str, Any]:
-        """Found once, for the default recipe, and the same in all rows. `shares`: each layer's share of the output's
-        squared error. `left_in_float`: the layers that are kept out of INT8 for theirs, with the reason."""
-        path = self.folder / "sensitive.json"
-        key = fingerprint({}, self.model, {**asdict(self.settings), "distribution": None})
-        try:
-            saved = read_json(path)
-            if saved["key"] == key:
-                return saved["found"]
-        except (ArtifactError, KeyError, TypeError):  # not measured yet
-            pass
-        network = self.pipeline.denoiser
-        calls = [call for call, _ in calls_on(network, self.default_set.calls(OBSERVED_AT_ONCE))]
-        limit = SEARCH_CALLS if self.settings.quick else None
-        shares, _ = shares_within(network, self.rounded_layers, calls, limit, self.shown)
-        left = best_in_float(shares, count_macs(network, calls[0]), self.recipe.float_share)
-        found = {"shares": shares, "left_in_float": left}
-        write_json(path, {"key": key, "found": found})
-        return found
+        """Found once, for the default recipe, and the same in all rows (`studies.sensitive`)."""
+        key, network = fingerprint({}, self.model, self.size, self.recipe.to_dict()), self.pipeline.denoiser
+        return find_sensitive(
+            self.folder / f"sensitive-{key}.json",
+            network,
+            lambda: self.rounded_layers,
+            [call for call, _ in calls_on(network, self.default_set.calls(OBSERVED_AT_ONCE))],
+            self.recipe.float_share,
+            QUICK_CALLS if self.settings.quick else None,
+            self.shown,
+        )
 
     @cached_property
     def rounded_layers(self) -> dict[str, QuantizedLayer]:

@@ -16,7 +16,7 @@ from ptq4dm.quantization.time_bands import set_bands
 from ptq4dm.ranges.laws import band_shares
 from ptq4dm.ranges.time_bands import BandedRanges, banded_ranges
 from ptq4dm.studies.bits import SIMULATED, with_input_bits
-from ptq4dm.studies.cases import SWEEP, Case, measure, measured_case
+from ptq4dm.studies.cases import SWEEP, Case, measure, measured_case, painter
 from ptq4dm.studies.sentences import ONE_BAND
 from ptq4dm.studies.study import Study
 
@@ -41,6 +41,7 @@ def cases_of(study: Study, input_bits: int) -> list[Case]:
         identity_of(study, input_bits),
         lambda: one_band(study, input_bits),
         note="" if input_bits == 8 else SIMULATED,
+        shared=lambda: study.default_network,
     )
     numbers = QUICK_BANDS if study.settings.quick else BANDS
     return [one, *(banded_case(study, input_bits, bands, one) for bands in numbers)]
@@ -74,7 +75,15 @@ def banded_case(study: Study, input_bits: int, bands: int, one: Case) -> Case:
     note = "" if input_bits == 8 else SIMULATED
     name = f"A{input_bits}, {bands} bands"
     return Case(
-        "time_scales", name, identity, run, study.trajectories, baseline=one, note=note, build=lambda: build()[0]
+        "time_scales",
+        name,
+        identity,
+        run,
+        study.trajectories,
+        one,
+        note,
+        lambda: painter(study, build()[0], study.trajectories),
+        lambda: study.default_network,
     )
 
 
