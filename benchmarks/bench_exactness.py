@@ -1,10 +1,11 @@
 """How far an engine is from the simulated network, beside how far float32 is from float64, on the same calls.
 
-    python benchmarks/bench_exactness.py [--quick] [--count 32] [--steps 10] [--isa native|avx2|both]
+    python benchmarks/bench_exactness.py [--quick] [--count 32] [--steps 10] [--isa native|avx2|both] [--bands 4]
 
 Both networks get the float trajectory's x_t. Where no integer flips, two float networks differ by 1e-7; one flip
 makes 1e-3 of it: so the distances of calls span orders of magnitude, and both their mean and the mean of their
 logarithms are given. Intervals are paired and over pictures. A ratio of 1 or less means: no farther.
+--bands: the same network with time-step-dependent scales, on OpenVINO (`bench_time_scales.with_bands`).
 """
 
 import copy
@@ -12,14 +13,17 @@ import sys
 from typing import Any
 
 import torch
+from bench_time_scales import with_bands
 from common import AVX2, add_isa, add_model, open_pair, parser, save, under_each_isa
 from torch import Tensor
 
+from ptq4dm.backends.cpu.openvino.run import OpenVINOBackend
 from ptq4dm.evaluation.bootstrap import paired_difference
 from ptq4dm.pipelines.denoiser import predict
 from ptq4dm.pipelines.sampling import seeded_start, trajectory
 from ptq4dm.pipelines.schedulers import make_scheduler
 from ptq4dm.progress import progress
+from ptq4dm.quantization.quantized_model import example_call
 
 FIRST_SEED = 1_000_000
 SMALLEST = 1e-9
@@ -33,6 +37,7 @@ def main() -> None:
     own.add_argument("--backend", default="openvino")
     own.add_argument("--count", type=int)
     own.add_argument("--steps", type=int)
+    own.add_argument("--bands", type=int, default=1)
     args = own.parse_args()
     if not under_each_isa(args):
         measure(args)
@@ -41,7 +46,11 @@ def main() -> None:
 def measure(args) -> None:
     pipeline, model = open_pair(args)
     count, steps = args.count or (4 if args.quick else 32), args.steps or (3 if args.quick else 10)
-    simulated, engine = model.to_module("simulated"), model.to_module(args.backend)
+    if args.bands > 1:
+        simulated = with_bands(model.network, args.bands, pipeline.num_train_timesteps)
+        engine = OpenVINOBackend().prepare(simulated, example_call(pipeline))
+    else:
+        simulated, engine = model.to_module("simulated"), model.to_module(args.backend)
     exact = copy.deepcopy(simulated).double()
     x_T, generators = seeded_start(pipeline.picture_shape, range(FIRST_SEED, FIRST_SEED + count))
     scheduler = make_scheduler("ddim", pipeline.scheduler.config)
@@ -57,7 +66,8 @@ def measure(args) -> None:
             done(1)
     table = {name: torch.stack(rows, dim=1) for name, rows in distances.items()}
     results = {
-        "what": f"{args.model} on {args.backend}, {count} pictures, DDIM-{steps}, every call",
+        "what": f"{args.model} on {args.backend}, {count} pictures, DDIM-{steps}, every call"
+        + (f", {args.bands} bands of time-steps" if args.bands > 1 else ""),
         "isa": args.isa,
         "isa_settings": AVX2 if args.isa == "avx2" else {},
         "relative_l2": {name: summary(rows) for name, rows in table.items()},
@@ -65,7 +75,7 @@ def measure(args) -> None:
                                       for name, rows in table.items() if name.startswith("engine")},
     }  # fmt: skip
     report(results)
-    save(f"exactness-{args.backend}", args, results)
+    save(f"exactness-{args.backend}" + (f"-{args.bands}-bands" if args.bands > 1 else ""), args, results)
 
 
 def relative_l2(got: Tensor, reference: Tensor) -> Tensor:

@@ -14,7 +14,6 @@ from pathlib import Path
 import torch
 from common import parser, save
 
-from ptq4dm.calibration.time_shares import time_shares, visit_shares
 from ptq4dm.pipelines.pipeline import open_pipeline
 from ptq4dm.ranges.laws import band_shares, under_law
 from ptq4dm.ranges.many_laws import ranges_of_laws
@@ -22,6 +21,7 @@ from ptq4dm.ranges.metrics import mse
 from ptq4dm.ranges.mixture import mixture_of
 from ptq4dm.ranges.range_table import choose_ranges
 from ptq4dm.ranges.search import best_of
+from ptq4dm.studies.law_grid import skew_normal_visits
 from ptq4dm.studies.settings import FULL, QUICK
 from ptq4dm.studies.study import Study
 
@@ -56,13 +56,8 @@ def measure(args, work: Path) -> None:
     options = laws(27 if args.quick else 1000)
 
     started = time.perf_counter()
-    total = study.pipeline.num_train_timesteps
-    shares = torch.stack(
-        [
-            band_shares(visit_shares(time_shares("ndtc", item, total), sweep.visited), sweep.visited, sweep.edges)
-            for item in options
-        ]
-    )
+    visits = skew_normal_visits(options, sweep.visited, study.pipeline.num_train_timesteps)
+    shares = torch.stack([band_shares(item, sweep.visited, sweep.edges) for item in visits])
     seconds["shares of laws"] = time.perf_counter() - started
     found = ranges_of_laws(sweep.statistics, shares, study.recipe.ranges, sys.stderr.isatty())
     seconds["laws"] = time.perf_counter() - started

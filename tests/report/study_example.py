@@ -7,6 +7,7 @@ from typing import Any
 from PIL import Image
 
 from ptq4dm.studies.redundancy_sentences import GROWTH, NOISE, SHARES
+from ptq4dm.studies.standing import standing
 from ptq4dm.studies.store import FORMAT_VERSION
 from ptq4dm.studies.verdict import verdicts
 
@@ -109,6 +110,7 @@ def write_study(folder: Path) -> Path:
         "float_sheet": "pictures/one.png",
         "rows": rows,
         "verdicts": verdicts(rows),
+        "standing": standing(rows),
         "seconds": {"all rows": 9.0},
         "perceptual": {"extractor": "some network", "why_none": "", "between_pictures": 1.5},
         "environment": {},

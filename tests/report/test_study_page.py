@@ -11,7 +11,7 @@ from report.study_example import HERE, write_study
 from ptq4dm.errors import ArtifactError
 from ptq4dm.report.study_page import build_study_page
 from ptq4dm.report.study_text import study_text
-from ptq4dm.studies.sentences import QUESTIONS, sentence
+from ptq4dm.studies.sentences import NAIVE, OTHER, QUESTIONS, sentence
 from ptq4dm.studies.store import FORMAT_VERSION
 
 
@@ -45,7 +45,32 @@ def test_the_terminal_says_the_same(study_folder: Path) -> None:
 def test_rows_that_do_not_differ_are_said_not_to(study_folder: Path) -> None:
     rows = json.loads((study_folder / "study.json").read_text())["rows"]
     metrics = [item for item in rows if item["question"] == "metrics"]
-    assert sentence("metrics", metrics).startswith("Of 3 variants compared with the default recipe, 1 do not differ")
+    said = sentence("metrics", metrics)
+    assert said.startswith("Of 3 variants compared with the default recipe or the row that they name, 1 do not differ")
+
+
+def test_the_default_recipe_stands_among_the_others(study_folder: Path) -> None:
+    results = json.loads((study_folder / "study.json").read_text())
+    words = "2 have a smaller error of a call beyond their own 95 % interval (metrics: min-max; auto: "
+    assert words in study_text(results) and words in build_study_page(study_folder).read_text()
+
+
+def test_samplers_are_told_by_what_they_were_calibrated_on() -> None:
+    """Ten pictures under one sampler, four under another: each question has its own answer, and n is a span."""
+
+    def row(variant: str, shift: float, n: int) -> dict[str, Any]:
+        low, high = shift - 0.001, shift + 0.001
+        found = {"value": shift, "low": low, "high": high, "n": n}
+        of_call = {"relative_l2": {"mean": 0.01 + shift, "difference": found if shift else None}}
+        return {"variant": variant, "n": n, "call": of_call, "picture": {}, "per_picture": {"relative_l2": []}}
+
+    rows = [row("ddim-20: default calibration", 0.0, 10), row("ddpm-1000: default calibration", 0.0, 4)]
+    rows += [row(f"ddim-20: {OTHER}", -0.002, 10), row(f"ddim-20: {NAIVE}", 0.005, 10)]
+    rows += [row(f"ddpm-1000: {NAIVE}", 0.0005, 4)]
+    said = sentence("samplers", rows)
+    assert "on the sampler that draws: better under ddim-20, no different under 0 of 1 samplers." in said
+    assert "at t = 0 alone: worse under ddim-20, no different under 1 of 2 samplers." in said
+    assert "over 4 to 10 pictures" in said
 
 
 def test_a_folder_without_a_study_is_refused(tmp_path: Path) -> None:

@@ -57,11 +57,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("study")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def two_samplers() -> Iterator[None]:
+    """Fewer samplers than a quick study asks, in few steps; the study's own among them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ptq4dm.studies.samplers.QUICK", (("ddim", 4), ("unipc", 3)))
+        yield
+
+
 @pytest.fixture(scope="session")
 def results(pipe: DDPMPipeline, sizes: Settings, folder: Path) -> dict[str, Any]:
-    """All experiments but `samplers`, `time_scales` and `auto`, which take long."""
-    names = ["drift", "operations", "sources", "timesteps", "metrics", "bits", "samples", "redundancy"]
-    return run_study(pipe, folder, settings=sizes, only=names)
+    """All experiments."""
+    return run_study(pipe, folder, settings=sizes)
 
 
 @pytest.fixture(scope="session")

@@ -17,10 +17,12 @@ from ptq4dm.evaluation.fidelity import compare_calls, mean_db, picture_psnr
 from ptq4dm.pipelines.sampling import sample
 from ptq4dm.studies import EXPERIMENTS, Settings, run_study
 from ptq4dm.studies.run import RESULTS
+from ptq4dm.studies.samplers import DEFAULT
+from ptq4dm.studies.sentences import NAIVE, OTHER
 from ptq4dm.studies.study import Study
+from ptq4dm.studies.timesteps import AS_MANY
 
-LEFT_OUT = {"samplers", "time_scales", "auto"}
-"""Experiments that take long; they are tested by themselves."""
+ONES = ("start: t = 0", "middle: t = 500", "end: t = 999")
 
 
 def rows_of(results: dict[str, Any], question: str) -> dict[str, dict[str, Any]]:
@@ -30,8 +32,8 @@ def rows_of(results: dict[str, Any], question: str) -> dict[str, dict[str, Any]]
 def test_every_question_has_rows_and_the_file_holds_what_is_returned(
     pipe: DDPMPipeline, sizes: Settings, results: dict[str, Any], folder: Path
 ) -> None:
-    assert {row["question"] for row in results["rows"]} == {*EXPERIMENTS, "default"} - LEFT_OUT
-    again = run_study(pipe, folder, settings=sizes, only=[name for name in EXPERIMENTS if name not in LEFT_OUT])
+    assert {row["question"] for row in results["rows"]} == {*EXPERIMENTS, "default"}
+    again = run_study(pipe, folder, settings=sizes)
     assert json.loads((folder / RESULTS).read_text()) == json.loads(json.dumps(again))
     assert again["rows"] == results["rows"]
     for row in results["rows"]:
@@ -71,6 +73,21 @@ def test_differences_are_paired_bootstrap_estimates_against_the_default(results:
     wanted = ttest_rel(second, first).confidence_interval(0.95)
     half = (wanted.high - wanted.low) / 2  # of 3 pictures, resampling leaves a seventh of it out
     assert (found["low"], found["high"]) == pytest.approx((wanted.low, wanted.high), abs=0.25 * half)
+
+
+def test_samplers_are_compared_with_one_calibration_on_as_many_samples(results: dict[str, Any]) -> None:
+    """Under the study's own sampler its calibration is that sampler's own: two rows there, three elsewhere."""
+    rows = rows_of(results, "samplers")
+    assert list(rows) == [
+        *(f"ddim-4: {variant}" for variant in (DEFAULT, NAIVE)),
+        *(f"unipc-3: {variant}" for variant in (DEFAULT, OTHER, NAIVE)),
+    ]
+    for name, row in rows.items():
+        first = rows[f"{name.split(':')[0]}: {DEFAULT}"]
+        assert row is first or row["baseline"] == first["key"]
+    few = rows_of(results, "timesteps")[AS_MANY]
+    assert few["key"] == rows[f"ddim-4: {DEFAULT}"]["key"]
+    assert {rows_of(results, "timesteps")[name]["baseline"] for name in ONES} == {few["key"]}
 
 
 def test_a_variant_that_is_the_default_is_not_measured_again(results: dict[str, Any]) -> None:

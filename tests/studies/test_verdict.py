@@ -7,6 +7,7 @@ import pytest
 
 from ptq4dm.studies.comparisons import CONTRADICTED, MISSING, SUPPORTED, UNDECIDED
 from ptq4dm.studies.rows import compared, difference, verdict_of
+from ptq4dm.studies.timesteps import AS_MANY
 from ptq4dm.studies.verdict import CLAIMS, verdicts
 
 NOISE = [0.0, 1e-4, -1e-4, 5e-5, -5e-5, 2e-5]
@@ -83,10 +84,72 @@ def test_every_claim_has_the_papers_words_and_is_not_measured_without_rows() -> 
     assert all(item["verdict"] == MISSING and item["published"] and not item["comparisons"] for item in found)
 
 
-def test_a_row_that_is_not_applicable_is_left_out() -> None:
-    rows = [row("sources", "denoising trajectory", 0.01), row("sources", "pure noise", 0.02)]
-    rows.append({"question": "sources", "variant": "raw pictures", "not_applicable": "none"})
-    assert verdict_on("Inputs from the float", rows) == SUPPORTED
+@pytest.mark.parametrize(("noise", "wanted"), [(0.02, MISSING), (0.005, CONTRADICTED)])
+def test_a_claim_about_sources_needs_all_of_them(noise: float, wanted: str) -> None:
+    """Without pictures two of the four sources are not applicable: noise alone can contradict, never support."""
+    rows = [row("sources", "denoising trajectory", 0.01), row("sources", "pure noise", noise)]
+    rows += [
+        {"question": "sources", "variant": name, "not_applicable": "none"}
+        for name in ("raw pictures", "training-style noised pictures")
+    ]
+    assert verdict_on("Inputs from the float", rows) == wanted
+
+
+def with_pictures(found: dict[str, Any], psnr: float) -> dict[str, Any]:
+    values = [psnr + 1e3 * noise for noise in NOISE]
+    return {**found, "per_picture": {**found["per_picture"], "picture_psnr": values}}
+
+
+@pytest.mark.parametrize(("psnr", "wanted"), [(40.0, UNDECIDED), (30.0, SUPPORTED), (35.0, SUPPORTED)])
+def test_pictures_that_say_the_opposite_leave_a_claim_open(psnr: float, wanted: str) -> None:
+    rows = [with_pictures(row("default", "default", 0.01), 35.0)]
+    rows.append(with_pictures(row("timesteps", "uniform", 0.02), psnr))
+    assert verdict_on("NDTC", rows) == wanted
+
+
+@pytest.mark.parametrize(("one", "wanted"), [(0.02, SUPPORTED), (0.01, UNDECIDED), (0.005, CONTRADICTED)])
+def test_one_time_step_is_compared_with_as_many_samples(one: float, wanted: str) -> None:
+    rows = [row("default", "default", 0.001), row("timesteps", AS_MANY, 0.01)]
+    rows += [row("timesteps", "start: t = 0", one), row("timesteps", "end: t = 999", 0.03)]
+    assert verdict_on("Calibrated at one", rows) == wanted
+
+
+@pytest.mark.parametrize(
+    ("small", "large", "wanted"),
+    [(0.01, 0.02, SUPPORTED), (0.02, 0.01, CONTRADICTED), (0.01, 0.01, UNDECIDED)],
+)
+def test_small_time_steps(small: float, large: float, wanted: str) -> None:
+    errors = {"0.1": small, "0.9": large, "0.3": small, "0.7": large}
+    rows = [row("timesteps", f"normal, μ = {where} T, σ = 0.2 T", error) for where, error in errors.items()]
+    assert verdict_on("Samples nearer", rows) == wanted
+
+
+@pytest.mark.parametrize(("start", "wanted"), [(0.02, SUPPORTED), (0.01, UNDECIDED), (0.005, CONTRADICTED)])
+def test_many_time_steps(start: float, wanted: str) -> None:
+    rows = [row("timesteps", "uniform", 0.01), row("timesteps", "start: t = 0", start)]
+    assert verdict_on("Samples must still cover", rows) == wanted
+
+
+@pytest.mark.parametrize(
+    ("psnr", "wanted"), [(40.0, SUPPORTED), (20.0, CONTRADICTED), (30.0, UNDECIDED), (None, MISSING)]
+)
+def test_rounded_outputs_do_no_harm_only_if_they_lose_less_than_the_layers(psnr: float | None, wanted: str) -> None:
+    """A difference that is not seen supports nothing."""
+    rows = [with_pictures(row("default", "default", 0.01), 30.0)]
+    if psnr is not None:
+        step = with_pictures(row("operations", "x_{t-1}", 0.0), psnr)
+        del step["per_picture"]["relative_l2"]
+        rows.append(step)
+    assert verdict_on("Rounding the network's outputs", rows) == wanted
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "wanted"), [(-1.0, 2.0, SUPPORTED), (6.0, 9.0, CONTRADICTED), (-10.0, 10.0, UNDECIDED)]
+)
+def test_little_is_lost_if_the_interval_stays_below_a_twentieth(low: float, high: float, wanted: str) -> None:
+    facts = {"measure": "Fréchet", "float": 100.0, "difference": (low + high) / 2, "low": low, "high": high, "n": 128}
+    rows = [{"question": "distribution", "variant": "default", "facts": {"rows": [facts]}}]
+    assert verdict_on("8 bits lose", rows) == wanted
 
 
 def test_comparisons_say_which_is_better() -> None:

@@ -3,11 +3,15 @@
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from markupsafe import Markup
 
 from ptq4dm.report.charts import TIME
 from ptq4dm.report.svg import Scale, box, picture, text
+
+TICKS: Final = 250
+"""Labels of the axis stand at multiples of this, about four of them."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,8 @@ def heat_map(key: str, title: str, words: str, rows: Sequence[HeatRow], t: Seque
             x, end = scale(edges[band]), scale(edges[band + 1])
             cell = box(x, y + (12 if narrow else 1), end - x + 0.3, 12, "heat", f"{row.name}, {tip}")
             parts.append(Markup('<g fill-opacity="{:.3f}">{}</g>').format(max(shade, 0.03), cell))
-    for value in (0, 250, 500, 750, 1000):
+    quarter = TICKS * max(1, round(edges[-1] / (4 * TICKS)))
+    for value in range(0, 5 * quarter, quarter):
         if value <= edges[-1] + 1:
             parts.append(text(scale(min(value, edges[-1])), height - 22, str(value), "tick middle"))
     parts.append(text(width - 16, height - 6, TIME, "label end"))

@@ -13,6 +13,7 @@ from ptq4dm.report import drift_charts, effect_charts, redundancy_charts, study_
 from ptq4dm.report.page import FULL, NARROW, environment
 from ptq4dm.report.sheets import data_uri
 from ptq4dm.studies.sentences import QUESTIONS, extreme_of, outcome_of, sentence
+from ptq4dm.studies.standing import standing_sentence
 from ptq4dm.studies.store import FORMAT_VERSION
 
 RESULTS: Final = "study.json"
@@ -20,6 +21,14 @@ PAGE: Final = "study.html"
 ENLARGED: Final = 2
 CURVES: Final = 4
 """Curves in one chart, at most."""
+UNITS: Final = {"relative_l2": "%", "picture_psnr": "dB"}
+RELATIONS: Final = {
+    "better": "better than",
+    "worse": "worse than",
+    "no difference": "not different from",
+    "mixed": "better in calls or pictures and worse in the other than",
+    "unknown": "not comparable with",
+}
 TONES: Final = {"supported": "yes", "contradicted": "no"}
 
 
@@ -44,7 +53,8 @@ def load_study(folder: Path) -> dict[str, Any]:
     results = read_json(path)
     if not isinstance(results, dict) or results.get("format_version") != FORMAT_VERSION:
         raise ArtifactError(f"{path} is no study of version {FORMAT_VERSION}: run `ptq4dm study` again")
-    for key, kind in (("rows", list), ("verdicts", list), ("model", dict), ("settings", dict), ("recipe", dict)):
+    kinds = {"rows": list, "verdicts": list, "standing": dict, "model": dict, "settings": dict, "recipe": dict}
+    for key, kind in kinds.items():
         if not isinstance(results.get(key), kind):
             raise ArtifactError(f"{path}: {key} is missing or damaged: run `ptq4dm study` again")
     return results
@@ -63,6 +73,7 @@ def study_context(results: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         "name": words.short_name(results["model"]["name"]),
         "settings": results["settings"],
         "summary": summary_of(results["verdicts"]),
+        "standing": standing_sentence(results["standing"]),
         "verdicts": [verdict_row(item) for item in results["verdicts"]],
         "questions": questions,
         "default": default,
@@ -205,10 +216,10 @@ def verdict_row(item: Mapping[str, Any]) -> dict[str, Any]:
 
 def comparison_words(item: Mapping[str, Any]) -> str:
     """What one comparison found."""
-    found, call = item["estimate"], item["measure"] == "relative_l2"
-    span = difference_words(found, 100 if call else 1, "%" if call else "dB") if found else "no pairs"
-    relation = {"better": "better than", "worse": "worse than"}.get(item["outcome"], "not different from")
-    return f"{item['first']} {relation} {item['second']}: {span}"
+    found, unit = item["estimate"], UNITS.get(item["measure"], "")
+    span = difference_words(found, 100 if unit == "%" else 1, unit).strip() if found else "no pairs"
+    pictures = f"; {difference_words(item['pictures'], 1, 'dB')}" if item["pictures"] else ""
+    return f"{item['first']} {RELATIONS[item['outcome']]} {item['second']}: {span}{pictures}"
 
 
 def summary_of(verdicts: Sequence[Mapping[str, Any]]) -> str:

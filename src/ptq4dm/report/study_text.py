@@ -5,6 +5,7 @@ from typing import Any
 
 from ptq4dm.report.words import decibels, duration, percent
 from ptq4dm.studies.sentences import QUESTIONS, outcome_of, sentence
+from ptq4dm.studies.standing import standing_sentence
 
 
 def study_text(results: Mapping[str, Any]) -> str:
@@ -20,6 +21,7 @@ def study_text(results: Mapping[str, Any]) -> str:
             lines.append(f"  {sentence(question, rows)}")
     lines += ["", "The paper's claims on this model"]
     lines += [f"  {item['verdict']:12s}  {item['claim']}" for item in results["verdicts"]]
+    lines += ["", standing_sentence(results["standing"])]
     lines.append(f"\n{duration(results['seconds']['all rows'])} in all rows")
     return "\n".join(lines[1:])
 

@@ -10,7 +10,7 @@ noise of 2 %. All ranges come from the one sweep:
   the layer's own input does to the answer at t (`studies.layer_gains`);
 * for each layer these weights themselves.
 
-The same law from other calibration trajectories tells how much of a difference is the draw.
+Two draws of few samples under the default law tell how much of a difference is the draw.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -26,20 +26,17 @@ from ptq4dm.calibration.call_errors import error_of, noise_of_size
 from ptq4dm.calibration.step_weights import StepWeights, weigh_steps
 from ptq4dm.ranges.histograms import LayerStatistics
 from ptq4dm.ranges.laws import band_shares, under_law
-from ptq4dm.studies.auto_words import AUTO, PUBLISHED, UNIFORM
+from ptq4dm.studies.auto_words import AUTO, DRAWS, PUBLISHED, UNIFORM
 from ptq4dm.studies.cases import Case, measured_case, recipe_case
 from ptq4dm.studies.law_grid import Grid, best_for_layers, make_grid, nearest
 from ptq4dm.studies.layer_gains import layer_gains
-from ptq4dm.studies.study import FEEDBACK_SAMPLES, Study
+from ptq4dm.studies.samples import few_of, few_samples, first_of
+from ptq4dm.studies.study import Study
 
 QUESTION: Final = "auto"
 FACTS: Final = "what an error at each time-step does"
 PLAIN, NEAREST = "p ∝ w(t)", "skew normal nearest to auto"
 OWN_SKEW, OWN = "skew normal of each layer's own", "weights of each layer's own"
-REDRAWN: Final = f"{PUBLISHED}, other trajectories"
-REDRAWN_NOTE: Final = (
-    f"the same law on {FEEDBACK_SAMPLES} samples of other calibration trajectories: what the draw does"
-)
 NDTC: Final = {"location": 0.4, "scale": 0.4, "shape": 0.0, "overflow": "clip"}
 """As the paper's released script has it."""
 WHITE: Final = 0.02
@@ -159,13 +156,8 @@ def auto(study: Study) -> Sequence[Case]:
     def own_skew() -> dict[str, Tensor]:
         return {name: effects.grid.shares[index] for name, index in effects.own_laws.items()}
 
-    def redrawn() -> nn.Module:
-        size = study.settings
-        pool = replace(study, settings=replace(size, seed=size.seed + 1)).pool
-        total = study.pipeline.num_train_timesteps
-        drawn = pool.under("ndtc", NDTC, FEEDBACK_SAMPLES, size.seed + 1, total)
-        return study.on_set(study.recipe, drawn)
-
+    few, n = few_of(study, QUESTION, DRAWS[0]), few_samples(study)
+    redrawn = first_of(study, QUESTION, n, n, study.settings.seed + 1, DRAWS[1])
     cases = [
         recipe_case(study, QUESTION, PUBLISHED, {"calibration": {"timesteps": "ndtc", "law_options": NDTC}}),
         recipe_case(study, QUESTION, UNIFORM, {"calibration": {"timesteps": UNIFORM, "law_options": {}}}),
@@ -180,5 +172,6 @@ def auto(study: Study) -> Sequence[Case]:
         case(PLAIN, lambda: effects.weighted(1)),
         case(OWN, lambda: effects.layerwise(effects.layer_shares)),
         case(NEAREST, lambda: effects.lawful("ndtc", effects.nearest)),
-        replace(case(REDRAWN, redrawn), note=REDRAWN_NOTE),
+        few,
+        replace(redrawn, baseline=few, note="the same number of samples from other trajectories: what the draw does"),
     ]

@@ -121,13 +121,24 @@ def set_case(
     variant: str,
     how: Mapping[str, Any],
     collected: Callable[[], CalibrationSet],
+    *,
+    trajectories: Trajectories | None = None,
+    baseline: Case | None = None,
     note: str = "",
 ) -> Case:
     """A case calibrated on a set of samples of its own. how: JSON data, which set that is."""
     recipe = study.recipe
     identity = {"recipe": recipe.to_dict(), "calibration": dict(how)}
     return measured_case(
-        study, question, variant, identity, lambda: study.on_set(recipe, collected()), note=note, shared=collected
+        study,
+        question,
+        variant,
+        identity,
+        lambda: study.on_set(recipe, collected()),
+        trajectories=trajectories,
+        baseline=baseline,
+        note=note,
+        shared=collected,
     )
 
 

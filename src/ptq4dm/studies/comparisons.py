@@ -8,18 +8,22 @@ from ptq4dm.studies.rows import difference, verdict_of
 from ptq4dm.studies.store import Row
 
 SUPPORTED, CONTRADICTED, UNDECIDED, MISSING = "supported", "contradicted", "not decided", "not measured"
+CALLS, PICTURES = "relative_l2", "picture_psnr"
 Rows = Mapping[tuple[str, str], Row]
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two rows and which is better: `first` is `better`, `worse`, or there is `no difference` (or `unknown`)."""
+    """Two rows and which is better: `first` is `better`, `worse`, or there is `no difference` (or `unknown`); `mixed`
+    where calls and pictures say the opposite of each other. estimate: the paired difference in `measure`. pictures:
+    that in the PSNR of pictures, where it is not `measure`."""
 
     first: str
     second: str
     outcome: str
     measure: str
     estimate: dict[str, Any] | None
+    pictures: dict[str, Any] | None = None
 
 
 def compare(rows: Rows, first: tuple[str, str], second: tuple[str, str]) -> Comparison | None:
@@ -30,9 +34,14 @@ def compare(rows: Rows, first: tuple[str, str], second: tuple[str, str]) -> Comp
     if (one["sampler"], one["steps"], one["n"]) != (other["sampler"], other["steps"], other["n"]):
         return None
     both = one["per_picture"].keys() & other["per_picture"].keys()
-    measure = "relative_l2" if "relative_l2" in both else "picture_psnr"
-    estimate = difference(one, other, measure)
-    return Comparison(first[1], second[1], verdict_of(estimate, measure != "relative_l2"), measure, estimate)
+    pictures = difference(one, other, PICTURES) if PICTURES in both else None
+    seen = verdict_of(pictures, True)
+    if CALLS not in both:
+        return Comparison(first[1], second[1], seen, PICTURES, pictures)
+    estimate = difference(one, other, CALLS)
+    outcome = verdict_of(estimate, False)
+    opposite = {outcome, seen} == {"better", "worse"}
+    return Comparison(first[1], second[1], "mixed" if opposite else outcome, CALLS, estimate, pictures)
 
 
 def found_in(rows: Rows, question: str, start: str) -> list[tuple[str, str]]:

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from ptq4dm.calibration.calibration_set import CalibrationSet
 from ptq4dm.calibration.collect import collect
 from ptq4dm.errors import ArtifactError, RecipeError
-from ptq4dm.evaluation.commands import FIRST_SEED
 from ptq4dm.files import fingerprint, new_file, read_json, write_json
 from ptq4dm.pipelines.pipeline import Pipeline, modes_kept, open_pipeline, require_unconditional
 from ptq4dm.quantization.mixed_precision import Sensitivity, in_order
@@ -29,9 +28,9 @@ from ptq4dm.studies.float_walk import FloatWalk, Trajectories, errors_along, wal
 from ptq4dm.studies.single_errors import single_errors
 from ptq4dm.workflow import in_float32, quantize_opened
 
-RANKED: Final = range(FIRST_SEED, FIRST_SEED + 4)
-"""Seeds of the pictures on whose calls each layer is quantized alone."""
-MEASURED: Final = range(FIRST_SEED + 4, FIRST_SEED + 12)
+RANKED: Final = range(500_000, 500_004)
+"""Seeds of the pictures on whose calls each layer is quantized alone: none that an evaluation or a study tests with."""
+MEASURED: Final = range(500_004, 500_012)
 """Seeds of the pictures on whose calls a plan is measured."""
 CALLS: Final = 10
 """Calls of each picture, evenly spaced over its trajectory."""

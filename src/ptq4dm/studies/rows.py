@@ -37,7 +37,7 @@ import numpy as np
 from scipy.stats import t as student_t
 from torch import Tensor
 
-from ptq4dm.evaluation.bootstrap import Estimate, mean_statistic, paired_difference
+from ptq4dm.evaluation.bootstrap import POWER, Estimate, mean_statistic, paired_difference
 from ptq4dm.evaluation.features import Extractor, feature_distance
 from ptq4dm.evaluation.fidelity import CallErrors, mean_db, picture_psnr
 from ptq4dm.studies.store import Row
@@ -112,7 +112,9 @@ def for_few(estimate: Estimate) -> Estimate:
     """
     error = estimate.standard_error * math.sqrt(estimate.n / (estimate.n - 1))
     half = error * float(student_t.ppf(0.5 + estimate.confidence / 2, estimate.n - 1))
-    return replace(estimate, low=estimate.value - half, high=estimate.value + half, standard_error=error)
+    seen = error * float(student_t.ppf(POWER, estimate.n - 1))
+    low, high = estimate.value - half, estimate.value + half
+    return replace(estimate, low=low, high=high, standard_error=error, detectable=half + seen)
 
 
 def verdict_of(estimate: Mapping[str, Any] | None, higher_is_better: bool) -> str:

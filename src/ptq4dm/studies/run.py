@@ -19,6 +19,7 @@ from ptq4dm.studies.cases import DEFAULT, Case, default_case, row_of, saved_row
 from ptq4dm.studies.distributions import distribution_cases
 from ptq4dm.studies.experiments import EXPERIMENTS
 from ptq4dm.studies.settings import FULL, QUICK, Settings
+from ptq4dm.studies.standing import standing
 from ptq4dm.studies.store import FORMAT_VERSION, Row, Store
 from ptq4dm.studies.study import Study
 from ptq4dm.studies.verdict import verdicts
@@ -130,6 +131,7 @@ def results_of(study: Study, rows: list[Row], seconds: float) -> dict[str, Any]:
         },
         "rows": rows,
         "verdicts": verdicts(rows),
+        "standing": standing(rows),
         "seconds": {"all rows": sum(spent.values()), "this run": seconds},
         "environment": environment(),
     }

@@ -13,6 +13,8 @@ from ptq4dm.studies.cases import Case, set_case
 from ptq4dm.studies.study import Study
 
 FEWEST: Final = 4
+FEW: Final = 256
+"""At most how many samples a set has that is collected for one row."""
 REPEATED: Final = 32
 """The n that is drawn again."""
 REPEATS: Final = 2
@@ -29,20 +31,40 @@ def samples(study: Study) -> Sequence[Case]:
     return cases
 
 
+def few_of(study: Study, question: str, variant: str) -> Case:
+    """The default law on few samples, which rows of as few are compared with."""
+    return set_case(study, question, variant, few_identity(study), lambda: few_set(study))
+
+
+def few_identity(study: Study) -> dict[str, int]:
+    """What the set of few samples depends on."""
+    return identity_of(few_samples(study), study.settings.samples, study.settings.seed)
+
+
+def few_set(study: Study) -> CalibrationSet:
+    """The first few of the calibration samples."""
+    return first_set(study, few_samples(study), study.settings.samples, study.settings.seed)
+
+
+def few_samples(study: Study) -> int:
+    """How many samples a set has that is collected for one row."""
+    return min(FEW, study.settings.samples)
+
+
 def first_of(study: Study, question: str, n: int, collected: int, seed: int, variant: str) -> Case:
     """The first n samples of a set of `collected` of a seed."""
-    how = {"samples": n, "of": collected, "seed": seed}
-    return set_case(
-        study,
-        question,
-        variant,
-        how,
-        lambda: shortened(study.collected(samples=collected, seed=seed), n),
-    )
+    how = identity_of(n, collected, seed)
+    return set_case(study, question, variant, how, lambda: first_set(study, n, collected, seed))
 
 
-def shortened(whole: CalibrationSet, n: int) -> CalibrationSet:
-    """The first n samples of a set."""
+def identity_of(n: int, collected: int, seed: int) -> dict[str, int]:
+    """What the first n samples of a set depend on."""
+    return {"samples": n, "of": collected, "seed": seed}
+
+
+def first_set(study: Study, n: int, collected: int, seed: int) -> CalibrationSet:
+    """The first n samples of a set of `collected` of a seed."""
+    whole = study.collected(samples=collected, seed=seed)
     return replace(
         whole,
         x_t=whole.x_t[:n],

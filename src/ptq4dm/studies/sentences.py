@@ -23,6 +23,8 @@ QUESTIONS: Final = {
     "distribution": "How far are the pictures from the data?",
 }
 """Each question in words."""
+OTHER, NAIVE = "calibrated on this sampler", "calibrated at t = 0 alone"
+"""How the variants of the question `samplers` end that are compared with the default calibration."""
 ONE_BAND: Final = "one band"
 """How the variants end that others of the question `time_scales` are compared with."""
 
@@ -40,19 +42,45 @@ def sentence(question: str, rows: Sequence[Row]) -> str:
     if question == "distribution":
         return distribution_sentence([row for row in rows if "facts" in row])
     known = [row for row in rows if "per_picture" in row]
+    if question == "samplers":
+        return samplers_sentence(known)
     judged = [row for row in known if estimate_of(row)]
     if not judged:
         return "No row has a paired difference from the default recipe yet."
     groups: dict[str, list[Row]] = {"better": [], "worse": [], "no difference": []}
     for row in judged:
         groups[outcome_of(row)].append(row)
-    against = "their baselines" if question == "samplers" else "the default recipe"
-    parts = [f"Of {len(judged)} variants compared with {against}, {len(groups['no difference'])} do not differ from it"]
-    if question == "samplers":
-        parts = [f"Of {len(judged)} variants compared with {against}, {len(groups['no difference'])} do not differ"]
+    parts = [
+        f"Of {len(judged)} variants compared with the default recipe or the row that they name, "
+        f"{len(groups['no difference'])} do not differ from it"
+    ]
     parts.append(f"{len(groups['worse'])} are worse{named(groups['worse'], worst=True)}")
     parts.append(f"{len(groups['better'])} are better{named(groups['better'], worst=False)}")
-    return f"{', '.join(parts[:-1])} and {parts[-1]}, beyond the 95 % intervals over {judged[0]['n']} pictures."
+    return f"{', '.join(parts[:-1])} and {parts[-1]}, beyond the 95 % intervals over {pictures_of(judged)} pictures."
+
+
+def samplers_sentence(rows: Sequence[Row]) -> str:
+    """Whether a sampler's own calibration, or one time-step alone, differs from the one calibration for all."""
+    parts = []
+    for variant, words in ((OTHER, "Calibrated on the sampler that draws"), (NAIVE, "Calibrated at t = 0 alone")):
+        own = [row for row in rows if row["variant"].endswith(variant) and estimate_of(row)]
+        outcomes = {word: [row for row in own if outcome_of(row) == word] for word in ("better", "worse")}
+        same = len(own) - sum(map(len, outcomes.values()))
+        found = [f"{word} under {', '.join(map(sampler_of, some))}" for word, some in outcomes.items() if some]
+        found += [f"no different under {same} of {len(own)} samplers"] if own else ["not measured"]
+        parts.append(f"{words}: {', '.join(found)}.")
+    return f"{' '.join(parts)} Against one calibration for all, 95 % intervals over {pictures_of(rows)} pictures."
+
+
+def sampler_of(row: Row) -> str:
+    """Such as `ddim-20`."""
+    return row["variant"].split(":")[0]
+
+
+def pictures_of(rows: Sequence[Row]) -> str:
+    """Over how many pictures rows are: `16`, or `4 to 16`."""
+    numbers = sorted({row["n"] for row in rows})
+    return f"{numbers[0]}" if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}"
 
 
 def drift_sentence(facts: Mapping[str, Any]) -> str:
@@ -73,8 +101,10 @@ def distribution_sentence(rows: Sequence[Row]) -> str:
     found = [(row["variant"], item) for row in rows for item in row["facts"]["rows"][:1]]
     farther = [name for name, item in found if item["low"] is not None and item["low"] > 0]
     nearer = [name for name, item in found if item["high"] is not None and item["high"] < 0]
-    same = len(found) - len(farther) - len(nearer)
+    unknown = sum(item["low"] is None for _, item in found)
+    same = len(found) - len(farther) - len(nearer) - unknown
     parts = [f"{same} of {len(found)} networks do not differ from the float model"]
+    parts += [f"of {unknown} no interval is known"] if unknown else []
     parts += [f"{', '.join(names)} {'is' if len(names) == 1 else 'are'} {word}" for names, word in
               ((farther, "farther from the data"), (nearer, "nearer to it")) if names]  # fmt: skip
     return f"By the {found[0][1]['measure']} over {found[0][1]['n']} pictures each, {'; '.join(parts)}."

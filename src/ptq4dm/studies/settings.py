@@ -51,8 +51,9 @@ class Settings:
 
     @property
     def test_seeds(self) -> range:
-        """The seeds of the test pictures, far from those of calibration."""
-        return range(FIRST_SEED + self.seed, FIRST_SEED + self.seed + self.pictures)
+        """The seeds of the test pictures, far from those of calibration; those of two seeds have none in common."""
+        first = FIRST_SEED + self.seed * self.pictures
+        return range(first, first + self.pictures)
 
 
 FULL: Final = Settings()

@@ -22,6 +22,7 @@ from ptq4dm.quantization.layers import QuantizedLayer
 from ptq4dm.quantization.network import round_network
 from ptq4dm.quantization.plan import LayerPlan, leave_out, make_plan
 from ptq4dm.quantization.rewrite import quantize_layers
+from ptq4dm.quantization.smoothing import Smoothing
 from ptq4dm.ranges.histograms import LayerStatistics
 from ptq4dm.ranges.laws import law_distance
 from ptq4dm.ranges.range_table import choose_ranges
@@ -31,7 +32,7 @@ from ptq4dm.studies.float_walk import FloatWalk, Trajectories, float_walk
 from ptq4dm.studies.pool import Pool, collect_pool
 from ptq4dm.studies.sensitive import QUICK_CALLS, find_sensitive
 from ptq4dm.studies.settings import Settings
-from ptq4dm.studies.sweep import Sweep, along_time, make_sweep
+from ptq4dm.studies.sweep import Sweep, along_time, largest_on, make_sweep, smoothed
 
 SHOWN = 8
 """Pictures of a row that are kept to be looked at."""
@@ -220,9 +221,14 @@ class Study:
         return layers
 
     def network(
-        self, recipe: Recipe, statistics: Mapping[str, LayerStatistics], calibration_set: CalibrationSet
+        self,
+        recipe: Recipe,
+        statistics: Mapping[str, LayerStatistics],
+        calibration_set: CalibrationSet,
+        smoothing: Smoothing | None = None,
     ) -> nn.Module:
-        """The simulated network of a recipe, with statistics and the calls that weights are rounded by."""
+        """The simulated network of a recipe, with statistics and the calls that weights are rounded by. smoothing: that
+        of the statistics, the sweep's if None."""
         network = self.pipeline.denoiser
         calls = [call for call, _ in calls_on(network, calibration_set.calls(OBSERVED_AT_ONCE))]
         denoiser, _ = round_network(
@@ -231,7 +237,7 @@ class Study:
             calls,
             recipe,
             self.shown,
-            self.sweep.smoothing.folds,
+            (smoothing or self.sweep.smoothing).folds,
             pictures=OBSERVED_AT_ONCE,
             timed=list(self.sweep.of_time),
             along=[call for call, _ in along_time(self.pipeline)],
@@ -245,7 +251,9 @@ class Study:
         return self.network(recipe, self.statistics(law, options), self.law_set(law, options))
 
     def on_set(self, recipe: Recipe, calibration_set: CalibrationSet) -> nn.Module:
-        """The simulated network of a recipe, calibrated on a set directly."""
-        calls = calls_on(self.pipeline.denoiser, calibration_set.calls(OBSERVED_AT_ONCE))
-        statistics = self.sweep.of_calls(self.pipeline.denoiser, calls, self.shown)
-        return self.network(recipe, statistics, calibration_set)
+        """The simulated network of a recipe, calibrated on a set directly: smoothing, ranges and rounding."""
+        network = self.pipeline.denoiser
+        calls = calls_on(network, calibration_set.calls(OBSERVED_AT_ONCE))
+        smoothing = smoothed(self.pipeline, largest_on(network, calls), recipe)
+        statistics = self.sweep.of_calls(network, calls, smoothing, self.shown)
+        return self.network(recipe, statistics, calibration_set, smoothing)

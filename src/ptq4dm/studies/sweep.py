@@ -1,7 +1,7 @@
 """The sweep: every layer's input over every visit of the calibration trajectories, once, by band of time-steps.
 
 Smoothing divides inputs before they are counted, so it is chosen before the sweep, by the largest magnitudes on all
-trajectories, and is the same for all laws: a study holds it fixed.
+trajectories, and is the same for all laws that are read off it. Calibration sets of their own have their own.
 """
 
 import json
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ptq4dm.calibration.calls import OBSERVED_AT_ONCE, calls_along_time, calls_on
@@ -21,7 +22,7 @@ from ptq4dm.pipelines.pipeline import Pipeline
 from ptq4dm.progress import progress
 from ptq4dm.quantization.plan import make_plan, planned
 from ptq4dm.quantization.quantized_model import example_call
-from ptq4dm.quantization.smoothing import Smoothing, smoothing_of
+from ptq4dm.quantization.smoothing import Smoothing, smoothing_of, watching_largest
 from ptq4dm.ranges.histograms import ONE_BAND, LayerStatistics, band_of
 from ptq4dm.ranges.laws import band_shares, joined, sweep_edges, under_law
 from ptq4dm.ranges.observe import observe
@@ -46,9 +47,11 @@ class Sweep:
         bands = band_shares(shares, self.visited, self.edges)
         return {name: under_law(item, bands) for name, item in self.statistics.items()} | dict(self.of_time)
 
-    def of_calls(self, network: nn.Module, calls: Sequence[TimedCall], shown: bool) -> dict[str, LayerStatistics]:
-        """The statistics of other calls, in one band, with the same smoothing."""
-        found = observe(network, list(self.statistics), calls, ONE_BAND, shown, self.smoothing.factors)
+    def of_calls(
+        self, network: nn.Module, calls: Sequence[TimedCall], smoothing: Smoothing, shown: bool
+    ) -> dict[str, LayerStatistics]:
+        """The statistics of other calls, in one band, with a smoothing of their own."""
+        found = observe(network, list(self.statistics), calls, ONE_BAND, shown, smoothing.factors)
         return found | dict(self.of_time)
 
 
@@ -56,9 +59,7 @@ def make_sweep(pipeline: Pipeline, pool: Pool, recipe: Recipe, bands: int, folde
     """Sweep the pool, band by band; those that were swept before are read."""
     network = pipeline.denoiser
     layers = planned(make_plan(network))
-    rounded = planned(make_plan(network, recipe.keep_float, min_channels=recipe.min_channels))
-    largest = {name: item for name, item in pool.largest.items() if name in rounded}
-    smoothing = smoothing_of(network, largest, example_call(pipeline), recipe.smoothing)
+    smoothing = smoothed(pipeline, pool.largest, recipe)
     along = along_time(pipeline)
     timed = layers_of_time(network, along[0][0], along[-1][0], layers)
     edges = sweep_edges(pool.timesteps, bands)
@@ -83,6 +84,23 @@ def make_sweep(pipeline: Pipeline, pool: Pool, recipe: Recipe, bands: int, folde
     statistics = {name: joined([part[name] for part in parts], edges) for name in of_pictures if name in parts[0]}
     of_time = seen("time", timed, along) if timed else {}
     return Sweep(statistics, of_time, smoothing, pool.timesteps, edges)
+
+
+def smoothed(pipeline: Pipeline, largest: Mapping[str, Tensor], recipe: Recipe) -> Smoothing:
+    """The smoothing that follows from the largest magnitudes of the input channels of layers."""
+    network = pipeline.denoiser
+    rounded = planned(make_plan(network, recipe.keep_float, min_channels=recipe.min_channels))
+    return smoothing_of(
+        network, {name: largest[name] for name in rounded if name in largest}, example_call(pipeline), recipe.smoothing
+    )
+
+
+def largest_on(network: nn.Module, calls: Sequence[TimedCall]) -> dict[str, Tensor]:
+    """The largest magnitude of each input channel of layers on some calls."""
+    with watching_largest({"": network}) as largest, torch.no_grad():
+        for call, _ in calls:
+            network(*call.args, **call.kwargs)
+    return largest[""]
 
 
 def along_time(pipeline: Pipeline) -> list[TimedCall]:
