@@ -133,9 +133,9 @@ def little_is_lost(rows: Rows) -> tuple[str, list[Comparison]]:
     if row is None or "facts" not in row:
         return MISSING, []
     first = row["facts"]["rows"][0]
-    most = LITTLE * first["float"]
-    if first["low"] is None:  # too few pictures
+    if first["low"] is None:  # too few pictures for an interval
         return UNDECIDED, []
+    most = LITTLE * first["float"]
     estimate = {"value": first["difference"], "low": first["low"], "high": first["high"], "n": first["n"]}
     outcome = "better" if first["high"] < most else "worse" if first["low"] > most else "no difference"
     within = f"the float model, a twentieth of its distance ({most:.3g}) allowed"
