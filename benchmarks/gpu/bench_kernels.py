@@ -140,7 +140,7 @@ def convolution(shape: tuple[int, ...], device: torch.device, rounds: int) -> di
         lambda tile: lambda index: run(inputs[index % len(inputs)], tile=tile),
         lambda index: F.conv2d(pictures[index % len(pictures)], kernel, held, stride, padding),
         lambda tile: error(run(few, torch.float32, tile), exact),
-        (rows, out, channels),
+        (rows, out, channels, taps**2),
         2 * rows * out * channels * taps * taps,
         rounds,
         device,
@@ -173,7 +173,7 @@ def linear(shape: tuple[int, ...], device: torch.device, rounds: int) -> dict[st
         lambda tile: lambda index: run(inputs[index % len(inputs)], tile=tile),
         lambda index: F.linear(floats[index % len(floats)], kernel, held),
         lambda tile: error(run(few, torch.float32, tile), exact),
-        (rows, out, depth),
+        (rows, out, depth, 1),
         2 * rows * out * depth,
         rounds,
         device,
@@ -217,7 +217,7 @@ def contest(
     with_tile: Callable[[Any], Callable[[int], Any]],
     rival: Callable[[int], Any],
     off: Callable[[Any], float],
-    product: tuple[int, int, int],
+    product: tuple[int, int, int, int],
     operations: int,
     rounds: int,
     device: torch.device,
@@ -229,7 +229,7 @@ def contest(
     from ptq4dm.backends.triton_gpu.choice import fitting_on
     from ptq4dm.backends.triton_gpu.kernels.launching import default_settings
 
-    default = default_settings(*product, device)
+    default = default_settings(*product[:3], device)
     tiles, errors, left_out = {}, {}, {}
     for tile in fitting_on(device, None)(*product) if device.type == "cuda" else [default]:
         try:
