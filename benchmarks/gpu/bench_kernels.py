@@ -7,6 +7,7 @@ first ended). Every tile that fits is timed for every product, so one run tells 
 table last.
 """
 
+import math
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -16,6 +17,8 @@ import torch
 import torch.nn.functional as F
 from on_gpu import AGAIN, Clock, Results, alternating, keep_compile_caches, parser, ratio, reason, require_gpu, spread
 from torch import Tensor
+
+from ptq4dm.backends.triton_gpu.geometry import Geometry
 
 CONVOLUTIONS = [  # batch, size, in, out, taps, stride
     (256, 32, 128, 128, 3, 1),
@@ -43,8 +46,14 @@ LINEARS = [  # rows, in, out
     (16 * 256, 1152, 4608),
     (65536, 256, 256),
 ]
+FUSED = [(8, 64, 320, 320, 3, 1), (256, 16, 256, 256, 3, 1)]  # with embedding and residual
+UPSAMPLED = [(8, 32, 640, 640, 3, 1), (8, 16, 1280, 1280, 3, 1)]  # of the small picture
+WINDOWS = [(8, (1, 1, 4096), 512, 512, (1, 1, 3)), (2, (16, 32, 32), 320, 320, (3, 1, 1))]  # 1d; in time
+LAYER_NORMS = [(8 * 4096, 320), (8 * 256, 1280), (16 * 256, 1152)]
+ROUNDED = [(256, 16, 256), (8, 64, 320)]
 NORMS = [(256, 32, 128), (256, 16, 256), (128, 64, 128), (8, 64, 320), (8, 16, 1280), (1, 64, 320)]
-REHEARSED = [(2, 4, 16, 16, 3, 1)], [(8, 32, 16)], [(1, 4, 32)]
+MOST_OFF = 0.01
+"""What share of integers may be another, by a step: moments are summed in another order."""
 PEAK_SIZE, COPIED = 8192, 1 << 30
 """The side of the products and the bytes of the copy that tell what the card reaches."""
 
@@ -70,13 +79,10 @@ def main() -> None:
 
 def pieces(rehearse: bool) -> dict[str, Callable[[torch.device, int], dict[str, Any]]]:
     """What is measured, by name: (device, rounds) -> row."""
-    convolutions, linears, norms = REHEARSED if rehearse else (CONVOLUTIONS, LINEARS, NORMS)
     size, copied = (64, 1 << 12) if rehearse else (PEAK_SIZE, COPIED)
-    return {
-        "peaks": lambda device, rounds: peaks(device, rounds, size, copied),
-        **{f"convolution {one}": partial(convolution, one) for one in convolutions},
-        **{f"linear {one}": partial(linear, one) for one in linears},
-        **{f"norm {one}": partial(norm, one) for one in norms},
+    shapes = REHEARSED if rehearse else SHAPES
+    return {"peaks": lambda device, rounds: peaks(device, rounds, size, copied)} | {
+        f"{kind} {one}": partial(KINDS[kind], one) for kind, ones in shapes.items() for one in ones
     }
 
 
@@ -104,44 +110,84 @@ def peaks(device: torch.device, rounds: int, size: int, copied: int) -> dict[str
     }
 
 
+def channels_second(x: Tensor) -> Tensor:
+    """(batch, *spatial, channels) as (batch, channels, *spatial), a view."""
+    return x.movedim(-1, 1)
+
+
 def several(one: Callable[[], Tensor]) -> list[Tensor]:
     """A few inputs; that the cache holds none of them is `on_gpu.by_events`'s work."""
     return [one() for _ in range(3)]
 
 
-def convolution(shape: tuple[int, ...], device: torch.device, rounds: int) -> dict[str, Any]:
+def convolution(
+    shape: tuple[int, ...], device: torch.device, rounds: int, upsample: int = 1, fused: bool = False
+) -> dict[str, Any]:
+    """One 2d shape; upsample: of a picture read so much larger; fused: with an embedding and a residual."""
+    batch, size, channels, out, taps, stride = shape
+    window = Geometry((1, taps, taps), (1, stride, stride), (0, taps // 2, taps // 2), upsample=upsample)
+    return of_window(batch, (1, size, size), channels, out, window, fused, device, rounds)
+
+
+def other_window(shape: tuple[Any, ...], device: torch.device, rounds: int) -> dict[str, Any]:
+    """A convolution in one axis, or in three."""
+    batch, size, channels, out, taps = shape
+    padding = tuple(count // 2 for count in taps)
+    return of_window(batch, size, channels, out, Geometry(taps, padding=padding), False, device, rounds)
+
+
+def of_window(
+    batch: int,
+    size: tuple[int, int, int],
+    channels: int,
+    out: int,
+    window: Geometry,
+    fused: bool,
+    device: torch.device,
+    rounds: int,
+) -> dict[str, Any]:
     """One shape: every tile by itself, then the best beside cuDNN in turns."""
-    from ptq4dm.backends.triton_gpu.geometry import Geometry
     from ptq4dm.backends.triton_gpu.kernels import convolution as kernels
     from ptq4dm.backends.triton_gpu.packing import tap_sums
 
-    batch, size, channels, out, taps, stride = shape
-    padding = taps // 2
-    window = Geometry((1, taps, taps), (1, stride, stride), (0, padding, padding))
-    weight = torch.randint(-127, 128, (out, taps * taps, channels), device=device, dtype=torch.int8)
+    taps, places = math.prod(window.taps), window.out_size(size)
+    weight = torch.randint(-127, 128, (out, taps, channels), device=device, dtype=torch.int8)
     sums = tap_sums(weight.cpu(), window.taps, window.most).to(device)
     zero, one = torch.tensor(-37, device=device, dtype=torch.int8), torch.tensor(0.01, device=device)
     scale, bias = torch.rand(out, device=device) / 100, torch.randn(out, device=device)
+    embedding = torch.randn(batch, out, device=device).half() if fused else None
+    residual = torch.randn(batch, *places, out, device=device).half() if fused else None
 
     def run(q: Tensor, dtype: torch.dtype = torch.float16, tile: Any = None) -> Tensor:
-        return kernels.convolution(q, weight, sums, one, zero, scale, window, dtype, bias, settings=tile)
+        added = [None if item is None else item[: len(q)] for item in (embedding, residual)]
+        return kernels.convolution(q, weight, sums, one, zero, scale, window, dtype, bias, *added, settings=tile)
 
     def drawn() -> Tensor:
-        return torch.randint(-128, 128, (batch, 1, size, size, channels), device=device, dtype=torch.int8)
+        return torch.randint(-128, 128, (batch, *size, channels), device=device, dtype=torch.int8)
 
     few = drawn()[:2]
     exact = kernels.reference(few, weight, zero, window) * (one * scale).double() + bias.double()
-    inputs = several(drawn)
-    pictures = [q[:, 0].movedim(-1, 1).half() for q in inputs]
-    kernel = (weight * scale[:, None, None]).half().view(out, taps, taps, channels).movedim(-1, 1)
-    held = bias.half()
-    rows = batch * (size // stride) ** 2
+    if embedding is not None and residual is not None:
+        exact = exact + embedding[:2, None, None, None] + residual[:2]
+    inputs, axes = several(drawn), 3 - sum(count == 1 for count in size)
+    pictures = [channels_second(q.reshape(batch, *size[3 - axes :], channels)).half() for q in inputs]
+    kernel = channels_second((weight * scale[:, None, None]).half().view(out, *window.taps[3 - axes :], channels))
+    convolve, held = (F.conv1d, F.conv2d, F.conv3d)[axes - 1], bias.half()
+    rest = residual if residual is None else channels_second(residual.reshape(batch, *places[3 - axes :], out))
+
+    def in_float(x: Tensor) -> Tensor:
+        x = F.interpolate(x, scale_factor=float(window.upsample)) if window.upsample > 1 else x
+        y = convolve(x, kernel, held, window.stride[3 - axes :], window.padding[3 - axes :])
+        return y if embedding is None else y + embedding[..., None, None] + rest
+
+    rival = compiled(in_float, device) if fused or window.upsample > 1 else in_float
+    rows = batch * math.prod(places)
     return contest(
         lambda tile: lambda index: run(inputs[index % len(inputs)], tile=tile),
-        lambda index: F.conv2d(pictures[index % len(pictures)], kernel, held, stride, padding),
+        lambda index: rival(pictures[index % len(pictures)]),
         lambda tile: error(run(few, torch.float32, tile), exact),
-        (rows, out, channels),
-        2 * rows * out * channels * taps * taps,
+        (rows, out, channels, taps),
+        2 * rows * out * channels * taps,
         rounds,
         device,
     )
@@ -173,7 +219,7 @@ def linear(shape: tuple[int, ...], device: torch.device, rounds: int) -> dict[st
         lambda tile: lambda index: run(inputs[index % len(inputs)], tile=tile),
         lambda index: F.linear(floats[index % len(floats)], kernel, held),
         lambda tile: error(run(few, torch.float32, tile), exact),
-        (rows, out, depth),
+        (rows, out, depth, 1),
         2 * rows * out * depth,
         rounds,
         device,
@@ -181,43 +227,101 @@ def linear(shape: tuple[int, ...], device: torch.device, rounds: int) -> dict[st
 
 
 def norm(shape: tuple[int, ...], device: torch.device, rounds: int) -> dict[str, Any]:
-    """GroupNorm, SiLU and rounding in one kernel, beside GroupNorm and SiLU in FP16 (eager)."""
+    """GroupNorm, SiLU and rounding in one kernel, beside compiled GroupNorm and SiLU in FP16."""
     from ptq4dm.backends.triton_gpu.kernels import group_norm as kernels
 
     batch, size, channels = shape
     weight, bias = torch.randn(channels, device=device).half(), torch.randn(channels, device=device).half()
-    step, zero = torch.tensor(0.03, device=device), torch.tensor(-100, device=device, dtype=torch.int8)
+    rounding = (torch.tensor(0.03, device=device), torch.tensor(-100, device=device, dtype=torch.int8))
+    rival = compiled(lambda x: F.silu(F.group_norm(channels_second(x), 32, weight, bias)), device)
+    options = (32, weight, bias, 1e-5, True, *rounding)
+    return beside(
+        (batch, size, size, channels),
+        lambda x: kernels.group_norm_quantize(x, *options),
+        lambda x: kernels.reference(x, *options),
+        rival,
+        5,
+        rounds,
+        device,
+    )
 
-    def drawn() -> Tensor:
-        return torch.randn(batch, size, size, channels, device=device, dtype=torch.float16)
 
-    inputs = several(drawn)
-    off = (kernels.group_norm_quantize(inputs[0], 32, weight, bias, 1e-5, True, step, zero).int()
-           - kernels.reference(inputs[0], 32, weight, bias, 1e-5, True, step, zero).int()).abs()  # fmt: skip
+def layer_norm(shape: tuple[int, ...], device: torch.device, rounds: int) -> dict[str, Any]:
+    """LayerNorm and rounding in one kernel, beside compiled LayerNorm in FP16."""
+    from ptq4dm.backends.triton_gpu.kernels import layer_norm as kernels
+
+    weight, bias = torch.randn(shape[-1], device=device).half(), torch.randn(shape[-1], device=device).half()
+    rounding = (torch.tensor(0.03, device=device), torch.tensor(0, device=device, dtype=torch.int8))
+    options = (weight, bias, 1e-5, *rounding)
+    return beside(
+        shape,
+        lambda x: kernels.layer_norm_quantize(x, *options),
+        lambda x: kernels.reference(x, *options),
+        compiled(lambda x: F.layer_norm(x, shape[-1:], weight, bias), device),
+        3,
+        rounds,
+        device,
+    )
+
+
+def rounding_alone(shape: tuple[int, ...], device: torch.device, rounds: int) -> dict[str, Any]:
+    """Rounding to integers, beside a copy in FP16, which has no such step: what it costs."""
+    from ptq4dm.backends.triton_gpu.kernels import quantize as kernels
+
+    batch, size, channels = shape
+    rounding = (torch.tensor(0.03, device=device), torch.tensor(0, device=device, dtype=torch.int8))
+    return beside(
+        (batch, size, size, channels),
+        lambda x: kernels.quantize(x, *rounding),
+        lambda x: kernels.reference(x, *rounding),
+        lambda x: x.clone(),
+        3,
+        rounds,
+        device,
+    )
+
+
+def beside(
+    shape: tuple[int, ...],
+    kernel: Callable[[Tensor], Tensor],
+    reference: Callable[[Tensor], Tensor],
+    rival: Callable[[Tensor], Tensor],
+    bytes_a_number: int,
+    rounds: int,
+    device: torch.device,
+) -> dict[str, Any]:
+    """A kernel that rounds, beside its rival; not timed where integers are off by more than a step, or often."""
+    inputs = several(lambda: torch.randn(shape, device=device, dtype=torch.float16))
+    off = (kernel(inputs[0]).int() - reference(inputs[0]).int()).abs()
+    largest, share = int(off.max()), float((off > 0).float().mean())
+    if largest > 1 or share > MOST_OFF:
+        return {"wrong": share, "largest_difference_in_steps": largest}
     times = alternating(
         {
-            "int8": lambda index: kernels.group_norm_quantize(
-                inputs[index % len(inputs)], 32, weight, bias, 1e-5, True, step, zero
-            ),
-            "fp16": lambda index: F.silu(F.group_norm(inputs[index % len(inputs)].movedim(-1, 1), 32, weight, bias)),
+            "int8": lambda index: kernel(inputs[index % len(inputs)]),
+            "fp16": lambda index: rival(inputs[index % len(inputs)]),
         },
         rounds,
     )
-    moved = 5 * inputs[0].numel()  # x twice in float16, one byte out
     return {
-        "largest_difference_in_steps": int(off.max()),
-        "share_that_differs": float((off > 0).float().mean()),
+        "largest_difference_in_steps": largest,
+        "share_that_differs": share,
         "ms": {name: spread(taken) for name, taken in times.items()},
         "speedup": ratio(times["fp16"], times["int8"]),
-        "bytes_per_second": moved / spread(times["int8"])["median"] * 1e3,
+        "bytes_per_second": bytes_a_number * inputs[0].numel() / spread(times["int8"])["median"] * 1e3,
     }
+
+
+def compiled(call: Callable[[Tensor], Tensor], device: torch.device) -> Callable[[Tensor], Tensor]:
+    """A rival as `torch.compile` makes it; in a rehearsal as it is."""
+    return torch.compile(call) if device.type == "cuda" else call
 
 
 def contest(
     with_tile: Callable[[Any], Callable[[int], Any]],
     rival: Callable[[int], Any],
     off: Callable[[Any], float],
-    product: tuple[int, int, int],
+    product: tuple[int, int, int, int],
     operations: int,
     rounds: int,
     device: torch.device,
@@ -229,7 +333,7 @@ def contest(
     from ptq4dm.backends.triton_gpu.choice import fitting_on
     from ptq4dm.backends.triton_gpu.kernels.launching import default_settings
 
-    default = default_settings(*product, device)
+    default = default_settings(*product[:3], device)
     tiles, errors, left_out = {}, {}, {}
     for tile in fitting_on(device, None)(*product) if device.type == "cuda" else [default]:
         try:
@@ -253,6 +357,38 @@ def contest(
         "tops": operations / spread(times["int8"])["median"] / 1e9,
         "fp16_tflops": operations / spread(times["fp16"])["median"] / 1e9,
     }
+
+
+KINDS = {
+    "convolution": convolution,
+    "fused convolution": partial(convolution, fused=True),
+    "upsampled convolution": partial(convolution, upsample=2),
+    "convolution in other axes": other_window,
+    "linear": linear,
+    "norm": norm,
+    "layer norm": layer_norm,
+    "rounding": rounding_alone,
+}
+SHAPES: dict[str, list[Any]] = {
+    "convolution": CONVOLUTIONS,
+    "linear": LINEARS,
+    "norm": NORMS,
+    "fused convolution": FUSED,
+    "upsampled convolution": UPSAMPLED,
+    "convolution in other axes": WINDOWS,
+    "layer norm": LAYER_NORMS,
+    "rounding": ROUNDED,
+}
+REHEARSED: dict[str, list[Any]] = {
+    "convolution": [(2, 4, 16, 16, 3, 1)],
+    "linear": [(8, 32, 16)],
+    "norm": [(1, 4, 32)],
+    "fused convolution": [(2, 3, 8, 8, 3, 1)],
+    "upsampled convolution": [(1, 2, 8, 8, 3, 1)],
+    "convolution in other axes": [(1, (1, 1, 5), 8, 8, (1, 1, 3)), (1, (3, 2, 2), 8, 8, (3, 1, 1))],
+    "layer norm": [(4, 8)],
+    "rounding": [(1, 3, 8)],
+}
 
 
 def error(got: Tensor, exact: Tensor) -> float:

@@ -10,6 +10,7 @@ results, for `all.py`.
 import itertools
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -68,6 +69,7 @@ def tile_checks(device: torch.device) -> dict[str, Callable[[torch.device], floa
     tiles = [Settings(16, 16, 32)]
     if device.type == "cuda":
         tiles = fitting_settings(2 * side**2, wide, wide, shared_memory(device), sums_a_thread(device))
+    tiles += [replace(tile, splits=3) for tile in tiles]
     return {
         f"convolution k{taps} with the tile {tile.name}": lambda device, a=(tile, taps, side, wide): tiled(*a, device)
         for tile in tiles

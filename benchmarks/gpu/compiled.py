@@ -50,7 +50,8 @@ def compiled(
     ones: all numbers are 1, which Triton makes constants of.
     """
     kinds = {**pointers, **({} if ones else dict.fromkeys(numbers, "i32"))}
-    fixed = fixed | (dict.fromkeys(numbers, 1) if ones else {})
+    fixed = {"band": None, "SEVERAL": False, "samples_a_band": 1} | fixed | (dict.fromkeys(numbers, 1) if ones else {})
+    fixed = {name: value for name, value in fixed.items() if name in kernel.arg_names}
     signature = {name: kinds.get(name, "constexpr") for name in kernel.arg_names}
     aligned = [index for index, name in enumerate(kernel.arg_names) if name in pointers or name in ALIGNED & set(kinds)]
     attributes = {(index,): [["tt.divisibility", 16]] for index in aligned}
@@ -74,6 +75,7 @@ def report(built) -> Report:
 def convolution(capability: int, tile: Settings, geometry: Geometry, fused: bool, ones: bool = False) -> Report:
     """A 2d convolution in float16; fused: with time embedding and residual."""
     pointers = {**POINTERS, "out": "*fp16"} | ({"embedding": "*fp16", "residual": "*fp16"} if fused else {})
+    pointers |= {"workspace": "*i32"} if tile.splits > 1 else {}
     numbers = ("rows", "channels", "columns", "height", "width", "out_height", "out_width")
     axes = {
         f"{name}_{axis}": value
@@ -88,6 +90,7 @@ def convolution(capability: int, tile: Settings, geometry: Geometry, fused: bool
 def linear(capability: int, tile: Settings, fused: bool = False, ones: bool = False) -> Report:
     """A linear layer in float16; fused: with a residual."""
     pointers = {**POINTERS, "out": "*fp16"} | ({"residual": "*fp16"} if fused else {})
+    pointers |= {"workspace": "*i32"} if tile.splits > 1 else {}
     fixed = {**of_tile(tile), **absent(linear_kernel, pointers)}
     numbers = ("rows", "depth", "columns", "rows_a_sample")
     return compiled(linear_kernel, pointers, numbers, fixed, capability, ones, **of_launch(tile))
@@ -132,14 +135,14 @@ def layer_norm(capability: int, channels: int, ones: bool = False) -> Report:
 
 def absent(kernel, pointers: dict[str, str]) -> dict[str, None]:
     """The optional tensors that are not given."""
-    optional = ("embedding", "residual", "out_step", "out_zero_point")
+    optional = ("embedding", "residual", "out_step", "out_zero_point", "workspace")
     return {name: None for name in optional if name not in pointers and name in kernel.arg_names}
 
 
 def of_tile(tile: Settings) -> dict:
     """The arguments of a matrix product that its tile fixes."""
     sizes = {"ROWS": tile.rows, "COLUMNS": tile.columns, "DEPTH": tile.depth, "SLICES": tile.slices}
-    return {**sizes, "EVEN": True, "PER_CHANNEL": False, "GROUPED": GROUPED}
+    return {**sizes, "EVEN": True, "SPLITS": tile.splits, "PER_CHANNEL": False, "GROUPED": GROUPED}
 
 
 def of_launch(tile: Settings) -> dict:

@@ -70,12 +70,12 @@ def test_the_check_finds_a_kernel_that_is_wrong(run, monkeypatch, capsys, tmp_pa
     path = tmp_path / "check-rehearsal.json"
     assert json.loads(path.read_text())["rows"]["check"]["passed"]
     path.unlink()
-    assert run("check.py") == "6 kernels are wrong on cpu" and not path.exists()
+    assert run("check.py") == "8 kernels are wrong on cpu" and not path.exists()
     printed = capsys.readouterr().out
     assert "WRONG  convolution 17 channels (5, 3) k3" in printed
     assert "WRONG  convolution k3 with the tile 16x16x32" in printed
     monkeypatch.setattr(packing, "tap_sums", lambda *arguments: 1 / 0)
-    assert run("check.py") == "6 kernels are wrong on cpu"  # and the others are looked at
+    assert run("check.py") == "8 kernels are wrong on cpu"  # and the others are looked at
     assert (
         "CRASHED  convolution k3 with the tile 16x16x32, 4 warps, 3 stages: ZeroDivisionError"
         in capsys.readouterr().out
@@ -88,7 +88,9 @@ def test_kernels_are_checked_timed_written_and_not_timed_again(run, tmp_path):
     path = tmp_path / "kernels-rehearsal.json"
     data = json.loads(path.read_text())
     assert data["hardware"]["gpu"] == "rehearsal" and data["hardware"]["triton"]
-    assert [name.split()[0] for name in data["rows"]] == ["peaks", "convolution", "linear", "norm"]
+    kinds = {" ".join(name.split(" (")[0].split()) for name in data["rows"]}
+    assert kinds == {"peaks", "convolution", "linear", "norm", "fused convolution", "upsampled convolution",
+                     "convolution in other axes", "layer norm", "rounding"}  # fmt: skip
     for name, row in data["rows"].items():
         assert name == "peaks" or row["speedup"]["median"] > 0
         assert row.get("error", 0) < 1e-5 and row.get("largest_difference_in_steps", 0) <= 1
@@ -99,15 +101,18 @@ def test_kernels_are_checked_timed_written_and_not_timed_again(run, tmp_path):
 
 
 def test_what_crashed_or_was_measured_of_other_code_is_measured_again(run, everything, tmp_path, monkeypatch):
-    from ptq4dm.backends.triton_gpu.kernels import group_norm
+    from ptq4dm.backends.triton_gpu.kernels import group_norm, layer_norm
 
     args = argparse.Namespace(out=tmp_path, rehearse=True)
     assert not everything.done(["bench_kernels.py"], args)
+    right = layer_norm.layer_norm_quantize
     monkeypatch.setattr(group_norm, "group_norm_quantize", lambda *arguments: 1 / 0)
+    monkeypatch.setattr(layer_norm, "layer_norm_quantize", lambda *arguments: right(*arguments) + 1)
     assert run("bench_kernels.py") == 0
     path = tmp_path / "kernels-rehearsal.json"
     rows = json.loads(path.read_text())["rows"]
     crashed = next(name for name in rows if name.startswith("norm"))
+    assert next(row for name, row in rows.items() if name.startswith("layer norm"))["wrong"] > 0.9
     assert rows[crashed]["cannot"].startswith("ZeroDivisionError: ") and everything.done(["bench_kernels.py"], args)
     monkeypatch.undo()
     rows["peaks"] |= {"stamp": "of another version", "int8_tops": -1.0}

@@ -114,6 +114,14 @@ def test_the_epilogue_by_sample_and_place():
     assert rounded.dtype == torch.int8 and np.array_equal(rounded.numpy(), expected)
 
 
+def test_steps_split_among_programs_give_the_same():
+    """18 steps among four programs, a padded border, a smaller picture read through the index."""
+    for geometry in (plane(3, 1, 1), plane(3, 2, 1, upsample=2)):
+        q, weight = bytes_of(1, 1, 4, 3, 40), bytes_of(5, 40, 1, 3, 3, seed=1, low=-127)
+        got = sums_by(q, weight, 77, geometry, settings=Settings(64, 16, 32, splits=4))
+        assert np.array_equal(got.numpy(), by_hand(q, weight, 77, geometry))
+
+
 def test_no_pictures_give_no_outputs():
     q, weight = bytes_of(0, 1, 4, 4, 8), bytes_of(3, 8, 1, 3, 3)
     assert sums_by(q, weight, 0, plane(3, 2, 1)).shape == (0, 1, 2, 2, 3)

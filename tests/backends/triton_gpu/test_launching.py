@@ -1,11 +1,21 @@
 """Which tile a product gets, and how tensors are walked: pure rules, so no GPU is needed."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 pytest.importorskip("triton")
 from ptq4dm.backends.triton_gpu.kernels import group_norm, quantize
-from ptq4dm.backends.triton_gpu.kernels.launching import CANDIDATES, fitting_settings, largest_that_fills, tiles, walk
+from ptq4dm.backends.triton_gpu.kernels.launching import (
+    CANDIDATES,
+    Settings,
+    fitting_settings,
+    largest_that_fills,
+    tiles,
+    walk,
+    with_splits,
+)
 
 A100, H100, RTX3090 = 166_912, 232_448, 101_376
 """Bytes of shared memory that a program may take."""
@@ -33,6 +43,15 @@ def test_depths_of_320_and_576_channels_are_divided_by_tiles_of_all_sizes():
         fitting = fitting_settings(65536, 320, channels, H100, 128)
         even = {(one.rows, one.columns) for one in fitting if channels % one.depth == 0}
         assert even >= {(128, 256), (128, 128), (128, 64), (64, 128), (64, 64), (32, 64)}
+
+
+def test_steps_are_split_where_tiles_are_too_few_for_the_card():
+    """8 x 8 places, 1280 channels in and out, 3 x 3: at batch 1 ten tiles of 64 x 128 for 132 multiprocessors."""
+    tile = Settings(64, 128, 128, 4, 4)
+    assert with_splits([tile], (64, 1280, 1280, 9), 132) == [tile, replace(tile, splits=8)]
+    assert with_splits([tile], (64, 1280, 1280, 1), 132) == [tile, replace(tile, splits=2)]  # ten steps, four each
+    assert with_splits([tile], (64, 1280, 512, 1), 132) == [tile]
+    assert with_splits([tile], (8192, 1280, 1280, 9), 132) == [tile]
 
 
 def elements(x):

@@ -33,6 +33,17 @@ def test_sums_are_exact(depth, columns):
     assert np.array_equal(reference(q, weight).numpy(), q.numpy().astype(np.int64) @ weight.numpy().T)
 
 
+@pytest.mark.parametrize("splits", [3, 8])
+def test_steps_split_among_programs_give_the_same(splits):
+    """Four steps: slices of unequal size, and of 8 half are empty. The epilogue follows once."""
+    q, weight = bytes_of(2, 5, 100), bytes_of(20, 100, seed=1, low=-127)
+    more = (torch.randn(20), torch.randn(2, 20), torch.randn(2, 5, 20))
+    for rest in (more, (*more, torch.tensor(0.5), int8(4))):
+        common = (q, weight, weight.sum(1).int(), torch.tensor(0.01), int8(40), torch.rand(20), torch.float32, *rest)
+        whole = linear(*common, settings=Settings(16, 32, 32))
+        assert torch.equal(linear(*common, settings=Settings(16, 32, 32, splits=splits)), whole)
+
+
 def test_the_largest_sums_are_exact():
     """All products 255 * 127: beyond 2**24 the only rounding is that to float32."""
     depth = 8192

@@ -26,6 +26,7 @@ from ptq4dm.backends.triton_gpu.kernels.launching import (
     multiprocessors,
     shared_memory,
     sums_a_thread,
+    with_splits,
 )
 from ptq4dm.backends.triton_gpu.layers import TritonConv, TritonLayer, channels_last, triton_form
 from ptq4dm.backends.triton_gpu.rounded_norms import behind_norms
@@ -37,8 +38,8 @@ from ptq4dm.quantization.layers import QuantizedConv, QuantizedLayer, QuantizedL
 
 Timer = Callable[[Callable[[int], Any], int], float]
 """(call, sets) -> seconds of one call; `call(i)` works on the i-th of `sets` sets of inputs."""
-Fitting = Callable[[int, int, int], list[Settings]]
-"""(rows, columns, channels) -> the tiles to try, at least one."""
+Fitting = Callable[[int, int, int, int], list[Settings]]
+"""(rows, columns, channels, taps) -> the tiles to try, at least one."""
 ROTATED_BYTES: Final = 128 << 20
 """How many bytes of inputs are rotated among, so that none is found in the cache (an H100's L2 holds 50 MiB). Inputs of
 which `MOST_SETS` are fewer bytes stay there, as in the network, where the layer in front has just written them."""
@@ -183,13 +184,12 @@ def remember(form: TritonLayer, work: Work, tile: Settings) -> None:
     MEASURED.setdefault(form.product_kind, {})[product_of(form, work)[0]] = tile
 
 
-def product_of(form: TritonLayer, work: Work) -> tuple[int, int, int]:
-    """Rows, columns and channels of the matrix product that a layer is."""
-    columns = form.weight.shape[0]
+def product_of(form: TritonLayer, work: Work) -> tuple[int, int, int, int]:
+    """Rows, columns, channels and taps of the matrix product that a layer is."""
     if not isinstance(form, TritonConv):
-        return torch.Size(work.shape[:-1]).numel(), columns, work.shape[-1]
+        return torch.Size(work.shape[:-1]).numel(), *form.product_kind
     sizes = (*(1,) * (3 - form.axes), *work.shape[2:])
-    return work.shape[0] * torch.Size(form.geometry.out_size(sizes)).numel(), columns, work.shape[1]
+    return work.shape[0] * torch.Size(form.geometry.out_size(sizes)).numel(), *form.product_kind
 
 
 def key_of(form: TritonLayer, work: Work) -> str:
@@ -253,16 +253,19 @@ def with_batch(works: Mapping[str, Work], samples: int, batch: int) -> dict[str,
 
 
 def fitting_on(device: torch.device, around: int | None = 3) -> Fitting:
-    """The tiles to try on a GPU: the default and as many larger and smaller ones; all that fit where `around` is None.
+    """The tiles to try on a GPU: the default and as many larger and smaller ones, all that fit where `around` is None;
+    and those that do not fill the card with their steps split.
 
     Each tile is compiled for each kind of layer, which takes seconds.
     """
 
-    def fitting(rows: int, columns: int, channels: int) -> list[Settings]:
+    def fitting(rows: int, columns: int, channels: int, taps: int) -> list[Settings]:
         all_that_fit = fitting_settings(rows, columns, channels, shared_memory(device), sums_a_thread(device))
+        processors = multiprocessors(device)
         if around is None:
-            return all_that_fit
-        place = all_that_fit.index(largest_that_fills(rows, columns, all_that_fit, multiprocessors(device)))
-        return all_that_fit[max(0, place - around) : place + around + 1]
+            return with_splits(all_that_fit, (rows, columns, channels, taps), processors)
+        place = all_that_fit.index(largest_that_fills(rows, columns, all_that_fit, processors))
+        near = all_that_fit[max(0, place - around) : place + around + 1]
+        return with_splits(near, (rows, columns, channels, taps), processors)
 
     return fitting

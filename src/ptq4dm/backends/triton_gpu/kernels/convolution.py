@@ -21,6 +21,7 @@ from ptq4dm.backends.triton_gpu.geometry import Geometry
 from ptq4dm.backends.triton_gpu.kernels.bands import entry_of, samples_a_band, several
 from ptq4dm.backends.triton_gpu.kernels.epilogue import finish
 from ptq4dm.backends.triton_gpu.kernels.launching import GROUPED, Settings, dense, launch, settings_for, tiles
+from ptq4dm.backends.triton_gpu.kernels.splitting import launches, places_of, slice_of, workspace_of
 from ptq4dm.backends.triton_gpu.kernels.tiles import tile_of
 
 
@@ -48,6 +49,7 @@ def convolution_kernel(
     out_step,
     out_zero_point,
     band,
+    workspace,
     rows,
     channels,
     columns,
@@ -80,6 +82,7 @@ def convolution_kernel(
     COLUMNS: tl.constexpr,
     DEPTH: tl.constexpr,
     EVEN: tl.constexpr,
+    SPLITS: tl.constexpr,
     SLICES: tl.constexpr,
     GROUPED: tl.constexpr,
 ):
@@ -96,50 +99,58 @@ def convolution_kernel(
     tall, wide = height * UPSAMPLE, width * UPSAMPLE
     blocks = tl.cdiv(channels, DEPTH)
     pictures = q + sample * (depth * height * width) * channels  # 64 bits once, not at each step
-    sums = tl.zeros((ROWS, COLUMNS), dtype=tl.int32)
-    for step in range(0, TAPS_D * TAPS_H * TAPS_W * blocks):
-        tap, k = step // blocks, step % blocks * DEPTH + tl.arange(0, DEPTH)
-        d = start_d + tap // (TAPS_H * TAPS_W) * DILATION_D
-        h = start_h + tap // TAPS_W % TAPS_H * DILATION_H
-        w = start_w + tap % TAPS_W * DILATION_W
-        inside = in_rows & (d >= 0) & (d < depth) & (h >= 0) & (h < tall) & (w >= 0) & (w < wide)
-        at = (d * height + h // UPSAMPLE) * width + w // UPSAMPLE
-        inputs = pictures[:, None] + at.to(tl.int64)[:, None] * channels + k[None, :]
-        weights = weight + (column[None, :] * (TAPS_D * TAPS_H * TAPS_W) + tap) * channels + k[:, None]
-        if EVEN:
-            a = tl.load(inputs, mask=inside[:, None], other=0)
-            b = tl.load(weights, mask=in_columns[None, :], other=0)
-        else:
-            a = tl.load(inputs, mask=inside[:, None] & (k < channels)[None, :], other=0)
-            b = tl.load(weights, mask=in_columns[None, :] & (k < channels)[:, None], other=0)
-        sums = tl.dot(a, b, sums, out_dtype=tl.int32)
+    there = in_rows[:, None] & in_columns[None, :]
+    if workspace is not None and SPLITS == 1:
+        sums = tl.load(places_of(workspace, row, column, columns), mask=there, other=0)
+    else:
+        first, last = slice_of(TAPS_D * TAPS_H * TAPS_W * blocks, SPLITS)  # pyright: ignore[reportGeneralTypeIssues]
+        sums = tl.zeros((ROWS, COLUMNS), dtype=tl.int32)
+        for step in range(first, last):
+            tap, k = step // blocks, step % blocks * DEPTH + tl.arange(0, DEPTH)
+            d = start_d + tap // (TAPS_H * TAPS_W) * DILATION_D
+            h = start_h + tap // TAPS_W % TAPS_H * DILATION_H
+            w = start_w + tap % TAPS_W * DILATION_W
+            inside = in_rows & (d >= 0) & (d < depth) & (h >= 0) & (h < tall) & (w >= 0) & (w < wide)
+            at = (d * height + h // UPSAMPLE) * width + w // UPSAMPLE
+            inputs = pictures[:, None] + at.to(tl.int64)[:, None] * channels + k[None, :]
+            weights = weight + (column[None, :] * (TAPS_D * TAPS_H * TAPS_W) + tap) * channels + k[:, None]
+            if EVEN:
+                a = tl.load(inputs, mask=inside[:, None], other=0)
+                b = tl.load(weights, mask=in_columns[None, :], other=0)
+            else:
+                a = tl.load(inputs, mask=inside[:, None] & (k < channels)[None, :], other=0)
+                b = tl.load(weights, mask=in_columns[None, :] & (k < channels)[:, None], other=0)
+            sums = tl.dot(a, b, sums, out_dtype=tl.int32)
     pattern = overhang(start_d, depth, TAPS_D, DILATION_D, MOST_D)
     pattern = pattern * ((MOST_H + 1) * (MOST_H + 1)) + overhang(start_h, tall, TAPS_H, DILATION_H, MOST_H)
     pattern = pattern * ((MOST_W + 1) * (MOST_W + 1)) + overhang(start_w, wide, TAPS_W, DILATION_W, MOST_W)
-    finish(
-        sums,
-        weight_sums,
-        input_scale,
-        zero_point,
-        weight_scale,
-        bias,
-        embedding,
-        residual,
-        out,
-        out_step,
-        out_zero_point,
-        row_tile,
-        in_rows,
-        sample.to(tl.int32),
-        entry_of(band, sample, samples_a_band, in_rows, SEVERAL),
-        pattern,
-        column_tile * COLUMNS,
-        columns,
-        SEVERAL,
-        MOST_D + MOST_H + MOST_W > 0,
-        PER_CHANNEL,
-        SLICES,
-    )
+    if SPLITS > 1:
+        tl.atomic_add(places_of(workspace, row, column, columns), sums, mask=there, sem="relaxed")
+    else:
+        finish(
+            sums,
+            weight_sums,
+            input_scale,
+            zero_point,
+            weight_scale,
+            bias,
+            embedding,
+            residual,
+            out,
+            out_step,
+            out_zero_point,
+            row_tile,
+            in_rows,
+            sample.to(tl.int32),
+            entry_of(band, sample, samples_a_band, in_rows, SEVERAL),
+            pattern,
+            column_tile * COLUMNS,
+            columns,
+            SEVERAL,
+            MOST_D + MOST_H + MOST_W > 0,
+            PER_CHANNEL,
+            SLICES,
+        )
 
 
 def convolution(
@@ -172,46 +183,52 @@ def convolution(
         return out
     rows = out.numel() // columns
     best = settings or settings_for(rows, columns, channels, weight.shape[1], q.device)
-    grid = (tiles(rows, best.rows) * tiles(columns, best.columns),)
-    launch(
-        convolution_kernel,
-        grid,
-        q,
-        weight,
-        weight_sums,
-        input_scale,
-        zero_point,
-        weight_scale,
-        bias,
-        dense(embedding),
-        dense(residual),
-        out,
-        out_step,
-        out_zero_point,
-        band,
-        rows,
-        channels,
-        columns,
-        samples_a_band(q.shape[0], band),
-        *size,
-        *out_size,
-        *geometry.taps,
-        *geometry.stride,
-        *geometry.padding,
-        *geometry.dilation,
-        *geometry.most,
-        UPSAMPLE=geometry.upsample,
-        SEVERAL=several(band),
-        PER_CHANNEL=out_step is not None and out_step.numel() > 1,
-        ROWS=best.rows,
-        COLUMNS=best.columns,
-        DEPTH=best.depth,
-        EVEN=channels % best.depth == 0,
-        SLICES=best.slices,
-        GROUPED=GROUPED,
-        num_warps=best.warps,
-        num_stages=best.stages,
+    programs, workspace = (
+        tiles(rows, best.rows) * tiles(columns, best.columns),
+        workspace_of(rows, columns, best, q.device),
     )
+    for splits in launches(best):
+        launch(
+            convolution_kernel,
+            (programs, splits),
+            q,
+            weight,
+            weight_sums,
+            input_scale,
+            zero_point,
+            weight_scale,
+            bias,
+            dense(embedding),
+            dense(residual),
+            out,
+            out_step,
+            out_zero_point,
+            band,
+            workspace,
+            rows,
+            channels,
+            columns,
+            samples_a_band(q.shape[0], band),
+            *size,
+            *out_size,
+            *geometry.taps,
+            *geometry.stride,
+            *geometry.padding,
+            *geometry.dilation,
+            *geometry.most,
+            UPSAMPLE=geometry.upsample,
+            SEVERAL=several(band),
+            PER_CHANNEL=out_step is not None and out_step.numel() > 1,
+            ROWS=best.rows,
+            COLUMNS=best.columns,
+            DEPTH=best.depth,
+            EVEN=channels % best.depth == 0,
+            SPLITS=splits,
+            SLICES=best.slices,
+            GROUPED=GROUPED,
+            num_warps=best.warps,
+            num_stages=best.stages,
+        )
     return out
 
 

@@ -6,7 +6,7 @@ The interpreter starts a program in milliseconds whatever its size, so there a t
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, Final
 
@@ -23,18 +23,21 @@ GROUPED: Final = 8
 
 @dataclass(frozen=True)
 class Settings:
-    """The tile of a matrix product: rows x columns of the output, depth of a step; warps and pipeline stages."""
+    """The tile of a matrix product: rows x columns of the output, depth of a step; warps and pipeline stages; among how
+    many programs the steps of a tile are split (`splitting`)."""
 
     rows: int
     columns: int
     depth: int
     warps: int = 4
     stages: int = 3
+    splits: int = 1
 
     @property
     def name(self) -> str:
         """For people."""
-        return f"{self.rows}x{self.columns}x{self.depth}, {self.warps} warps, {self.stages} stages"
+        split = f", {self.splits} splits" if self.splits > 1 else ""
+        return f"{self.rows}x{self.columns}x{self.depth}, {self.warps} warps, {self.stages} stages{split}"
 
     @property
     def shared_bytes(self) -> int:
@@ -52,6 +55,8 @@ class Settings:
         return min(4, max(1, self.sums_a_thread // 32), self.columns // 16)
 
 
+LEAST_STEPS: Final = 4
+"""How many steps a program of a product keeps at least where they are split."""
 CANDIDATES: Final = (
     Settings(128, 256, 128, 8, 4),
     Settings(128, 256, 64, 8, 4),
@@ -149,6 +154,22 @@ def fitting_settings(rows: int, columns: int, depth: int, shared: int, sums: int
         if one.rows < 2 * max(rows, 16) and one.columns < 2 * max(columns, 16) and one.depth < 2 * max(depth, 64)
     ]
     return snug or fitting[-1:]
+
+
+def with_splits(settings: Sequence[Settings], product: tuple[int, int, int, int], processors: int) -> list[Settings]:
+    """The settings, and those of which the tiles are too few to fill the card once more, with their steps split.
+
+    product: its rows, columns, channels and taps.
+    """
+    rows, columns, channels, taps = product
+    split = []
+    for one in settings:
+        programs, splits = tiles(rows, one.rows) * tiles(columns, one.columns), 2
+        while programs * splits <= processors and splits * LEAST_STEPS <= tiles(channels, one.depth) * taps:
+            splits *= 2
+        if splits > 2:
+            split.append(replace(one, splits=splits // 2))
+    return [*settings, *split]
 
 
 def tiles(size: int, tile: int) -> int:

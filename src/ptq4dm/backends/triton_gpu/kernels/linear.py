@@ -15,6 +15,7 @@ from torch import Tensor
 from ptq4dm.backends.triton_gpu.kernels.bands import entry_of, samples_a_band, several
 from ptq4dm.backends.triton_gpu.kernels.epilogue import finish
 from ptq4dm.backends.triton_gpu.kernels.launching import GROUPED, Settings, dense, launch, settings_for, tiles
+from ptq4dm.backends.triton_gpu.kernels.splitting import launches, places_of, slice_of, workspace_of
 from ptq4dm.backends.triton_gpu.kernels.tiles import tile_of
 
 
@@ -33,6 +34,7 @@ def linear_kernel(
     out_step,
     out_zero_point,
     band,
+    workspace,
     rows,
     depth,
     columns,
@@ -44,6 +46,7 @@ def linear_kernel(
     COLUMNS: tl.constexpr,
     DEPTH: tl.constexpr,
     EVEN: tl.constexpr,
+    SPLITS: tl.constexpr,
     SLICES: tl.constexpr,
     GROUPED: tl.constexpr,
 ):
@@ -52,42 +55,50 @@ def linear_kernel(
     row = row_tile.to(tl.int64) * ROWS + tl.arange(0, ROWS)
     column = column_tile * COLUMNS + tl.arange(0, COLUMNS)
     in_rows, in_columns = row < rows, column < columns
-    sums = tl.zeros((ROWS, COLUMNS), dtype=tl.int32)
-    for start in range(0, depth, DEPTH):
-        k = start + tl.arange(0, DEPTH)
-        inputs, weights = q + row[:, None] * depth + k[None, :], weight + column[None, :] * depth + k[:, None]
-        if EVEN:
-            a = tl.load(inputs, mask=in_rows[:, None], other=0)
-            b = tl.load(weights, mask=in_columns[None, :], other=0)
-        else:
-            a = tl.load(inputs, mask=in_rows[:, None] & (k < depth)[None, :], other=0)
-            b = tl.load(weights, mask=in_columns[None, :] & (k < depth)[:, None], other=0)
-        sums = tl.dot(a, b, sums, out_dtype=tl.int32)
+    there = in_rows[:, None] & in_columns[None, :]
+    if workspace is not None and SPLITS == 1:
+        sums = tl.load(places_of(workspace, row, column, columns), mask=there, other=0)
+    else:
+        first, last = slice_of(tl.cdiv(depth, DEPTH), SPLITS)  # pyright: ignore[reportGeneralTypeIssues]
+        sums = tl.zeros((ROWS, COLUMNS), dtype=tl.int32)
+        for step in range(first, last):
+            k = step * DEPTH + tl.arange(0, DEPTH)
+            inputs, weights = q + row[:, None] * depth + k[None, :], weight + column[None, :] * depth + k[:, None]
+            if EVEN:
+                a = tl.load(inputs, mask=in_rows[:, None], other=0)
+                b = tl.load(weights, mask=in_columns[None, :], other=0)
+            else:
+                a = tl.load(inputs, mask=in_rows[:, None] & (k < depth)[None, :], other=0)
+                b = tl.load(weights, mask=in_columns[None, :] & (k < depth)[:, None], other=0)
+            sums = tl.dot(a, b, sums, out_dtype=tl.int32)
     sample = row // rows_a_sample
-    finish(
-        sums,
-        weight_sums,
-        input_scale,
-        zero_point,
-        weight_scale,
-        bias,
-        embedding,
-        residual,
-        out,
-        out_step,
-        out_zero_point,
-        row_tile,
-        in_rows,
-        sample.to(tl.int32),
-        entry_of(band, sample, samples_a_band, in_rows, SEVERAL),
-        None,
-        column_tile * COLUMNS,
-        columns,
-        SEVERAL,
-        False,  # pyright: ignore[reportArgumentType]
-        PER_CHANNEL,
-        SLICES,
-    )
+    if SPLITS > 1:
+        tl.atomic_add(places_of(workspace, row, column, columns), sums, mask=there, sem="relaxed")
+    else:
+        finish(
+            sums,
+            weight_sums,
+            input_scale,
+            zero_point,
+            weight_scale,
+            bias,
+            embedding,
+            residual,
+            out,
+            out_step,
+            out_zero_point,
+            row_tile,
+            in_rows,
+            sample.to(tl.int32),
+            entry_of(band, sample, samples_a_band, in_rows, SEVERAL),
+            None,
+            column_tile * COLUMNS,
+            columns,
+            SEVERAL,
+            False,  # pyright: ignore[reportArgumentType]
+            PER_CHANNEL,
+            SLICES,
+        )
 
 
 def linear(
@@ -119,39 +130,45 @@ def linear(
         return out
     rows, samples = out.numel() // columns, q.shape[0] if q.dim() > 1 else 1
     best = settings or settings_for(rows, columns, depth, 1, q.device)
-    grid = (tiles(rows, best.rows) * tiles(columns, best.columns),)
-    launch(
-        linear_kernel,
-        grid,
-        q,
-        weight,
-        weight_sums,
-        input_scale,
-        zero_point,
-        weight_scale,
-        bias,
-        dense(embedding),
-        dense(residual),
-        out,
-        out_step,
-        out_zero_point,
-        band,
-        rows,
-        depth,
-        columns,
-        rows // samples,
-        samples_a_band(samples, band),
-        SEVERAL=several(band),
-        PER_CHANNEL=out_step is not None and out_step.numel() > 1,
-        ROWS=best.rows,
-        COLUMNS=best.columns,
-        DEPTH=best.depth,
-        EVEN=depth % best.depth == 0,
-        SLICES=best.slices,
-        GROUPED=GROUPED,
-        num_warps=best.warps,
-        num_stages=best.stages,
+    programs, workspace = (
+        tiles(rows, best.rows) * tiles(columns, best.columns),
+        workspace_of(rows, columns, best, q.device),
     )
+    for splits in launches(best):
+        launch(
+            linear_kernel,
+            (programs, splits),
+            q,
+            weight,
+            weight_sums,
+            input_scale,
+            zero_point,
+            weight_scale,
+            bias,
+            dense(embedding),
+            dense(residual),
+            out,
+            out_step,
+            out_zero_point,
+            band,
+            workspace,
+            rows,
+            depth,
+            columns,
+            rows // samples,
+            samples_a_band(samples, band),
+            SEVERAL=several(band),
+            PER_CHANNEL=out_step is not None and out_step.numel() > 1,
+            ROWS=best.rows,
+            COLUMNS=best.columns,
+            DEPTH=best.depth,
+            EVEN=depth % best.depth == 0,
+            SPLITS=splits,
+            SLICES=best.slices,
+            GROUPED=GROUPED,
+            num_warps=best.warps,
+            num_stages=best.stages,
+        )
     return out
 
 
