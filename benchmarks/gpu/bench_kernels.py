@@ -50,6 +50,7 @@ FUSED = [(8, 64, 320, 320, 3, 1), (256, 16, 256, 256, 3, 1)]  # with embedding a
 UPSAMPLED = [(8, 32, 640, 640, 3, 1), (8, 16, 1280, 1280, 3, 1)]  # of the small picture
 WINDOWS = [(8, (1, 1, 4096), 512, 512, (1, 1, 3)), (2, (16, 32, 32), 320, 320, (3, 1, 1))]  # 1d; in time
 LAYER_NORMS = [(8 * 4096, 320), (8 * 256, 1280), (16 * 256, 1152)]
+GATES = [(8 * 4096, 1280), (8 * 1024, 2560), (8 * 256, 5120)]
 ROUNDED = [(256, 16, 256), (8, 64, 320)]
 NORMS = [(256, 32, 128), (256, 16, 256), (128, 64, 128), (8, 64, 320), (8, 16, 1280), (1, 64, 320)]
 MOST_OFF = 0.01
@@ -264,6 +265,27 @@ def layer_norm(shape: tuple[int, ...], device: torch.device, rounds: int) -> dic
     )
 
 
+def gate(shape: tuple[int, ...], device: torch.device, rounds: int) -> dict[str, Any]:
+    """A gated GELU and rounding in one kernel, beside the compiled gate in FP16. shape: rows and channels of the result."""
+    from ptq4dm.backends.triton_gpu.kernels import geglu as kernels
+
+    rounding = (torch.tensor(0.03, device=device), torch.tensor(0, device=device, dtype=torch.int8))
+
+    def in_float(x: Tensor) -> Tensor:
+        value, gate = x.chunk(2, dim=-1)
+        return value * F.gelu(gate)
+
+    return beside(
+        (shape[0], 2 * shape[1]),
+        lambda x: kernels.geglu_quantize(x, *rounding),
+        lambda x: kernels.reference(x, *rounding),
+        compiled(in_float, device),
+        2.5,
+        rounds,
+        device,
+    )
+
+
 def rounding_alone(shape: tuple[int, ...], device: torch.device, rounds: int) -> dict[str, Any]:
     """Rounding to integers, beside a copy in FP16, which has no such step: what it costs."""
     from ptq4dm.backends.triton_gpu.kernels import quantize as kernels
@@ -286,7 +308,7 @@ def beside(
     kernel: Callable[[Tensor], Tensor],
     reference: Callable[[Tensor], Tensor],
     rival: Callable[[Tensor], Tensor],
-    bytes_a_number: int,
+    bytes_a_number: float,
     rounds: int,
     device: torch.device,
 ) -> dict[str, Any]:
@@ -368,6 +390,7 @@ KINDS = {
     "norm": norm,
     "layer norm": layer_norm,
     "rounding": rounding_alone,
+    "gate": gate,
 }
 SHAPES: dict[str, list[Any]] = {
     "convolution": CONVOLUTIONS,
@@ -378,6 +401,7 @@ SHAPES: dict[str, list[Any]] = {
     "convolution in other axes": WINDOWS,
     "layer norm": LAYER_NORMS,
     "rounding": ROUNDED,
+    "gate": GATES,
 }
 REHEARSED: dict[str, list[Any]] = {
     "convolution": [(2, 4, 16, 16, 3, 1)],
@@ -388,6 +412,7 @@ REHEARSED: dict[str, list[Any]] = {
     "convolution in other axes": [(1, (1, 1, 5), 8, 8, (1, 1, 3)), (1, (3, 2, 2), 8, 8, (3, 1, 1))],
     "layer norm": [(4, 8)],
     "rounding": [(1, 3, 8)],
+    "gate": [(4, 8)],
 }
 
 

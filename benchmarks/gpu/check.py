@@ -55,6 +55,7 @@ def checks(few: bool) -> dict[str, Callable[[torch.device], float]]:
     for c, z in itertools.product(channels, zero_points):
         work[f"linear {c} channels zero point {z}"] = lambda device, a=(c, z): linear(*a, device)
         work[f"quantize {c} channels zero point {z}"] = lambda device, a=(c, z): quantize(*a, device)
+        work[f"gate {c} channels zero point {z}"] = lambda device, a=(c, z): gate(*a, device)
         work[f"layer norm {c} channels zero point {z}"] = lambda device, a=(c, z): layer_norm(*a, device)
     for size, z in itertools.product(sizes, zero_points):
         work[f"group norm {size} zero point {z}"] = lambda device, a=(size, z): group_norm(*a, device)
@@ -197,6 +198,15 @@ def layer_norm(channels: int, zero_point: int, device: torch.device) -> float:
     exact = kernels.reference(x, None, None, 1e-5, step, zero, scale, shift)
     x, scale, shift, step, zero = on(device, x, scale, shift, step, zero)
     return seldom(kernels.layer_norm_quantize(x, None, None, 1e-5, step, zero, scale, shift), exact)
+
+
+def gate(channels: int, zero_point: int, device: torch.device) -> float:
+    """Values and gates of both signs: at most a step, and that seldom."""
+    from ptq4dm.backends.triton_gpu.kernels import geglu as kernels
+
+    x = torch.randn(2, 9, 2 * channels, generator=torch.Generator().manual_seed(1)) * 3
+    step, zero = torch.tensor(0.05), torch.tensor(zero_point).char()
+    return seldom(kernels.geglu_quantize(*on(device, x, step, zero)), kernels.reference(x, step, zero))
 
 
 def seldom(got: Tensor, exact: Tensor) -> float:

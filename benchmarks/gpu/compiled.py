@@ -20,6 +20,7 @@ from triton.compiler import ASTSource
 
 from ptq4dm.backends.triton_gpu.geometry import Geometry
 from ptq4dm.backends.triton_gpu.kernels.convolution import convolution_kernel
+from ptq4dm.backends.triton_gpu.kernels.geglu import geglu_kernel
 from ptq4dm.backends.triton_gpu.kernels.group_norm import group_norm_kernel, moments_kernel
 from ptq4dm.backends.triton_gpu.kernels.launching import CANDIDATES, GROUPED, Settings
 from ptq4dm.backends.triton_gpu.kernels.layer_norm import layer_norm_kernel
@@ -131,6 +132,13 @@ def layer_norm(capability: int, channels: int, ones: bool = False) -> Report:
     fixed = {"weight": None, "bias": None, "eps": 1e-5, "PER_CHANNEL": False}
     fixed |= {"ROWS": 1, "CHANNELS": triton.next_power_of_2(channels)}
     return compiled(layer_norm_kernel, pointers, numbers, fixed, capability, ones, num_warps=4)
+
+
+def geglu(capability: int, channels: int, ones: bool = False) -> Report:
+    """A gated GELU and rounding, in float16."""
+    pointers = {"x": "*fp16", "step": "*fp32", "zero_point": "*i8", "q": "*i8"}
+    fixed = {"PER_CHANNEL": True, "ROWS": 16, "CHANNELS": min(128, triton.next_power_of_2(channels))}
+    return compiled(geglu_kernel, pointers, ("rows", "channels", "rows_a_sample"), fixed, capability, ones, num_warps=4)
 
 
 def absent(kernel, pointers: dict[str, str]) -> dict[str, None]:

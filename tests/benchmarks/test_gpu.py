@@ -92,7 +92,7 @@ def test_kernels_are_checked_timed_written_and_not_timed_again(run, tmp_path):
     assert data["hardware"]["gpu"] == "rehearsal" and data["hardware"]["triton"]
     kinds = {" ".join(name.split(" (")[0].split()) for name in data["rows"]}
     assert kinds == {"peaks", "convolution", "linear", "norm", "fused convolution", "upsampled convolution",
-                     "convolution in other axes", "layer norm", "rounding"}  # fmt: skip
+                     "convolution in other axes", "layer norm", "rounding", "gate"}  # fmt: skip
     for name, row in data["rows"].items():
         assert name == "peaks" or row["speedup"]["median"] > 0
         assert row.get("error", 0) < 1e-5 and row.get("largest_difference_in_steps", 0) <= 1

@@ -13,7 +13,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 
 pytest.importorskip("triton")
 from ptq4dm.backends.triton_gpu import layers as triton_layers
-from ptq4dm.backends.triton_gpu.kernels import group_norm, layer_norm, quantize
+from ptq4dm.backends.triton_gpu.kernels import geglu, group_norm, layer_norm, quantize
 from ptq4dm.backends.triton_gpu.kernels.launching import Settings
 from ptq4dm.backends.triton_gpu.kernels.linear import linear
 from ptq4dm.backends.triton_gpu.layers import TritonLayer
@@ -114,6 +114,7 @@ def test_normalisations_and_rounding_alone_take_each_samples_band():
     rounded_by(quantize.quantize, x)
     rounded_by(lambda x, *a, **k: quantize.quantize(x.movedim(1, 2), *a, **k), x.contiguous())
     rounded_by(lambda x, *a, **k: group_norm.group_norm_quantize(x, 2, one, one, 1e-5, True, *a, **k), x)
+    rounded_by(lambda x, *a, **k: geglu.geglu_quantize(x.repeat(1, 1, 1, 2), *a, **k), x)
     rounded_by(lambda x, *a, **k: layer_norm.layer_norm_quantize(x, one, None, 1e-5, *a, **k), x)
 
 

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from hard_cases import int8, near_a_tie
 
 pytest.importorskip("triton")
-from ptq4dm.backends.triton_gpu.kernels import group_norm, layer_norm
+from ptq4dm.backends.triton_gpu.kernels import geglu, group_norm, layer_norm
 
 
 def agree(got, exact, step, zero_point, margin):
@@ -111,6 +111,15 @@ def test_layer_norm(channels, affine):
         if modulation[0] is not None:
             y = y * (1 + scale.double()[:, None]) + shift.double()[:, None]
         agree(got, y, step, -7, 1e-3)
+
+
+@pytest.mark.parametrize("channels", [1, 17, 130])
+def test_a_gate(channels):
+    x = torch.randn(3, 7, 2 * channels, generator=torch.Generator().manual_seed(channels)) * 4
+    step = (torch.rand(channels, generator=torch.Generator().manual_seed(2)) + 0.5) / 20
+    value, gate = x.double().chunk(2, dim=-1)
+    exact = value * gate * (1 + torch.erf(gate / 2**0.5)) / 2
+    agree(geglu.geglu_quantize(x, step, int8(-7)), exact, step, -7, 1e-3)
 
 
 def test_no_samples():

@@ -26,6 +26,7 @@ def calls():
         "quantize": (operators.quantize, (x, STEP, ZERO)),
         "group_norm": (operators.group_norm_quantize, (x, 2, one, one, 1e-5, True, STEP, ZERO, None, None)),
         "layer_norm": (operators.layer_norm_quantize, (x, None, one, 1e-5, STEP, ZERO, *modulation)),
+        "geglu": (operators.geglu_quantize, (x, STEP, ZERO)),
         "linear": (operators.linear, (*matrix, torch.bfloat16, *(None,) * 5)),
         "linear to integers": (operators.linear, (*matrix, torch.float16, *full)),
         "convolution": (

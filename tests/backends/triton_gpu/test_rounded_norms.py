@@ -13,6 +13,7 @@ from torch import nn
 
 pytest.importorskip("triton")
 from ptq4dm.backends.triton_gpu.layers import triton_form
+from ptq4dm.backends.triton_gpu.rounded_gates import RoundedGEGLU, round_in_gates
 from ptq4dm.backends.triton_gpu.rounded_norms import RoundedNorm, round_in_norms
 from ptq4dm.errors import BackendError
 from ptq4dm.quantization.layers import QuantizedLayer
@@ -88,6 +89,28 @@ def test_it_gives_what_the_layers_give_that_round_for_themselves(case):
     halves = {name: item.half() if isinstance(item, torch.Tensor) else item for name, item in call.items()}
     got = answer(half[0], x.half(), halves)
     assert got.dtype == torch.float16 and float((got.float() - expected).norm() / expected.norm()) < 0.02
+
+
+@torch.no_grad()
+def test_a_gate_gives_integers_to_the_layer_behind_it():
+    torch.manual_seed(0)
+    apart = on_kernels(quantized_copy(nn.Sequential(block())))
+    network = copy.deepcopy(apart)
+    round_in_gates(network)
+    assert isinstance(network[0].ff.net[0], RoundedGEGLU) and network[0].ff.net[2].in_front == (network[0].norm3,)
+    x = torch.randn(2, 5, 8)
+    expected = apart[0](x)
+    assert torch.allclose(network[0](x), expected, rtol=1e-4, atol=1e-4)
+    round_in_norms(network)
+    assert rounded(network) == ["0.norm1", "0.norm3"]
+    assert torch.allclose(network[0](x), expected, rtol=1e-4, atol=1e-4)
+    assert network.half()[0](x.half()).dtype == torch.float16
+    kept = on_kernels(quantized_copy(nn.Sequential(block())), keep=("0.ff.net.2",))
+    hooked = on_kernels(quantized_copy(nn.Sequential(block())))
+    hooked[0].ff.net[1].register_forward_hook(lambda *_: None)
+    for other in (kept, hooked, on_kernels(quantized_copy(nn.Sequential(block(activation_fn="gelu"))))):
+        round_in_gates(other)
+        assert not isinstance(other[0].ff.net[0], RoundedGEGLU)
 
 
 def test_layers_that_round_apart_do_so():

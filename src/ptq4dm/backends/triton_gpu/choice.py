@@ -29,6 +29,7 @@ from ptq4dm.backends.triton_gpu.kernels.launching import (
     with_splits,
 )
 from ptq4dm.backends.triton_gpu.layers import TritonConv, TritonLayer, channels_last, triton_form
+from ptq4dm.backends.triton_gpu.rounded_gates import behind_gates
 from ptq4dm.backends.triton_gpu.rounded_norms import behind_norms
 from ptq4dm.backends.triton_gpu.timings import Timing, Timings
 from ptq4dm.backends.triton_gpu.weight_only import FLOATS
@@ -224,7 +225,8 @@ def float_form(layer: QuantizedLayer, dtype: torch.dtype) -> nn.Module:
 def works_of(network: nn.Module, layers: Mapping[str, QuantizedLayer], call: Call) -> dict[str, Work]:
     """The input of each layer in one call of the network, the largest where it is called several times."""
     works: dict[str, Work] = {}
-    rounded, enlarged = rounded_in_front(network) | behind_norms(network), upsampled_by_index(network)
+    rounded = rounded_in_front(network) | behind_norms(network) | behind_gates(network)
+    enlarged = upsampled_by_index(network)
 
     def watching(name: str) -> Callable[..., None]:
         def watch(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

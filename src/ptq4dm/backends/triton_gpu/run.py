@@ -54,6 +54,7 @@ class TritonBackend:
             kind = MissingDependencyError if "pip install" in reason else BackendError
             raise kind(reason)
         from ptq4dm.backends.triton_gpu.blocks import fuse
+        from ptq4dm.backends.triton_gpu.rounded_gates import round_in_gates
         from ptq4dm.backends.triton_gpu.rounded_norms import round_in_norms
         from ptq4dm.backends.triton_gpu.self_check import self_check
         from ptq4dm.backends.triton_gpu.weight_only import HALVES, half_precision_forms
@@ -66,6 +67,7 @@ class TritonBackend:
         fast = not self.strict and dtype in HALVES and placement(network)[0].type == "cuda"
         prepared = with_layers(network, forms | half_precision_forms(network, dtype if fast else None)).eval()
         fuse(prepared)
+        round_in_gates(prepared)
         round_in_norms(prepared)
         for module in prepared.modules():
             if isinstance(module, nn.Conv2d):
