@@ -85,7 +85,7 @@ class PTQ4DMQuantizer(DiffusersQuantizer):
             )
         saved = self.saved or ()
         if numbers_of(saved):
-            model.is_quantized = False  # diffusers casts what it attaches
+            vars(model)["is_quantized"] = False  # diffusers casts what it attaches
             attach_adapters(model, empty_tensors(self.files), type(model).__name__)
             stay_in_use(model)
         fuse_again(model, config.fused, type(model).__name__)
