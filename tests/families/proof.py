@@ -1,20 +1,28 @@
 """What is proven of one family: calibrated, quantized, run in INT8, saved, loaded and run again."""
 
+import copy
 import json
+import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from diffusers import DiffusionPipeline
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 import ptq4dm
 from families.family import TinyFamily, run
-from ptq4dm.errors import PTQ4DMError
+from ptq4dm.errors import PTQ4DMError, SimulatedWarning
 from ptq4dm.pipelines.conditions import OWN
-from ptq4dm.pipelines.denoiser import Call, output_tensor
+from ptq4dm.pipelines.denoiser import Call, batch_of, output_tensor
+from ptq4dm.quantization.quantized_model import QuantizedDenoiser
 
 STEPS = 3
+DIFFUSERS = "from_pretrained"
+OF_WAY = {DIFFUSERS: "simulated"}
+"""What diffusers' own loading yields."""
 UNCONDITIONAL = ("ddpm", "ddim")
 """Those that our own loop draws with."""
 FULL = ptq4dm.load_recipe("w8a8").replace(calibration={"samples": 12, "steps": 6, "batch_size": 6})
@@ -27,8 +35,9 @@ class Proof:
     """One row. rows_made: rows through the denoisers for all of the calibration, and rows_of_running if the pipeline
     were run for its pictures; None for our own loop. layers: quantized of all; share: of the multiply-adds in INT8;
     call_error: relative L2 of the first call of each denoiser against float; on_cpu: layers that OpenVINO ran in INT8,
-    of those quantized; engine_error: relative L2 of its pictures against the simulated backend's; same_again: by
-    backend, whether the loaded model draws the same bits. faults: why an entry is missing."""
+    of those quantized; engine_error: relative L2 of its pictures against the simulated backend's; engine_distance: of
+    the first call of each denoiser, its batch taken twice, from the simulated one in float64; same_again: by backend,
+    and for what diffusers loads, whether the loaded model draws the same bits. faults: why an entry is missing."""
 
     family: str
     denoisers: tuple[str, ...]
@@ -42,6 +51,7 @@ class Proof:
     call_error: dict[str, float]
     on_cpu: tuple[int, int] | None
     engine_error: float | None
+    engine_distance: dict[str, float]
     same_again: dict[str, bool]
     faults: tuple[str, ...]
 
@@ -73,7 +83,7 @@ def prove(
     pipeline = family.build()
     given = None if family.name in UNCONDITIONAL else conditions(family, max(2, recipe.calibration.batch_size))
     model = ptq4dm.quantize(pipeline, recipe, conditions=given)
-    faults, pictures, on_cpu = [], {}, None
+    faults, pictures, on_cpu, distances = [], {}, None, {}
     for backend in backends:
         try:
             fast = model.to_pipeline(backend)
@@ -84,6 +94,9 @@ def prove(
         if backend == "openvino":
             ran = [layer for name in model.denoisers for layer in getattr(fast, name).ptq4dm_engine.executed]
             on_cpu = (sum(layer.int8 for layer in ran), sum(layer.quantized for layer in model.plan))
+            distances = {name: engine_distance(getattr(fast, name), model.denoiser(name)) for name in model.denoisers}
+            if len(run(family, fast, batch=2)) != 2:
+                faults.append(f"{backend}: a batch of two was not drawn")
     try:
         again = loaded_again(family, model, folder, tuple(pictures))
     except PTQ4DMError as error:
@@ -105,7 +118,8 @@ def prove(
         call_error={name: call_error(pipeline, model, name) for name in model.denoisers},
         on_cpu=on_cpu,
         engine_error=relative(pictures["openvino"], pictures["simulated"]) if both else None,
-        same_again={backend: torch.equal(again[backend], pictures[backend]) for backend in again},
+        engine_distance=distances,
+        same_again={way: torch.equal(drawn, pictures[OF_WAY.get(way, way)]) for way, drawn in again.items()},
         faults=tuple(faults),
     )
 
@@ -115,12 +129,22 @@ def loaded_again(
 ) -> dict[str, Tensor]:
     """The pictures of the model after it was saved and loaded."""
     loaded = ptq4dm.load(model.save(folder))
-    found = {}
+    found = {DIFFUSERS: run(family, loaded_by_diffusers(family, folder))}
     for backend in backends:
         pipeline = loaded.to_pipeline(backend)
         pipeline.set_progress_bar_config(disable=True)
         found[backend] = run(family, pipeline)
     return found
+
+
+def loaded_by_diffusers(family: TinyFamily, folder: Path) -> DiffusionPipeline:
+    """The saved pipeline as diffusers alone opens it, saves it, and opens it again."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SimulatedWarning)
+        DiffusionPipeline.from_pretrained(folder).save_pretrained(folder / "again")
+        pipeline = DiffusionPipeline.from_pretrained(folder / "again")
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
 
 
 def call_error(pipeline: Any, model: ptq4dm.QuantizedModel, name: str) -> float:
@@ -132,6 +156,26 @@ def call_error(pipeline: Any, model: ptq4dm.QuantizedModel, name: str) -> float:
         wanted = first(getattr(pipeline, name)(*example.args, **example.kwargs))
         got = first(denoiser.network(*example.args, **example.kwargs))
     return relative(got, wanted)
+
+
+@torch.no_grad()
+def engine_distance(fast: nn.Module, denoiser: QuantizedDenoiser) -> float:
+    """How far an engine's answer to a denoiser's first call, its batch taken twice, is from the simulated network's in
+    float64, relative L2."""
+    example = denoiser.example
+    assert isinstance(example, Call)
+    rows = batch_of(example.args, example.kwargs)
+
+    def given(dtype: torch.dtype) -> Call:
+        def changed(tensor: Tensor) -> Tensor:
+            twice = torch.cat([tensor, tensor.flip(0)]) if tensor.dim() and len(tensor) == rows else tensor
+            return twice.to(dtype) if tensor.is_floating_point() else twice
+
+        return Call(*pytree.tree_map_only(Tensor, changed, (example.args, example.kwargs)))
+
+    exact, call = given(torch.float64), given(torch.float32)
+    wanted = first(copy.deepcopy(denoiser.network).double()(*exact.args, **exact.kwargs))
+    return relative(first(fast(*call.args, **call.kwargs)), wanted)
 
 
 def first(output: Any) -> Tensor:

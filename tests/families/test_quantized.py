@@ -9,7 +9,7 @@ import torch
 import ptq4dm
 from families import FAMILIES, run
 from families.parts import masks, pictures
-from families.proof import RECIPE, conditions, prove
+from families.proof import DIFFUSERS, RECIPE, conditions, prove
 from ptq4dm.cli.main import main
 from ptq4dm.errors import CalibrationError
 
@@ -25,10 +25,12 @@ def test_calibrated_quantized_saved_and_loaded(name, tmp_path):
     assert set(proof.denoisers) == {*family.denoisers, *family.beside}
     assert proof.share > 0.85 and proof.calls_made + proof.calls_saved > 0
     assert all(0 < error < 0.3 for error in proof.call_error.values())
-    assert proof.faults == () and proof.same_again == dict.fromkeys(backends, True)
+    assert proof.faults == () and proof.same_again == dict.fromkeys((DIFFUSERS, *backends), True)
     if name in ON_ENGINE:
         assert proof.on_cpu is not None and proof.on_cpu[0] == proof.on_cpu[1]
         assert proof.engine_error is not None and proof.engine_error < 0.02
+        assert proof.engine_distance.keys() == set(proof.denoisers)
+        assert max(proof.engine_distance.values()) < 0.02
 
 
 def test_the_users_own_pipeline_stays_as_it_was():

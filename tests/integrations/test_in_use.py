@@ -104,6 +104,17 @@ def test_model_offloading_hooks_give_the_same(pipeline):
     assert torch.equal(latents(pipeline), before)
 
 
+def test_the_pipelines_own_offloading_gives_the_same(pipeline):
+    before = latents(pipeline)
+    pipeline.enable_model_cpu_offload(device="cpu")
+    assert type(pipeline.unet._hf_hook) is accelerate.hooks.CpuOffload
+    assert torch.equal(latents(pipeline), before)
+    pipeline.remove_all_hooks()
+    pipeline.enable_sequential_cpu_offload(device="cpu")
+    assert {parameter.device.type for parameter in pipeline.unet.parameters()} == {"meta"}
+    assert "meta" not in {buffer.device.type for buffer in pipeline.unet.buffers()}  # the integers stay
+
+
 def test_real_int8_learns_its_inputs_from_the_first_picture(pipeline):
     before = latents(pipeline)
     fast = ptq4dm.accelerate(pipeline, "openvino")

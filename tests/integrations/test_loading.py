@@ -141,6 +141,12 @@ def test_another_pipeline_class_takes_the_parts_over(folder):
         assert np.isfinite(drawn(other)).all()
 
 
+def test_the_simulated_network_is_compiled_whole(folder):
+    network = opened(folder).unet
+    compiled = torch.compile(network, backend="eager", fullgraph=True)
+    assert torch.equal(call(compiled), call(network))
+
+
 def test_the_note_is_given_once(folder, monkeypatch):
     monkeypatch.setattr(quantizer, "told", set())
     with pytest.warns(SimulatedWarning, match=r"not its speed\. ptq4dm\.accelerate\(pipeline\)") as noted:

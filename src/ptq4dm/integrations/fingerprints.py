@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+from safetensors import safe_open
 from torch import Tensor
 
 from ptq4dm import files
@@ -14,6 +16,17 @@ KEY = "ptq4dm"
 def fingerprint_metadata(tensors: dict[str, Tensor]) -> dict[str, str]:
     """The metadata entry for some tensors; every shard carries that of all."""
     return {KEY: files.fingerprint(tensors)}
+
+
+def empty_tensors(paths: Sequence[str]) -> dict[str, Tensor]:
+    """The tensors of safetensors files without their values, on the meta device."""
+    found = {}
+    for path in paths:
+        if path.endswith(".safetensors"):
+            with safe_open(path, framework="pt") as file:
+                names = list(file.keys())
+                found |= {name: torch.empty(file.get_slice(name).get_shape(), device="meta") for name in names}
+    return found
 
 
 def check_fingerprint(paths: Sequence[str]) -> None:

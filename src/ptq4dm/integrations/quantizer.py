@@ -32,6 +32,7 @@ class PTQ4DMQuantizer(DiffusersQuantizer):
         super().__init__(quantization_config, **kwargs)
         self.quantization_config: PTQ4DMConfig = quantization_config
         self.saved: list[str] | None = None
+        self.files: list[str] = []
         self.calibrated: Any = None
         if not self.pre_quantized:
             from ptq4dm.integrations.calibrated import read_calibrated
@@ -56,7 +57,7 @@ class PTQ4DMQuantizer(DiffusersQuantizer):
             from ptq4dm.integrations.fingerprints import check_fingerprint
 
             check_fingerprint(checkpoint_files)
-            self.saved = list(loaded_keys)
+            self.saved, self.files = list(loaded_keys), [str(file) for file in checkpoint_files]
         return loaded_keys
 
     def _process_model_before_weight_loading(self, model: nn.Module, **kwargs: Any) -> None:
@@ -64,6 +65,7 @@ class PTQ4DMQuantizer(DiffusersQuantizer):
         if not self.pre_quantized:
             self.calibrated.check(model)
             return
+        from ptq4dm.integrations.fingerprints import empty_tensors
         from ptq4dm.pipelines.fused import drop_idle_layers, fuse_again
         from ptq4dm.quantization.attention_products import put_products
         from ptq4dm.quantization.filling import (
@@ -72,6 +74,7 @@ class PTQ4DMQuantizer(DiffusersQuantizer):
             rounded_layers,
             smoothed_layers,
         )
+        from ptq4dm.quantization.ip_adapters import attach_adapters, numbers_of, stay_in_use
         from ptq4dm.quantization.shared import share
         from ptq4dm.quantization.time_bands import restore_bands
 
@@ -81,6 +84,10 @@ class PTQ4DMQuantizer(DiffusersQuantizer):
                 "this diffusers is too old to load smoothed layers or the arithmetic 'qdq': pip install -U diffusers"
             )
         saved = self.saved or ()
+        if numbers_of(saved):
+            vars(model)["is_quantized"] = False  # diffusers casts what it attaches
+            attach_adapters(model, empty_tensors(self.files), type(model).__name__)
+            stay_in_use(model)
         fuse_again(model, config.fused, type(model).__name__)
         drop_idle_layers(model)
         rounded, smoothed = rounded_layers(config.layers, saved), smoothed_layers(config.layers, saved)

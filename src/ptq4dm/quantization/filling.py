@@ -63,10 +63,7 @@ def put_empty_layers(
     for name in layers:
         source = modules.get(name)
         if not name or source is None:
-            reason = "so this artifact is of another network"
-            if "_ip." in name:
-                reason = "which an IP-Adapter has and diffusers does not build: open it with ptq4dm.load(folder)"
-            raise ArtifactError(f"{where}: the network has no layer {name!r}, {reason}")
+            raise ArtifactError(f"{where}: the network has no layer {name!r}, so this artifact is of another network")
         if not isinstance(source, QUANTIZABLE):
             raise ArtifactError(
                 f"{where}: {name!r} of the network is a {type(source).__name__}, which has no INT8 form"

@@ -34,6 +34,16 @@ def attach_adapters(network: nn.Module, tensors: Mapping[str, Tensor], where: An
     network._load_ip_adapter_weights(adapters, low_cpu_mem_usage=False)  # pyright: ignore[reportCallIssue] (of a UNet)
 
 
+def stay_in_use(network: nn.Module) -> None:
+    """Have a network use its adapters whatever is registered to its config later: diffusers notes that it has some on
+    the config object only, which registering makes anew (`from_pretrained` does, at its very end)."""
+
+    def note(network: Any, args: Any) -> None:
+        network.config.encoder_hid_dim_type = "ip_image_proj"
+
+    network.register_forward_pre_hook(note)
+
+
 def require_plain_adapters(network: nn.Module, where: str) -> None:
     """Raise ModelError that names `where` for a network with adapters that `attach_adapters` could not attach."""
     tensors = network.state_dict()

@@ -6,6 +6,7 @@ from tiny import tiny_unet
 from torch import Tensor, nn
 
 from ptq4dm.backends.cpu.binding import bind
+from ptq4dm.errors import BackendError
 from ptq4dm.pipelines.denoiser import Call
 
 pytest.importorskip("openvino")
@@ -77,3 +78,32 @@ def test_what_is_not_cut(two_threads, monkeypatch):
     assert parts_of(((), ())) == 1
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     assert parts_of(((2, 3), ())) == 1
+
+
+def test_a_size_that_compiles_only_with_a_dynamic_batch_runs_so(monkeypatch):
+    network, x = UsesFirstTime(), torch.randn(3, 3, 4, 4)
+    bound = bind(network, Call((x, torch.tensor([3.0, 3.0, 3.0]))))
+    run = BatchRunner(lower(network, bound).model, shapes_of(bound.tensors))
+    monkeypatch.setattr(run, "compiled", refuse)
+    for batch in (2, 1):
+        (y,) = run((x[:batch], torch.full((batch,), 3.0)))
+        torch.testing.assert_close(y, 3.0 * x[:batch])
+    assert run.dynamic is not None and len(run.fixed) == 1
+
+
+def refuse(shapes):
+    """In place of compiling."""
+    raise BackendError("not with these sizes")
+
+
+@pytest.mark.parametrize("kind", [TypeError, ValueError, AssertionError, IndexError])
+def test_what_fails_while_it_is_traced_is_told(kind):
+    class Untraceable(nn.Module):
+        def forward(self, x: Tensor, t: Tensor) -> Tensor:
+            if torch.jit.is_tracing():
+                raise kind("its own reason")
+            return x * t
+
+    network = Untraceable()
+    with pytest.raises(BackendError, match=r"cannot express Untraceable \(its own reason\): use backend='simulated'"):
+        lower(network, bind(network, Call((torch.randn(2, 3, 4, 4), torch.tensor(1.0)))))

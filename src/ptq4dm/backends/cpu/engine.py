@@ -13,7 +13,6 @@ from ptq4dm.backends.cpu.binding import BoundCall, Traceable, answer, bind
 from ptq4dm.backends.cpu.state import settings_of
 from ptq4dm.errors import BackendError, BackendWarning
 from ptq4dm.pipelines.denoiser import Call
-from ptq4dm.quantization.float_types import half_type
 from ptq4dm.quantization.time_bands import TimeBands, at_band, bands_of, each_band
 
 
@@ -59,11 +58,6 @@ class Engine:
         """The graph for calls like `bound` of the network as it is set, compiled at the first. Raises BackendError."""
         key = (bound.key, settings_of(self.network))
         if key not in self.graphs:
-            if (dtype := half_type(self.network)) is not None:
-                raise BackendError(
-                    f"{type(self.network).__name__} was cast to {dtype} on an engine that computes in float32: cast it "
-                    "back with .to(torch.float32)"
-                )
             self.graphs[key] = self.compile_graph(self.network, bound)
         return self.graphs[key]
 

@@ -9,7 +9,7 @@ then never waits for the others at the end of every layer, and INT8 layers, whic
 """
 
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 
 import torch
@@ -55,8 +55,9 @@ class BatchRunner:
         if shapes in self.fixed:
             return self.fixed[shapes]
         if self.dynamic is None and len(self.fixed) < FIXED_SIZES:
-            _, self.fixed[shapes] = self.compiled(shapes)
-            return self.fixed[shapes]
+            with suppress(BackendError):  # as above
+                _, self.fixed[shapes] = self.compiled(shapes)
+                return self.fixed[shapes]
         if self.dynamic is None:
             self.dynamic = runner(compile_model(self.model))
         return self.dynamic

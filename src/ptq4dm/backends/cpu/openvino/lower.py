@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +37,10 @@ if TYPE_CHECKING:
 OPERATOR = "ptq4dm::quantized_layer"
 TRACED: ContextVar[tuple[QuantizedLayer, ...]] = ContextVar("TRACED", default=())
 """The quantized layers of the network being traced; the operator refers to them by index."""
+
+
+WHILE_TRACING: Final = (RuntimeError, TypeError, ValueError, AssertionError, IndexError, KeyError, AttributeError)
+"""What the code of a network raises where it cannot be traced."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +142,7 @@ def lower(network: nn.Module, bound: BoundCall, friendly: bool = True) -> Lowere
             input=[ov.PartialShape([-1, *tensor.shape[1:]] if tensor.dim() else []) for tensor in tensors],
             extension=[ConversionExtension(OPERATOR, convert)],
         )
-    except (RuntimeError, *frontend_failures()) as error:
+    except (*WHILE_TRACING, *frontend_failures()) as error:
         raise BackendError(
             f"OpenVINO cannot express {type(network).__name__} ({reason_of(error)}): use backend='simulated'"
         ) from error
