@@ -266,7 +266,7 @@ def layer_norm(shape: tuple[int, ...], device: torch.device, rounds: int) -> dic
 
 
 def gate(shape: tuple[int, ...], device: torch.device, rounds: int) -> dict[str, Any]:
-    """A gated GELU and rounding in one kernel, beside the compiled FP16 gate. shape: rows, channels of the result."""
+    """A gated GELU and rounding in one kernel, beside the compiled gate in FP16. shape: that of the result."""
     from ptq4dm.backends.triton_gpu.kernels import geglu as kernels
 
     rounding = (torch.tensor(0.03, device=device), torch.tensor(0, device=device, dtype=torch.int8))
