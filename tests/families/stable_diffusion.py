@@ -143,8 +143,8 @@ def prompted(batch: int) -> dict[str, Any]:
 
 
 def from_picture(batch: int) -> dict[str, Any]:
-    """Pictures that start from given ones, noised over part of the time axis."""
-    return {**prompted(batch), "image": pictures(batch), "strength": 0.6}
+    """Pictures that start from given ones, at full strength so that no step is skipped."""
+    return {**prompted(batch), "image": pictures(batch), "strength": 1.0}
 
 
 def painted(batch: int) -> dict[str, Any]:

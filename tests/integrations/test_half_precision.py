@@ -17,7 +17,7 @@ RECIPE = ptq4dm.load_recipe("w8a8").replace(
     min_channels=1,
     float_share=0.0,
     keep_float=("down_blocks", "mid_block", "up_blocks"),  # so that the test is quick
-    calibration={"samples": 1, "steps": 1, "batch_size": 1},
+    calibration={"samples": 1, "steps": 2, "batch_size": 1},
 )
 
 
