@@ -77,8 +77,6 @@ class TritonBackend:
         for module in prepared.modules():  # the hook that knows the band is the network's own
             if isinstance(module, QuantizedLayer) and module.bands is not None:
                 module.bands = bands_of(network)
-        if "is_quantized" in vars(prepared):  # diffusers refuses to cast such networks; scales keep their types here
-            vars(prepared)["is_quantized"] = False
         vars(prepared).update(save_pretrained=refuse_saving, ptq4dm_layers=(*choices, *without_kernel(left)))
         return prepared
 
