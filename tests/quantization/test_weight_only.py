@@ -325,6 +325,12 @@ def test_tied_layers_stay_tied():
     assert float((denoiser.network(*call.args) - wanted).norm() / wanted.norm()) < 0.02
 
 
+def test_ranges_are_shown_of_layers_that_round_their_inputs():
+    """The layers of time move most, but nothing of theirs is rounded to the range that would be drawn."""
+    _, denoiser = tied_network(RECIPE)
+    assert [row["layer"] for row in denoiser.facts["activation_ranges"]] == ["picture"]
+
+
 def test_smoothing_is_not_folded_in_front_of_them():
     recipe = RECIPE.replace(smoothing={"threshold": 2.0})
     _, plain = tied_network(recipe.replace(time_in_float=False), outlier=200.0)

@@ -1,6 +1,6 @@
 """What is known of a quantized model, as plain JSON data that travels with the artifact."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
 from torch import nn
@@ -87,15 +87,15 @@ def product_facts(network: nn.Module, rounded: nn.Module) -> dict[str, Any]:
     return {"attention_products": reasons, "float_by_method": by_method}
 
 
-def range_facts(ranges: RangeTable) -> list[dict[str, Any]]:
-    """Activation ranges against time-step, of the layers whose range moves most relative to the one range chosen.
+def range_facts(ranges: RangeTable, layers: Collection[str]) -> list[dict[str, Any]]:
+    """Activation ranges against time-step, of those of `layers` whose range moves most relative to the one chosen.
 
     Of layers that share an input (the projections of the time embedding) the first stands for all.
     """
     rows, seen = [], set()
     for name, bands in ranges.summary().items():
         filled = [band for band in bands if band["min"] is not None and band["from"] is not None]
-        if len(filled) < 2:
+        if name not in layers or len(filled) < 2:
             continue
         chosen = ranges.ranges[name]
         row = {

@@ -128,7 +128,7 @@ def round_network(
     folds = {key: names for key, names in (folds or {}).items() if not {key, *names} & {*left, *weight_only}}
     folded = {key: smoothing[names[0]] for key, names in folds.items()}
     fold(quantized, folds, folded)
-    facts = {"activation_ranges": range_facts(ranges), "float_by_method": float_by_method(network)}
+    facts = {"activation_ranges": range_facts(ranges, layers), "float_by_method": float_by_method(network)}
     facts |= {
         "sensitivity_calls": made * pictures,
         "smoothed": list(smoothing),
