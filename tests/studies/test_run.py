@@ -22,7 +22,7 @@ from ptq4dm.studies.sentences import NAIVE, OTHER
 from ptq4dm.studies.study import Study
 from ptq4dm.studies.timesteps import AS_MANY
 
-ONES = ("start: t = 0", "middle: t = 500", "end: t = 999")
+ONES = ("start: t = 0", "end: t = 999")
 
 
 def rows_of(results: dict[str, Any], question: str) -> dict[str, dict[str, Any]]:

@@ -20,7 +20,7 @@ from ptq4dm.studies.settings import Settings
 from ptq4dm.studies.study import Study
 
 FULL: Final = (("ddpm", 1000), ("ddim", 100), ("ddim", 50), ("ddim", 20), ("dpmsolver++", 20), ("unipc", 10))
-QUICK: Final = (("ddim", 16), ("dpmsolver++", 10), ("unipc", 10))
+QUICK: Final = (("dpmsolver++", 10), ("unipc", 10))
 LONG: Final = 200
 """Steps beyond which few pictures are drawn, and no calibration of the sampler's own is made."""
 FEW_PICTURES: Final = 4

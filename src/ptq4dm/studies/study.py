@@ -158,10 +158,10 @@ class Study:
         visited = self.sweep.visited
         return law_distance(self.shares_of(law, options, visited), visited, self.sweep.edges)
 
-    def law_set(self, law: str | Callable[..., Any], options: Mapping[str, Any], **changes: Any) -> CalibrationSet:
+    def law_set(self, law: str | Callable[..., Any], options: Mapping[str, Any]) -> CalibrationSet:
         """Samples of the pool under a law: those that weights are rounded by."""
         total = self.pipeline.num_train_timesteps
-        return self.pool.under(law, options, FEEDBACK_SAMPLES, self.settings.seed, total, **changes)
+        return self.pool.under(law, options, FEEDBACK_SAMPLES, self.settings.seed, total)
 
     def collected(self, **changes: Any) -> CalibrationSet:
         """A calibration set collected on its own, with changes to the calibration of the recipe."""

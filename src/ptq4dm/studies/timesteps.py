@@ -13,7 +13,7 @@ from typing import Any, Final
 from ptq4dm.calibration.calibration_set import CalibrationSet
 from ptq4dm.studies.cases import Case, recipe_case, set_case
 from ptq4dm.studies.samples import few_of, few_samples
-from ptq4dm.studies.study import FEEDBACK_SAMPLES, Study
+from ptq4dm.studies.study import Study
 
 WIDTH: Final = 0.2
 """Scale of the normal laws whose location is varied, as a fraction of T."""
@@ -34,7 +34,7 @@ def timesteps(study: Study) -> Sequence[Case]:
     }
     for location in LOCATIONS[::4] if quick else LOCATIONS:
         laws[f"normal, μ = {location:g} T, σ = {WIDTH:g} T"] = ("ndtc", {"location": location, "scale": WIDTH})
-    for location, scale, shape in SKEW[1:3] if quick else SKEW:
+    for location, scale, shape in SKEW[1:2] if quick else SKEW:
         name = f"skew normal, ξ = {location:g} T, ω = {scale:g} T, α = {shape:g}".replace("-", "−")
         laws[name] = ("ndtc", {"location": location, "scale": scale, "shape": shape})
     laws["NDTC, resampled instead of clipped"] = ("ndtc", {"overflow": "resample"})
@@ -43,7 +43,8 @@ def timesteps(study: Study) -> Sequence[Case]:
         for name, (law, options) in laws.items()
     ]
     few = few_of(study, "timesteps", AS_MANY)
-    ones = {"start: t = 0": 0, f"middle: t = {round(last / 2)}": round(last / 2), f"end: t = {last}": last}
+    middle = {} if quick else {f"middle: t = {round(last / 2)}": round(last / 2)}
+    ones = {"start: t = 0": 0, **middle, f"end: t = {last}": last}
     single = [one_case(study, name, t, few) for name, t in ones.items()]
     right = pairs_case(study, "NDTC, right pairs of the same trajectories", False, None, "")
     return [few, *single, *cases, right, pairs_case(study, "NDTC, mirror-wise pairs", True, right, FAULT)]
@@ -64,9 +65,11 @@ def one_case(study: Study, name: str, t: int, few: Case) -> Case:
 def pairs_case(study: Study, name: str, mirrored: bool, baseline: Case | None, note: str) -> Case:
     """The default law on samples of the swept trajectories, paired right or mirror-wise."""
     own = study.recipe.calibration
-    how = {"mirrored": mirrored, "law": str(own.timesteps), "samples": FEEDBACK_SAMPLES}
+    samples = few_samples(study)
+    how = {"mirrored": mirrored, "law": str(own.timesteps), "samples": samples}
 
     def collected() -> CalibrationSet:
-        return study.law_set(own.timesteps, own.law_options, mirrored=mirrored)
+        total = study.pipeline.num_train_timesteps
+        return study.pool.under(own.timesteps, own.law_options, samples, own.seed, total, mirrored)
 
     return set_case(study, "timesteps", name, how, collected, baseline=baseline, note=note)
