@@ -138,7 +138,7 @@ def little_is_lost(rows: Rows) -> tuple[str, list[Comparison]]:
     most = LITTLE * first["float"]
     estimate = {"value": first["difference"], "low": first["low"], "high": first["high"], "n": first["n"]}
     outcome = "better" if first["high"] < most else "worse" if first["low"] > most else "no difference"
-    within = f"the float model, a twentieth of its distance ({most:.3g}) allowed"
+    within = f"the float model, {LITTLE:.0%} of its distance ({most:.3g}) allowed"
     verdict = {"better": SUPPORTED, "worse": CONTRADICTED}.get(outcome, UNDECIDED)
     return verdict, [Comparison("default", within, outcome, first["measure"], estimate)]
 

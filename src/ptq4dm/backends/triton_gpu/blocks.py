@@ -15,7 +15,7 @@ from diffusers.models.upsampling import Upsample2D
 from torch import Tensor, nn
 
 from ptq4dm.backends.triton_gpu import operators
-from ptq4dm.backends.triton_gpu.layers import TritonConv, channels_last, channels_second
+from ptq4dm.backends.triton_gpu.layers import TritonConv, band_on, channels_last, channels_second
 
 TWICE = 2
 """By how much diffusers' upsamplers enlarge."""
@@ -114,7 +114,7 @@ def normalized_conv(
         conv.zero_point,
         scale,
         shift,
-        conv.band(x),
+        band_on(conv.bands, x),
     )
     y = conv.product(
         q,

@@ -71,12 +71,7 @@ class TritonLayer(FixedTypes, ABC):
 
     def integers(self, x: Tensor) -> Tensor:
         """(samples, *spatial, in) float -> int8; integers are taken as they are."""
-        return x if x.dtype == torch.int8 else operators.quantize(x, self.step, self.zero_point, self.band(x))
-
-    def band(self, x: Tensor) -> Tensor | None:
-        """The band of the call in progress where `x` is, one number or one a sample; None where a scale is one for all
-        time-steps."""
-        return None if self.bands is None else self.bands.index_on(x.device).reshape(-1)
+        return x if x.dtype == torch.int8 else operators.quantize(x, self.step, self.zero_point, band_on(self.bands, x))
 
     def out_type(self, input: Tensor) -> torch.dtype:
         """The type of the input, or that of the normalisation that rounded it. Raises BackendError for other bytes."""
@@ -103,7 +98,7 @@ class TritonLayer(FixedTypes, ABC):
             residual,
             None,
             None,
-            self.band(q),
+            band_on(self.bands, q),
         )
 
 
@@ -177,7 +172,7 @@ class TritonConv(TritonLayer):
             residual,
             None,
             None,
-            self.band(q),
+            band_on(self.bands, q),
         )
         return y.reshape(y.shape[0], *y.shape[4 - self.axes :])
 
@@ -196,6 +191,12 @@ def three(numbers: tuple[int, ...] | torch.Size, missing: int) -> tuple[int, int
     """The numbers of a convolution's axes, those that it lacks in front."""
     d, h, w = (*(missing,) * (3 - len(numbers)), *numbers)
     return d, h, w
+
+
+def band_on(bands: TimeBands | None, x: Tensor) -> Tensor | None:
+    """The band of the call in progress where `x` is, one number or one a sample; None where a scale is one for all
+    time-steps."""
+    return None if bands is None else bands.index_on(x.device).reshape(-1)
 
 
 def step_of(layer: QuantizedLayer) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ptq4dm.backends.triton_gpu import operators
 from ptq4dm.backends.triton_gpu.blocks import hooked
-from ptq4dm.backends.triton_gpu.layers import TritonLayer
+from ptq4dm.backends.triton_gpu.layers import TritonLayer, band_on
 from ptq4dm.quantization.layers import FixedTypes, QuantizedLayer
 
 
@@ -33,8 +33,7 @@ class RoundedGEGLU(FixedTypes):
     def forward(self, hidden_states: Tensor) -> Tensor:
         """(..., channels) float, or integers where a normalisation rounds for `proj`, -> (..., inner) int8."""
         x = self.proj(hidden_states)
-        band = None if self.bands is None else self.bands.index_on(x.device).reshape(-1)
-        return operators.geglu_quantize(x, self.step, self.zero_point, band)
+        return operators.geglu_quantize(x, self.step, self.zero_point, band_on(self.bands, x))
 
 
 def round_in_gates(network: nn.Module) -> None:

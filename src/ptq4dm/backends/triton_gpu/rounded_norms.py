@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ptq4dm.backends.triton_gpu import operators
 from ptq4dm.backends.triton_gpu.blocks import hooked
-from ptq4dm.backends.triton_gpu.layers import TritonLayer, channels_last, channels_second, step_of
+from ptq4dm.backends.triton_gpu.layers import TritonLayer, band_on, channels_last, channels_second, step_of
 from ptq4dm.quantization.layers import FixedTypes, QuantizedLayer
 
 Place = tuple[nn.Module, str, list[nn.Module]]
@@ -43,7 +43,7 @@ class RoundedNorm(FixedTypes):
     def forward(self, input: Tensor) -> Tensor:
         """GroupNorm: (batch, channels, *places), LayerNorm: (..., channels), float -> int8 of the same shape."""
         norm = self.norm
-        band = None if self.bands is None else self.bands.index_on(input.device).reshape(-1)
+        band = band_on(self.bands, input)
         rounding = (self.step, self.zero_point, None, None, band)
         if isinstance(norm, nn.LayerNorm):
             return operators.layer_norm_quantize(input, norm.weight, norm.bias, norm.eps, *rounding)
