@@ -58,8 +58,19 @@ def test_the_bits_are_those_of_the_layer(
     wanted = layer(x)
     with integer_products.integer_products([layer]):
         assert torch.equal(layer(x), wanted)
-        assert layer(x).is_contiguous()
     assert "forward" not in vars(layer)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("taps", [1, 3])
+def test_the_order_in_memory_is_that_of_the_layer(order: torch.memory_format, taps: int):
+    """Norms behind add up in the order of memory, so that their last bits follow from it."""
+    layer = filled(nn.Conv2d(8, 6, taps), 0, 3)
+    x = inputs(layer).contiguous(memory_format=order)
+    wanted = layer(x)
+    with integer_products.integer_products([layer]):
+        assert layer(x).stride() == wanted.stride()
 
 
 def test_what_is_not_plain_goes_to_the_layer_itself():

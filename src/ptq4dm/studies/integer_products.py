@@ -61,7 +61,8 @@ class IntegerConv:
             return self.float_forward(input)
         integers = quantize(input, layer.input_step(input), zero_point.float())
         answer = sums(integers.to(torch.uint8))
-        y = torch.mul(answer, layer.output_scale(input.dtype, input), out=torch.empty(answer.shape))
+        y = torch.empty(answer.shape, memory_format=order_of(integers))
+        torch.mul(answer, layer.output_scale(input.dtype, input), out=y)
         return y if layer.bias is None else y.add_(layer.per_channel(layer.bias))
 
     def sums(self, zero_point: int) -> Sums | None:
@@ -69,6 +70,12 @@ class IntegerConv:
         if zero_point not in self.packed:
             self.packed[zero_point] = exact_sums(self.layer, zero_point)
         return self.packed[zero_point]
+
+
+def order_of(x: Tensor) -> torch.memory_format:
+    """In which order a convolution lays out what it makes of `x`: that of `x`. Norms add up in the order of memory."""
+    last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+    return torch.channels_last if last else torch.contiguous_format
 
 
 def fits(layer: QuantizedConv) -> bool:
