@@ -18,6 +18,7 @@ from ptq4dm.files import fingerprint
 from ptq4dm.pipelines.denoiser import Call
 from ptq4dm.pipelines.pipeline import Pipeline
 from ptq4dm.quantization.layers import QuantizedLayer
+from ptq4dm.quantization.macs import count_macs
 from ptq4dm.quantization.network import round_network
 from ptq4dm.quantization.plan import LayerPlan, leave_out, make_plan
 from ptq4dm.quantization.rewrite import quantize_layers
@@ -170,6 +171,13 @@ class Study:
         return collect(self.pipeline, recipe, self.folder / "calibration", self.shown, given)
 
     @cached_property
+    def macs(self) -> dict[str, int]:
+        """Multiply-adds of each layer, for one picture."""
+        network = self.pipeline.denoiser
+        first = next(self.default_set.calls(OBSERVED_AT_ONCE))
+        return count_macs(network, calls_on(network, [first])[0][0])
+
+    @cached_property
     def rounding(self) -> KeptRounding:
         """Rounds weights with error feedback, the same ones once."""
         return KeptRounding(self.folder / "rounded", self.model)
@@ -248,6 +256,7 @@ class Study:
             along=[call for call, _ in along_time(self.pipeline)],
             shares=self.sensitive["shares"],
             rounding=self.rounding,
+            macs=self.macs,
         )
         return denoiser.network
 
