@@ -221,3 +221,27 @@ def test_hooks_are_gone_after_a_failing_call():
         assert network.conv._forward_pre_hooks and not network.training
         raise ZeroDivisionError
     assert not network.conv._forward_pre_hooks and network.training
+
+
+@torch.no_grad()
+def test_sets_that_are_watched_together_see_what_each_would_see_alone(monkeypatch):
+    monkeypatch.setattr(of_inputs, "WINDOWS", 20)
+    monkeypatch.setattr(of_inputs, "PER_INPUT", 0)
+    monkeypatch.setattr(of_inputs, "AT_ONCE", 36 + 36)
+    network = Net().eval()
+    layers, made = layers_of(network), calls(3)
+    sets = [layers, {"twice": layers["twice"]}, {}]
+    network.seen.clear()
+    alone = [dict(input_moments(network, layers, made))]
+    passes = len(network.seen)
+    alone += [dict(input_moments(network, item, made)) for item in sets[1:]]
+    network.seen.clear()
+    found: list[dict[str, of_inputs.InputMoments]] = [{}, {}, {}]
+    for place, name, moments in of_inputs.moments_of_sets(network, sets, made):
+        found[place][name] = moments
+    assert len(network.seen) == passes  # those of the largest set
+    for one, other in zip(alone, found, strict=True):
+        assert one.keys() == other.keys()
+        for name, item in one.items():
+            assert item.count == other[name].count
+            assert torch.equal(item.products, other[name].products) and torch.equal(item.real, other[name].real)

@@ -9,14 +9,14 @@ integers stay within its limit on pairs: the second weight of a pair is bounded 
 their mean, since the bias takes the mean of the error back.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from ptq4dm.numerics import PAIR_LIMIT, WEIGHT_MAX
 from ptq4dm.pipelines.denoiser import Call
-from ptq4dm.quantization.input_moments import InputMoments, Rounded, input_moments
+from ptq4dm.quantization.input_moments import InputMoments, Rounded, moments_of_sets
 from ptq4dm.quantization.layers import weight_of
 from ptq4dm.quantization.weights import largest_integer
 from ptq4dm.recipe import WeightRecipe
@@ -27,7 +27,12 @@ BLOCK = 128
 """Inputs after which the weights behind are brought up to date at once, as in the paper."""
 
 
-@torch.no_grad()
+Job = tuple[Mapping[str, Rounded], WeightRecipe]
+"""Layers, and how their weights are rounded."""
+RoundAll = Callable[[nn.Module, Sequence[Job], Sequence[Call], bool], None]
+"""What does as `round_all`."""
+
+
 def round_again(
     network: nn.Module,
     layers: Mapping[str, Rounded],
@@ -39,7 +44,14 @@ def round_again(
 
     network: the float network; calls: of its calibration; without any, all stays as it is.
     """
-    for name, moments in input_moments(network, layers, calls, shown) if calls else ():
+    round_all(network, [(layers, recipe)], calls, shown)
+
+
+@torch.no_grad()
+def round_all(network: nn.Module, jobs: Sequence[Job], calls: Sequence[Call], shown: bool = False) -> None:
+    """`round_again` for several sets of layers, each as if it were alone, with their inputs watched together."""
+    for place, name, moments in moments_of_sets(network, [item for item, _ in jobs], calls, shown) if calls else ():
+        layers, recipe = jobs[place]
         layer = layers[name]
         real = real_weights(network.get_submodule(name), layer)
         bias = network.get_submodule(name).bias if recipe.bias_correction else None

@@ -6,7 +6,7 @@ memory and time are bounded whatever the number of samples.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -72,7 +72,6 @@ def no_windows(width: int) -> InputMoments:
     return InputMoments(0, rounded, real, torch.zeros(width, width))
 
 
-@torch.no_grad()
 def input_moments(
     network: nn.Module, layers: Mapping[str, Rounded], calls: Sequence[Call], shown: bool = False
 ) -> Iterator[tuple[str, InputMoments]]:
@@ -80,19 +79,36 @@ def input_moments(
 
     network: the float network, whose inputs are rounded as `layers` do. The draw is seeded.
     """
-    watched = {name: layer for name, layer in layers.items() if has_windows(layer)}
+    for _, name, moments in moments_of_sets(network, [layers], calls, shown):
+        yield name, moments
+
+
+@torch.no_grad()
+def moments_of_sets(
+    network: nn.Module, sets: Sequence[Mapping[str, Rounded]], calls: Sequence[Call], shown: bool = False
+) -> Iterator[tuple[int, str, InputMoments]]:
+    """`input_moments` of several sets of layers, each as if it were alone, in as many passes over the calls as the
+    largest of them needs; with the place of the set in `sets`."""
+    watched = [{name: layer for name, layer in layers.items() if has_windows(layer)} for layers in sets]
     number = min(CALLS, len(calls))
     taken = [calls[index * len(calls) // number] for index in range(number)]
-    groups = in_groups({name: layer.weight[0].numel() ** 2 for name, layer in watched.items()})
-    with progress("inputs of layers", len(groups) * len(taken), shown) as advance:
-        for group in groups:
-            with collecting(network, {name: watched[name] for name in group}, len(taken)) as found:
+    groups = [in_groups({name: layer.weight[0].numel() ** 2 for name, layer in own.items()}) for own in watched]
+    passes = max(map(len, groups), default=0)
+    with progress("inputs of layers", passes * len(taken), shown) as advance:
+        for index in range(passes):
+            with ExitStack() as stack:
+                found = {
+                    place: stack.enter_context(collecting(network, {name: own[name] for name in names}, len(taken)))
+                    for place, (own, parts) in enumerate(zip(watched, groups, strict=True))
+                    for names in parts[index : index + 1]
+                }
                 for call in taken:
                     network(*call.args, **call.kwargs)
                     advance(1)
-            while found:
-                name, moments = found.popitem()
-                yield name, moments.complete()
+            for place, collected in found.items():
+                while collected:
+                    name, moments = collected.popitem()
+                    yield place, name, moments.complete()
 
 
 @contextmanager

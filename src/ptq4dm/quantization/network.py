@@ -9,7 +9,7 @@ from ptq4dm.calibration.time_layers import layers_of_time
 from ptq4dm.pipelines.denoiser import Call, TimedCall
 from ptq4dm.quantization.attention_products import quantize_products
 from ptq4dm.quantization.bisection import shares_within
-from ptq4dm.quantization.error_feedback import round_again
+from ptq4dm.quantization.error_feedback import RoundAll, round_all
 from ptq4dm.quantization.facts import product_facts, range_facts
 from ptq4dm.quantization.folding import Folds, fold
 from ptq4dm.quantization.half_layers import half_forms
@@ -22,7 +22,7 @@ from ptq4dm.quantization.rewrite import quantize_layers, with_layers
 from ptq4dm.quantization.sensitivity import best_in_float
 from ptq4dm.quantization.smoothing import smoothing_of
 from ptq4dm.quantization.time_bands import set_bands
-from ptq4dm.quantization.weight_only import reasons_of, weight_only_forms
+from ptq4dm.quantization.weight_only import WeightOnlyLayer, reasons_of, weight_only_forms
 from ptq4dm.ranges.histograms import LayerStatistics, band_edges
 from ptq4dm.ranges.observe import observe
 from ptq4dm.ranges.range_table import RangeTable, choose_ranges
@@ -91,6 +91,8 @@ def round_network(
     timed: Collection[str] = (),
     along: Sequence[Call] = (),
     shares: Mapping[str, float] | None = None,
+    rounding: RoundAll = round_all,
+    macs: Mapping[str, int] | None = None,
 ) -> tuple[QuantizedDenoiser, RangeTable]:
     """Choose ranges by the statistics of the inputs of layers, round, leave the most sensitive in float, and rewrite.
 
@@ -98,29 +100,32 @@ def round_network(
     smoothing that the statistics tell of. limit: how many calls may be made to find the sensitive layers. pictures:
     how many each call is of, for the count of what that cost. timed: the layers that follow the time-step alone.
     along: calls to round those with error feedback by. shares: of the output's squared error by layer, where they are
-    known already.
+    known already. rounding: what rounds with error feedback. macs: `count_macs` of the network, where it is known.
     """
     made = 0
     ranges = choose_ranges(statistics, recipe.ranges, shown=progress)
-    macs = count_macs(network, calls[0])
+    macs = count_macs(network, calls[0]) if macs is None else macs
     plan = make_plan(network, recipe.keep_float, statistics, macs, recipe.min_channels)
     following = linear_layers(network, timed, planned(plan)) if recipe.time_in_float else {}
     plan = leave_out(plan, reasons_of(following))
     layers = quantize_layers(network, plan, ranges, recipe.weights, progress)
     weight_only = weight_only_forms(network, list(following)[1:])
     whole_range = replace(recipe.weights, portable=False, bits=8)
+    chosen = best_in_float(shares, macs, recipe.float_share) if shares and recipe.float_share else {}
+    sensitive: dict[str, WeightOnlyLayer] = {}
     if recipe.weights.error_feedback:
-        round_again(network, layers, calls, recipe.weights, progress)
-        round_again(network, weight_only, along, whole_range, progress)
-    if recipe.float_share:
-        if shares is None:
-            shares, made = shares_within(network, layers, calls, limit, progress)
-        plan = leave_out(plan, best_in_float(shares, macs, recipe.float_share))
+        sensitive = weight_only_forms(network, [name for name in layers if name in chosen])
+        rounding(network, [(layers, recipe.weights), (sensitive, whole_range)], calls, progress)
+        rounding(network, [(weight_only, whole_range)], along, progress)
+    if recipe.float_share and shares is None:
+        shares, made = shares_within(network, layers, calls, limit, progress)
+        chosen = best_in_float(shares, macs, recipe.float_share)
+        if recipe.weights.error_feedback:
+            sensitive = weight_only_forms(network, [name for name in layers if name in chosen])
+            rounding(network, [(sensitive, whole_range)], calls, progress)
+    plan = leave_out(plan, chosen)
     left = [name for name in (*layers, *following) if name not in {*planned(plan), *weight_only}]
-    if recipe.weights.error_feedback:
-        sensitive = weight_only_forms(network, [name for name in left if name in layers])
-        round_again(network, sensitive, calls, whole_range, progress)
-        weight_only |= sensitive
+    weight_only |= sensitive
     layers = {name: layers[name] for name in planned(plan)}
     quantized = with_layers(network, {**half_forms(network, left), **weight_only, **layers})
     smoothing = {name: item.smoothing for name, item in statistics.items() if item.smoothing is not None}

@@ -7,7 +7,7 @@ output, and at high t, where the network's answer is nearly x_t, two of them mad
 """
 
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -81,16 +81,27 @@ def best_in_float(shares: Mapping[str, float], macs: Mapping[str, int], budget: 
 
 @contextmanager
 def instead(network: nn.Module, layers: Mapping[str, nn.Module]) -> Any:
-    """While open, each of `layers` answers in place of the network's layer of that name."""
+    """While open, each of `layers` answers in place of the network's layer of that name, which itself is not run."""
+    before = {name: vars(network.get_submodule(name)).get("forward") for name in layers}
 
-    def hook(layer: nn.Module) -> Any:
-        return lambda module, args, kwargs, output: layer(layer_input(args, kwargs))
+    def answer(layer: nn.Module) -> Any:
+        return lambda *args, **kwargs: layer(layer_input(args, kwargs))
 
-    with ExitStack() as stack:
+    try:
         for name, layer in layers.items():
-            handle = network.get_submodule(name).register_forward_hook(hook(layer), with_kwargs=True)
-            stack.callback(handle.remove)
+            network.get_submodule(name).forward = answer(layer)
         yield
+    finally:
+        for name, own in before.items():
+            put_forward(network.get_submodule(name), own)
+
+
+def put_forward(module: nn.Module, own: Any) -> None:
+    """Give a module its own `forward` back: one set on it, as libraries that move networks do, or that of its class."""
+    if own is None:
+        vars(module).pop("forward", None)
+    else:
+        module.forward = own
 
 
 def outputs(network: nn.Module, call: Call) -> list[Tensor]:

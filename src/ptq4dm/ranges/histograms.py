@@ -87,8 +87,9 @@ class Histogram:
         """Count `x`, finite, (rows, channels, positions), each row in its band: `band` is (rows,) int64."""
         if self.smoothing is not None:
             x = x / self.smoothing.to(x.device).unsqueeze(1)
-        for index in band.unique().tolist():
-            rows = x[band == index]
+        present = band.unique().tolist()
+        for index in present:
+            rows = x if len(present) == 1 else x[band == index]
             step = max(1, CHUNK // max(1, rows[0].numel()))
             for start in range(0, len(rows), step):
                 self.add_rows(rows[start : start + step], index)
@@ -139,10 +140,12 @@ def required_exponent(magnitude: float) -> int:
 
 def count(x: Tensor, exponent: int) -> Tensor:
     """(BINS,) int64: how many values of `x` fall in each bin. Exact: the division is by a power of two."""
-    index = torch.floor(x * 2.0**-exponent)
+    index = (x * 2.0**-exponent).floor_()
     if exponent > 0:  # a tiny negative value may underflow to -0, yet belongs below 0
         index = torch.where(x < 0, index.clamp(max=-1), index)
     index.add_(BINS // 2)
+    if index.device.type == "cpu":  # integers are counted eight times as fast
+        return torch.bincount(index.to(torch.int32).flatten(), minlength=BINS)
     return torch.histc(index.flatten(), BINS, 0, BINS).to(torch.int64).cpu()
 
 

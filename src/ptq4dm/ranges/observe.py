@@ -42,7 +42,7 @@ class Observer:
         if counted is not None:
             rows, band = rows[counted.to(rows.device)], band[counted]
             timesteps = None if timesteps is None else timesteps[counted]
-        if not bool(torch.isfinite(rows).all()):
+        if not all_finite(rows):
             bad = ~torch.isfinite(rows).flatten(1).all(1).cpu()
             where = "" if timesteps is None else f" at time-step {float(timesteps[bad][0]):g}"
             raise CalibrationError(
@@ -142,6 +142,11 @@ def evaluating(network: nn.Module) -> Iterator[None]:
     finally:
         for module, mode in modes.items():
             module.training = mode
+
+
+def all_finite(x: Tensor) -> bool:
+    """Whether no value is NaN or infinite: then neither extreme is (a NaN is both)."""
+    return not x.numel() or all(bool(torch.isfinite(extreme)) for extreme in (x.amin(), x.amax()))
 
 
 def as_rows(x: Tensor, channels_last: bool) -> Tensor:

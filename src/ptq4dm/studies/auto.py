@@ -28,6 +28,7 @@ from ptq4dm.ranges.histograms import LayerStatistics
 from ptq4dm.ranges.laws import band_shares, under_law
 from ptq4dm.studies.auto_words import AUTO, DRAWS, PUBLISHED, UNIFORM
 from ptq4dm.studies.cases import Case, measured_case, recipe_case
+from ptq4dm.studies.integer_products import integer_products
 from ptq4dm.studies.law_grid import Grid, best_for_layers, make_grid, nearest
 from ptq4dm.studies.layer_gains import layer_gains
 from ptq4dm.studies.samples import few_of, few_samples, first_of
@@ -67,8 +68,9 @@ class Effects:
         study, own = self.study, self.study.recipe.calibration
         recipe = study.recipe.replace(calibration=calibration, weights={"error_feedback": False})
         how = {"recipe": recipe.to_dict(), "pool": study.pool.facts, "bands": study.settings.bands}
-        error = error_of(study.under_law(recipe))
-        return weigh_steps(study.pipeline, own, error, how, study.folder, study.shown, self.visits)
+        network = study.under_law(recipe)
+        with integer_products(network.modules()):
+            return weigh_steps(study.pipeline, own, error_of(network), how, study.folder, study.shown, self.visits)
 
     @cached_property
     def white(self) -> StepWeights:

@@ -18,6 +18,7 @@ from ptq4dm.evaluation.hardware import peak_memory, release_free_memory, reset_p
 from ptq4dm.pipelines.sampling import sample_with
 from ptq4dm.pipelines.schedulers import make_scheduler
 from ptq4dm.studies.float_walk import Trajectories, errors_along
+from ptq4dm.studies.integer_products import integer_products
 from ptq4dm.studies.rows import compared, measured
 from ptq4dm.studies.store import FORMAT_VERSION, Row, Store, row_key
 from ptq4dm.studies.study import Study
@@ -88,8 +89,9 @@ def measured_case(
 
 def measure(study: Study, network: nn.Module, asked: Trajectories) -> dict[str, Any]:
     """Call and picture measures of a network."""
-    errors = errors_along(study.walk(asked), network, study.settings.batch_size, study.shown)
-    return measure_pictures(study, painter(study, network, asked), asked, errors)
+    with integer_products(network.modules()):
+        errors = errors_along(study.walk(asked), network, study.settings.batch_size, study.shown)
+        return measure_pictures(study, painter(study, network, asked), asked, errors)
 
 
 def measure_pictures(
@@ -105,7 +107,12 @@ def painter(study: Study, network: nn.Module, asked: Trajectories, scheduler: An
     sampler's."""
     used = scheduler or make_scheduler(asked.sampler, study.pipeline.scheduler.config)
     shape = study.pipeline.picture_shape
-    return lambda seeds, shown: sample_with(network, used, shape, seeds, asked.steps, asked.batch_size, shown)
+
+    def paint(seeds: Sequence[int], shown: bool) -> Tensor:
+        with integer_products(network.modules()):
+            return sample_with(network, used, shape, seeds, asked.steps, asked.batch_size, shown)
+
+    return paint
 
 
 def recipe_case(study: Study, question: str, variant: str, changes: Mapping[str, Any], note: str = "") -> Case:

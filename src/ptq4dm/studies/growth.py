@@ -21,6 +21,7 @@ from ptq4dm.pipelines.sampling import seeded_start, to_picture, trajectory
 from ptq4dm.pipelines.schedulers import make_scheduler
 from ptq4dm.progress import progress
 from ptq4dm.studies.float_walk import FloatWalk, Trajectories, errors_along
+from ptq4dm.studies.integer_products import integer_products
 
 
 def growth_of(
@@ -30,8 +31,9 @@ def growth_of(
 
     walked: the float walk of `asked`, with every call kept.
     """
-    calls = errors_along(walked, network, asked.batch_size, shown).relative_l2
-    along, pictures = free_running(pipeline, network, walked, asked, shown)
+    with integer_products(network.modules()):
+        calls = errors_along(walked, network, asked.batch_size, shown).relative_l2
+        along, pictures = free_running(pipeline, network, walked, asked, shown)
     return {
         "t": walked.timesteps.tolist(),
         "x_t": mean_and_error(along),

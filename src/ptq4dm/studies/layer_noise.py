@@ -21,6 +21,7 @@ from ptq4dm.pipelines.denoiser import layer_input, placement, predict
 from ptq4dm.progress import progress
 from ptq4dm.quantization.layers import QuantizedLayer
 from ptq4dm.studies.float_walk import FloatWalk
+from ptq4dm.studies.integer_products import integer_products
 
 
 @torch.no_grad()
@@ -48,7 +49,7 @@ def layer_noise(
 
     handles = [network.get_submodule(name).register_forward_hook(hook(name), with_kwargs=True) for name in layers]
     try:
-        with progress("noise of layers", calls * pictures, shown) as advance:
+        with integer_products(layers.values()), progress("noise of layers", calls * pictures, shown) as advance:
             for call, (timestep, x_t) in enumerate(zip(walked.timesteps, walked.x_t, strict=True)):
                 for part in x_t.split(batch_size):
                     predict(network, part.to(device, dtype), timestep.to(device))

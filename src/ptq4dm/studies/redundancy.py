@@ -16,8 +16,6 @@ import numpy as np
 
 from ptq4dm.pipelines.sampling import calls_per_picture
 from ptq4dm.pipelines.schedulers import make_scheduler
-from ptq4dm.quantization.macs import count_macs
-from ptq4dm.quantization.quantized_model import example_call
 from ptq4dm.studies.cases import SWEEP, Case
 from ptq4dm.studies.float_walk import Trajectories
 from ptq4dm.studies.growth import growth_of
@@ -92,7 +90,7 @@ def share_facts(study: Study, asked: Trajectories) -> dict[str, Any]:
     network, quick = study.pipeline.denoiser, study.settings.quick
     walked = thinned(study.walk(asked), CALLS // 2 if quick else CALLS)
     found = single_errors(network, study.rounded_layers, walked, study.settings.batch_size, study.shown)
-    macs = count_macs(network, example_call(study.pipeline))
+    macs = study.macs
     left = study.sensitive["left_in_float"]
     layers = [
         {

@@ -13,6 +13,7 @@ from ptq4dm.quantization.bisection import shares_within
 from ptq4dm.quantization.layers import QuantizedLayer
 from ptq4dm.quantization.macs import count_macs
 from ptq4dm.quantization.sensitivity import best_in_float
+from ptq4dm.studies.integer_products import integer_products
 
 QUICK_CALLS: Final = 48
 """Calls that a quick study may make to find them."""
@@ -33,7 +34,9 @@ def find_sensitive(
         return read_json(path)
     except ArtifactError:  # not measured yet, or damaged
         pass
-    shares, _ = shares_within(network, layers(), calls, limit, shown)
+    rounded = layers()
+    with integer_products(rounded.values()):
+        shares, _ = shares_within(network, rounded, calls, limit, shown)
     found = {"shares": shares, "left_in_float": best_in_float(shares, count_macs(network, calls[0]), float_share)}
     write_json(path, found)
     return found

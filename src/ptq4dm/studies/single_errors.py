@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from ptq4dm.progress import progress
 from ptq4dm.quantization.sensitivity import instead
 from ptq4dm.studies.float_walk import FloatWalk, errors_along
+from ptq4dm.studies.integer_products import integer_products
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +52,7 @@ def single_errors(
     """
 
     def squared(chosen: Mapping[str, nn.Module]) -> Tensor:
-        with instead(network, chosen):
+        with instead(network, chosen), integer_products(chosen.values()):
             return errors_along(walked, network, batch_size, False).relative_l2.square()
 
     alone: dict[str, Tensor] = {}

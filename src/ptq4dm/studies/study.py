@@ -17,8 +17,8 @@ from ptq4dm.evaluation.sheet import write_sheet
 from ptq4dm.files import fingerprint
 from ptq4dm.pipelines.denoiser import Call
 from ptq4dm.pipelines.pipeline import Pipeline
-from ptq4dm.quantization.error_feedback import round_again
 from ptq4dm.quantization.layers import QuantizedLayer
+from ptq4dm.quantization.macs import count_macs
 from ptq4dm.quantization.network import round_network
 from ptq4dm.quantization.plan import LayerPlan, leave_out, make_plan
 from ptq4dm.quantization.rewrite import quantize_layers
@@ -29,6 +29,7 @@ from ptq4dm.ranges.range_table import choose_ranges
 from ptq4dm.recipe import CalibrationRecipe, Recipe, load_recipe
 from ptq4dm.studies.extractor import find_extractor
 from ptq4dm.studies.float_walk import FloatWalk, Trajectories, float_walk
+from ptq4dm.studies.kept_rounding import KeptRounding
 from ptq4dm.studies.pool import Pool, collect_pool
 from ptq4dm.studies.sensitive import QUICK_CALLS, find_sensitive
 from ptq4dm.studies.settings import Settings
@@ -170,6 +171,18 @@ class Study:
         return collect(self.pipeline, recipe, self.folder / "calibration", self.shown, given)
 
     @cached_property
+    def macs(self) -> dict[str, int]:
+        """Multiply-adds of each layer, for one picture."""
+        network = self.pipeline.denoiser
+        first = next(self.default_set.calls(OBSERVED_AT_ONCE))
+        return count_macs(network, calls_on(network, [first])[0][0])
+
+    @cached_property
+    def rounding(self) -> KeptRounding:
+        """Rounds weights with error feedback, the same ones once."""
+        return KeptRounding(self.folder / "rounded", self.model)
+
+    @cached_property
     def default_statistics(self) -> dict[str, LayerStatistics]:
         """The statistics under the default recipe's law."""
         return self.statistics(self.recipe.calibration.timesteps, self.recipe.calibration.law_options)
@@ -217,7 +230,7 @@ class Study:
         ranges = choose_ranges(self.default_statistics, recipe.ranges, shown=self.shown)
         layers = quantize_layers(network, plan, ranges, recipe.weights, self.shown)
         if recipe.weights.error_feedback:
-            round_again(network, layers, calls, recipe.weights, self.shown)
+            self.rounding(network, [(layers, recipe.weights)], calls, self.shown)
         return layers
 
     def network(
@@ -242,6 +255,8 @@ class Study:
             timed=list(self.sweep.of_time),
             along=[call for call, _ in along_time(self.pipeline)],
             shares=self.sensitive["shares"],
+            rounding=self.rounding,
+            macs=self.macs,
         )
         return denoiser.network
 
