@@ -236,6 +236,32 @@ sys.exit(main(["zoo"]))
     assert done.stderr == "ptq4dm: interrupted; nothing half-written was left behind\n"
 
 
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["sample", "{place}/int8", "--out", "{place}"], "it is a folder: name a file"),
+        (["sample", "{place}/int8", "--out", "/proc/nowhere/a.png"], "cannot write /proc/nowhere/a.png"),
+        (["sample", "{place}/int8", "--out", "{tmp}/a.jpg"], "name a .png file"),
+        (["bench", "{place}/int8", "--out", "/proc/nowhere/a.json"], "cannot write /proc/nowhere/a.json"),
+        (["demo", "--model", "{place}/float", "--out", "{place}/tiny.toml"], "Not a directory"),
+        (["quantize", "{place}/float", "--out", "/"], "will not replace /"),
+        (["quantize", "{place}/float", "--out", "{tmp}/a", "--work", "/proc/nowhere"], "cannot write /proc/nowhere"),
+        (["plan", "{place}/float", "--out", "", "--keep-float", "1"], "it is a folder: name a file"),
+        (["plan", "{place}/float", "--out", "{tmp}/a", "--keep-float", "1", "--recipe", "{place}/m.toml"], "'msee'"),
+        (["quantize", "{place}/float", "--out", "{tmp}/a", "--recipe", "{place}/m.toml"], "unknown metric 'msee'"),
+    ],
+)
+def test_what_can_be_told_at_once_is_told_before_the_long_work(place, capsys, tmp_path, monkeypatch, arguments, says):
+    def long_work(*_, **__):
+        pytest.fail("the long work was begun")
+
+    (place / "m.toml").write_text(RECIPE + "[ranges]\nmetric = 'msee'\n")
+    for work in ("workflow.collect", "studies.mixed_plan.collect", "cli.sample.sample", "cli.bench.network_speed"):
+        monkeypatch.setattr(f"ptq4dm.{work}", long_work)
+    assert says in refused(capsys, *[item.format(place=place, tmp=tmp_path) for item in arguments])
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("arguments", [[], ["fly"], ["sample"], ["sample", "x", "--count", "0"], ["quantize", "x"]])
 def test_usage_mistakes_exit_with_2(arguments, capsys):
     with pytest.raises(SystemExit) as stopped:
