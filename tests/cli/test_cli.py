@@ -12,6 +12,7 @@ import pytest
 from tiny import tiny_pipeline
 
 from ptq4dm.cli.main import main
+from ptq4dm.errors import ArtifactError
 from ptq4dm.evaluation.text import executed_line
 
 RECIPE = "[calibration]\nsamples = 4\nsteps = 3\nbatch_size = 4\n"
@@ -234,6 +235,26 @@ sys.exit(main(["zoo"]))
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 130 and done.stdout == ""
     assert done.stderr == "ptq4dm: interrupted; nothing half-written was left behind\n"
+
+
+@pytest.mark.parametrize("becomes", [RuntimeError("initialization failed"), ArtifactError("it is damaged")])
+def test_ctrl_c_that_a_library_turns_into_another_error_is_still_an_interrupt(capsys, monkeypatch, becomes):
+    """As imports of compiled modules do; the file that was being read was then called damaged."""
+
+    def run(args):
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            raise becomes from None
+
+    monkeypatch.setattr("ptq4dm.cli.zoo.run", run)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have told these tests to ignore it
+    try:
+        assert main(["zoo"]) == 130
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert capsys.readouterr().err == "ptq4dm: interrupted; nothing half-written was left behind\n"
 
 
 @pytest.mark.parametrize(
