@@ -1,6 +1,7 @@
 """Files are whole or absent."""
 
 import errno
+import fcntl
 import os
 from pathlib import Path
 
@@ -57,6 +58,36 @@ def test_two_runs_cannot_write_to_one_folder(tmp_path):
         files.new_folder(tmp_path / "a"),
     ):
         pass
+
+
+def test_a_run_that_met_the_lock_of_an_ended_one_does_not_write_beside_a_third(tmp_path, monkeypatch):
+    """The file that it opened is no longer the one that the third run holds."""
+    lock, flock = tmp_path / ".a.lock", fcntl.flock
+    (tmp_path / "of the third").touch()
+
+    def meanwhile(handle, operation):
+        flock(handle, operation)
+        os.replace(
+            tmp_path / "of the third", lock
+        )  # the first run ended and took its file away; the third made its own
+
+    monkeypatch.setattr(fcntl, "flock", meanwhile)
+    with pytest.raises(ArtifactError, match="another run is writing to"), files.exclusive(tmp_path / "a"):
+        pytest.fail("two runs at once")
+    assert lock.exists()
+
+
+def test_a_place_for_a_file_is_tried_without_leaving_anything(tmp_path):
+    files.require_writable(tmp_path / "new" / "folder" / "file")
+    assert leftovers(tmp_path) == []
+    with pytest.raises(ArtifactError, match="it is a folder: name a file"):
+        files.require_writable(tmp_path)
+    with pytest.raises(ArtifactError, match="it is a folder: name a file"), files.new_file(tmp_path):
+        pass
+    (tmp_path / "file").touch()
+    for place in (tmp_path / "file" / "a", Path("/proc/nowhere/a")):
+        with pytest.raises(ArtifactError, match=f"cannot write {place}"):
+            files.require_writable(place)
 
 
 def test_a_full_disk_is_said_in_one_line(tmp_path):

@@ -36,8 +36,8 @@ def test_the_default_preset_is_what_the_paper_released():
         ("[calibration]\nsteps = 100001", "steps = 100001 should be at most 100000"),
         ("[calibration]\nbatch_size = 1000001", "batch_size = 1000001 should be at most 1000000"),
         ("[ranges]\nbands = 10001", "bands = 10001 should be at most 10000"),
-        ("[calibration]\nsamples = 'many'", "samples = 'many' should be a int"),
-        ("[weights]\nportable = 1", "portable = 1 should be a bool"),
+        ("[calibration]\nsamples = 'many'", "samples = 'many' should be a whole number such as"),
+        ("[weights]\nportable = 1", "portable = 1 should be true or false"),
         ("arithmetic = 'fp4'", "arithmetic = 'fp4'; accepted are 'float-out' and 'qdq'"),
         ("keep_float = 'conv_in'", "keep_float = 'conv_in' should be a list of patterns"),
         ("keep_float = 5", "keep_float = 5 should be a list of patterns"),
@@ -58,13 +58,16 @@ def test_a_wrong_recipe_is_named(tmp_path, text, message):
     ("recipe", "message"),
     [
         (Recipe(calibration={"samples": 4}), r"calibration = .* should be a CalibrationRecipe; recipe\.replace\(cal"),
-        (Recipe().replace(calibration={"samples": "8"}), r"\[calibration\]: samples = '8' should be a int"),
+        (
+            Recipe().replace(calibration={"samples": "8"}),
+            r"\[calibration\]: samples = '8' should be a whole number",
+        ),
         (Recipe(keep_float="conv_in"), r"keep_float = 'conv_in' should be a list of patterns"),
-        (Recipe().replace(ranges={"bands": 2.5}), r"\[ranges\]: bands = 2.5 should be a int"),
-        (Recipe(weights=WeightRecipe(portable="no")), r"portable = 'no' should be a bool"),
-        (Recipe(min_channels=True), "min_channels = True should be a int"),
+        (Recipe().replace(ranges={"bands": 2.5}), r"\[ranges\]: bands = 2.5 should be a whole number such as"),
+        (Recipe(weights=WeightRecipe(portable="no")), r"portable = 'no' should be true or false"),
+        (Recipe(min_channels=True), "min_channels = True should be a whole number such as"),
         (Recipe(calibration=CalibrationRecipe(law_options=[1])), r"law_options = \[1\] should be a table"),
-        (Recipe(name=None), "name = None should be a str"),
+        (Recipe(name=None), "name = None should be a name such as w8a8"),
     ],
 )
 def test_a_wrong_recipe_built_in_python_is_named(recipe, message):

@@ -82,6 +82,7 @@ def new_files(folder: Path) -> Iterator[Path]:
 def new_file(target: Path) -> Iterator[Path]:
     """Give a temporary path beside `target` to write; on success it replaces `target`, on any failure it vanishes."""
     target = Path(os.path.abspath(target))
+    refuse_folder(target)
     with written_or_explained(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
@@ -95,6 +96,21 @@ def new_file(target: Path) -> Iterator[Path]:
             os.replace(building, target)
         finally:
             building.unlink(missing_ok=True)
+
+
+def require_writable(target: Path) -> None:
+    """Raise ArtifactError if no file can be written at `target`; asked before long work, and leaves nothing behind."""
+    target = Path(os.path.abspath(target))
+    refuse_folder(target)
+    with written_or_explained(target):
+        place = next(folder for folder in target.parents if os.path.exists(folder))
+        tempfile.TemporaryFile(dir=place).close()
+
+
+def refuse_folder(target: Path) -> None:
+    """Raise ArtifactError if a folder stands where a file is to be written."""
+    if os.path.isdir(target):
+        raise ArtifactError(f"cannot write {target}: it is a folder: name a file")
 
 
 @contextmanager
@@ -122,8 +138,11 @@ def exclusive(target: Path) -> Iterator[None]:
     with handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ArtifactError(f"another run is writing to {target}: wait for it, or name another folder") from None
+            held = os.path.samestat(os.fstat(handle.fileno()), lock.stat())
+        except (BlockingIOError, FileNotFoundError):
+            held = False
+        if not held:  # or the run that held it ended in between, and its file is gone or already that of a third run
+            raise ArtifactError(f"another run is writing to {target}: wait for it, or name another folder")
         try:
             yield
         finally:

@@ -129,6 +129,9 @@ class Recipe:
         return values if self.activations.time_bands > 1 else {k: v for k, v in values.items() if k != "activations"}
 
 
+WORDS = {bool: "true or false,", int: "a whole number", float: "a number", str: "a name"}
+"""What a value should be, by the type of its default."""
+
 MOST_SAMPLES = 1_000_000
 """Calibration samples, and trajectories denoised at once: a thousand times the default."""
 MOST_STEPS = 100_000
@@ -194,7 +197,7 @@ def check_types(section: Any, where: str) -> None:
             if not isinstance(value, Mapping):
                 raise RecipeError(f"{where}: {key} = {value!r} should be a table of options")
         elif not accepts(default, value):
-            raise RecipeError(f"{where}: {key} = {value!r} should be a {type(default).__name__} such as {default!r}")
+            raise RecipeError(f"{where}: {key} = {value!r} should be {WORDS[type(default)]} such as {plain(default)}")
 
 
 def accepts(default: Any, value: Any) -> bool:

@@ -19,7 +19,7 @@ from ptq4dm.calibration.cost import calls_left, counting_rows, rows_of
 from ptq4dm.calibration.in_pipeline import statistics_in_pipeline
 from ptq4dm.calibration.step_weights import LAW_POWER, weigh_steps
 from ptq4dm.calibration.time_bands import TIMESTEP, argument_of, require_named
-from ptq4dm.calibration.timesteps import AUTO
+from ptq4dm.calibration.timesteps import AUTO, resolve_law
 from ptq4dm.errors import CalibrationError, RecipeError
 from ptq4dm.pipelines.adapters import require_no_adapters
 from ptq4dm.pipelines.conditions import Condition, check_conditions, default_conditions, run_inputs
@@ -41,6 +41,7 @@ from ptq4dm.quantization.quantized_model import (
 from ptq4dm.quantization.savable import warn_unless_savable
 from ptq4dm.quantization.smoothing import smoothing_of, watching_largest
 from ptq4dm.quantization.time_axis import time_axis_of
+from ptq4dm.ranges.metrics import make_metric
 from ptq4dm.recipe import Recipe, load_recipe
 
 CALIBRATION_SET = "calibration_set.safetensors"
@@ -75,11 +76,18 @@ def quantize(
     Raises:
         PTQ4DMError: a user error, with the value, what is accepted and the mend.
     """
-    recipe = load_recipe(recipe)
+    recipe = settled(recipe)
     with modes_kept(model):
         pipeline = open_pipeline(model)
         with idle_layers_aside(pipeline.source.components.values()):
             return quantize_opened(pipeline, recipe, conditions, calibration_set, pictures, work, progress)
+
+
+def settled(recipe: Recipe | str | Path) -> Recipe:
+    """`load_recipe`, and a metric that is not accepted is told before the long work. Raises RecipeError."""
+    recipe = load_recipe(recipe)
+    make_metric(recipe.ranges.metric, recipe.ranges.metric_options)
+    return recipe
 
 
 def quantize_opened(
@@ -177,6 +185,7 @@ def quantize_at_work(
             f"timesteps = {AUTO!r}: only an unconditional model can be drawn from to measure what an error at each "
             "time-step does; choose another law, such as 'ndtc' or 'uniform'"
         )
+    resolve_law(recipe.calibration.timesteps, recipe.calibration.law_options)  # told before the pipeline runs
     if recipe.attention_products:
         raise RecipeError("attention_products = true: only unconditional models and bare modules can be calibrated so")
     parts = {name: part for name, part in pipeline.source.components.items() if isinstance(part, nn.Module)}
@@ -269,7 +278,7 @@ def quantize_module(
             None keeps the statistics in one band.
         progress: show progress bars on stderr.
     """
-    recipe = load_recipe(recipe)
+    recipe = settled(recipe)
     if recipe.calibration.timesteps == AUTO:
         raise RecipeError(
             f"timesteps = {AUTO!r}: a bare module is calibrated on the calls that you give, so no law of time-steps "

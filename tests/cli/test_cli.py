@@ -12,6 +12,7 @@ import pytest
 from tiny import tiny_pipeline
 
 from ptq4dm.cli.main import main
+from ptq4dm.errors import ArtifactError
 from ptq4dm.evaluation.text import executed_line
 
 RECIPE = "[calibration]\nsamples = 4\nsteps = 3\nbatch_size = 4\n"
@@ -234,6 +235,52 @@ sys.exit(main(["zoo"]))
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 130 and done.stdout == ""
     assert done.stderr == "ptq4dm: interrupted; nothing half-written was left behind\n"
+
+
+@pytest.mark.parametrize("becomes", [RuntimeError("initialization failed"), ArtifactError("it is damaged")])
+def test_ctrl_c_that_a_library_turns_into_another_error_is_still_an_interrupt(capsys, monkeypatch, becomes):
+    """As imports of compiled modules do; the file that was being read was then called damaged."""
+
+    def run(args):
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            raise becomes from None
+
+    monkeypatch.setattr("ptq4dm.cli.zoo.run", run)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have told these tests to ignore it
+    try:
+        assert main(["zoo"]) == 130
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert capsys.readouterr().err == "ptq4dm: interrupted; nothing half-written was left behind\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["sample", "{place}/int8", "--out", "{place}"], "it is a folder: name a file"),
+        (["sample", "{place}/int8", "--out", "/proc/nowhere/a.png"], "cannot write /proc/nowhere/a.png"),
+        (["sample", "{place}/int8", "--out", "{tmp}/a.jpg"], "name a .png file"),
+        (["bench", "{place}/int8", "--out", "/proc/nowhere/a.json"], "cannot write /proc/nowhere/a.json"),
+        (["demo", "--model", "{place}/float", "--out", "{place}/tiny.toml"], "Not a directory"),
+        (["quantize", "{place}/float", "--out", "/"], "will not replace /"),
+        (["quantize", "{place}/float", "--out", "{tmp}/a", "--work", "/proc/nowhere"], "cannot write /proc/nowhere"),
+        (["plan", "{place}/float", "--out", "", "--keep-float", "1"], "it is a folder: name a file"),
+        (["plan", "{place}/float", "--out", "{tmp}/a", "--keep-float", "1", "--recipe", "{place}/m.toml"], "'msee'"),
+        (["quantize", "{place}/float", "--out", "{tmp}/a", "--recipe", "{place}/m.toml"], "unknown metric 'msee'"),
+    ],
+)
+def test_what_can_be_told_at_once_is_told_before_the_long_work(place, capsys, tmp_path, monkeypatch, arguments, says):
+    def long_work(*_, **__):
+        pytest.fail("the long work was begun")
+
+    (place / "m.toml").write_text(RECIPE + "[ranges]\nmetric = 'msee'\n")
+    for work in ("workflow.collect", "studies.mixed_plan.collect", "cli.sample.sample", "cli.bench.network_speed"):
+        monkeypatch.setattr(f"ptq4dm.{work}", long_work)
+    assert says in refused(capsys, *[item.format(place=place, tmp=tmp_path) for item in arguments])
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("arguments", [[], ["fly"], ["sample"], ["sample", "x", "--count", "0"], ["quantize", "x"]])

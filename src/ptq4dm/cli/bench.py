@@ -10,7 +10,7 @@ from ptq4dm.evaluation.evaluate import check_pair
 from ptq4dm.evaluation.measure import device_notes, network_speed, prepare_engines, sampling_speed
 from ptq4dm.evaluation.sections import executed
 from ptq4dm.evaluation.text import executed_line, speed_lines
-from ptq4dm.files import write_json
+from ptq4dm.files import require_writable, write_json
 from ptq4dm.pipelines.denoiser import torch_device
 from ptq4dm.pipelines.pipeline import open_pipeline
 from ptq4dm.quantization.artifact import load
@@ -33,6 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Measure and print."""
     shown = not args.json
+    if args.out:
+        require_writable(args.out)
     model = load(args.model)
     pipeline = open_pipeline(args.float_model or model.facts["model"]["name"])
     check_pair(model, pipeline)

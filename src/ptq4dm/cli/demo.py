@@ -8,11 +8,11 @@ from ptq4dm import workflow
 from ptq4dm.cli.options import add_backend, add_device, add_json, add_seed, note, positive, show
 from ptq4dm.evaluation.commands import FIRST_SEED
 from ptq4dm.evaluation.evaluate import evaluate
-from ptq4dm.files import exclusive
+from ptq4dm.files import exclusive, require_writable
 from ptq4dm.pipelines.pipeline import open_pipeline
 from ptq4dm.quantization.quantized_model import pipeline_on
 from ptq4dm.recipe import load_recipe
-from ptq4dm.report.report import build_report
+from ptq4dm.report.report import PAGE, build_report
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,11 +30,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Quantize, evaluate, report."""
+    page = args.out / PAGE
+    require_writable(page)
     with exclusive(args.out):
-        work_through(args)
+        work_through(args, page)
 
 
-def work_through(args: argparse.Namespace) -> None:
+def work_through(args: argparse.Namespace, page: Path) -> None:
     """The three steps, in `args.out`."""
     started = time.perf_counter()
     shown = not args.json
@@ -62,6 +64,6 @@ def work_through(args: argparse.Namespace) -> None:
     )
     if shown:
         note("3/3 draw the page")
-    page = build_report(args.out / "results", args.out / "report.html")
+    build_report(args.out / "results", page)
     seconds = time.perf_counter() - started
     show(args, {"report": str(page), "seconds": round(seconds, 1)}, f"open {page} (made in {seconds:.0f} s)")

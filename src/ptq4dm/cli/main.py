@@ -3,10 +3,14 @@
 import argparse
 import errno
 import os
+import signal
 import sys
+import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
+from types import FrameType
 from typing import NoReturn
 
 from ptq4dm.errors import PTQ4DMError
@@ -42,21 +46,57 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb and return the exit code: 0 done, 2 a user error, 130 interrupted."""
+    with noted_interrupts() as pressed:
+        try:
+            return run_verb(arguments)
+        except KeyboardInterrupt:
+            return interrupted()
+        except Exception as error:
+            if pressed:
+                return interrupted()
+            if isinstance(error, PTQ4DMError):
+                return refuse(str(error))
+            if isinstance(error, OSError):
+                return refuse(system_error(error))
+            raise
+
+
+def run_verb(arguments: Sequence[str] | None) -> int:
+    """Run one verb; 0, also where whoever reads standard output goes away."""
+    args = build_parser().parse_args(arguments)
+    quieten()
     try:
-        args = build_parser().parse_args(arguments)
-        quieten()
         args.run(args)
         sys.stdout.flush()
-    except PTQ4DMError as error:
-        return refuse(str(error))
     except BrokenPipeError:
         drop_output()
-    except OSError as error:
-        return refuse(system_error(error))
-    except KeyboardInterrupt:
-        print("ptq4dm: interrupted; nothing half-written was left behind", file=sys.stderr)
-        return INTERRUPTED
     return 0
+
+
+@contextmanager
+def noted_interrupts() -> Iterator[list[int]]:
+    """Note every Ctrl-C: a library that is being imported may turn KeyboardInterrupt into an error of its own."""
+    pressed: list[int] = []
+    in_use = signal.getsignal(signal.SIGINT)
+    if in_use is not signal.default_int_handler or threading.current_thread() is not threading.main_thread():
+        yield pressed  # a shell told this run to ignore it, or it is somebody else's matter
+        return
+
+    def note(number: int, frame: FrameType | None) -> None:
+        pressed.append(number)
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield pressed
+    finally:
+        signal.signal(signal.SIGINT, in_use)
+
+
+def interrupted() -> int:
+    """Say that Ctrl-C ended it; the exit code."""
+    print("ptq4dm: interrupted; nothing half-written was left behind", file=sys.stderr)
+    return INTERRUPTED
 
 
 def system_error(error: OSError) -> str:

@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> None:
     recipe = recipe.replace(calibration={key: value for key, value in changes.items() if value is not None})
     pipeline = open_pipeline(args.model)
     pictures = read_pictures(args.pictures, pipeline.picture_shape) * 2 - 1 if args.pictures else None
-    work = args.work or args.out.with_name(args.out.name + ".work")
+    work = args.work or Path(f"{args.out}.work")
     with new_file(args.out) as building:  # taken first, so that a place that cannot be written is told at once
         plan = plan_recipe(
             pipeline,

@@ -9,7 +9,7 @@ from ptq4dm import workflow
 from ptq4dm.calibration.timesteps import AUTO
 from ptq4dm.cli.conditions import add_conditions, check_together, read_conditions
 from ptq4dm.cli.options import add_device, add_json, positive, seed, show
-from ptq4dm.files import new_folder
+from ptq4dm.files import new_folder, require_writable
 from ptq4dm.pipelines.picture_folder import read_pictures
 from ptq4dm.pipelines.pipeline import Pipeline, open_pipeline
 from ptq4dm.pipelines.unconditional import why_not_unconditional
@@ -52,7 +52,8 @@ def run(args: argparse.Namespace) -> None:
     pipeline = pipeline_on(open_pipeline(args.model), args.device)
     pictures = read_pictures(args.pictures, pipeline.picture_shape) * 2 - 1 if args.pictures else None
     out = Path(os.path.abspath(args.out))
-    work = args.work or out.with_name(out.name + ".work")
+    work = args.work or Path(f"{out}.work")
+    require_writable(work / workflow.CALIBRATION_SET)
     conditions = read_conditions(args, pipeline, recipe.calibration.samples)
     with new_folder(args.out) as building:  # taken first, so that a place that cannot be written is told at once
         model = workflow.quantize(

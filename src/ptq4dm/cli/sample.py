@@ -6,9 +6,12 @@ from pathlib import Path
 
 from ptq4dm.cli.options import add_backend, add_device, add_json, add_sampling, add_seed, note, show
 from ptq4dm.cli.subject import open_subject
+from ptq4dm.errors import EvaluationError
 from ptq4dm.evaluation.sections import executed
 from ptq4dm.evaluation.sheet import write_sheet
 from ptq4dm.evaluation.text import executed_line
+from ptq4dm.files import require_writable
+from ptq4dm.pipelines.picture_folder import SUFFIXES
 from ptq4dm.pipelines.sampling import sample
 
 
@@ -26,6 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Draw and save."""
+    if args.out.suffix.lower() in SUFFIXES[1:]:
+        raise EvaluationError(f"--out {args.out}: the sheet is written as PNG: name a .png file")
+    require_writable(args.out)
     subject = open_subject(args.model, args.is_float, args.backend, args.device)
     started = time.perf_counter()
     pictures = sample(

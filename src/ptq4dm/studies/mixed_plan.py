@@ -22,11 +22,11 @@ from ptq4dm.quantization.mixed_precision import Sensitivity, in_order
 from ptq4dm.quantization.plan import make_plan, planned
 from ptq4dm.quantization.quantized_model import QuantizedDenoiser
 from ptq4dm.quantization.sensitivity import instead
-from ptq4dm.recipe import Recipe, load_recipe
+from ptq4dm.recipe import Recipe
 from ptq4dm.recipe_text import recipe_text
 from ptq4dm.studies.float_walk import FloatWalk, Trajectories, errors_along, walk
 from ptq4dm.studies.single_errors import single_errors
-from ptq4dm.workflow import in_float32, quantize_opened
+from ptq4dm.workflow import in_float32, quantize_opened, settled
 
 RANKED: Final = range(500_000, 500_004)
 """Seeds of the pictures on whose calls each layer is quantized alone: none that an evaluation or a study tests with."""
@@ -120,7 +120,7 @@ def plan_recipe(
 
     Raises PTQ4DMError: a budget that no plan can have (with the best that can be reached), a model that is not fit.
     """
-    recipe = load_recipe(recipe)
+    recipe = settled(recipe)
     check_budget(keep_float, target_l2)
     recipe_text(recipe)  # a recipe that no file can hold is told before the long work
     with modes_kept(model):
