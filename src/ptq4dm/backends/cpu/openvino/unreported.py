@@ -26,5 +26,5 @@ def unreported() -> Iterator[None]:
         TelemetrySender.send = kept
 
 
-def send_nothing(sender: Any, *message: Any) -> None:
-    """In place of `TelemetrySender.send(sender, backend, message)`."""
+def send_nothing(self: Any, backend: Any, message: Any) -> None:
+    """In place of `TelemetrySender.send`."""
