@@ -1,6 +1,7 @@
 """What all tests share: a quiet, small torch, a tiny random pipeline, and how they are dealt out to workers."""
 
 # ruff: noqa: E402 (the environment comes first)
+import gc
 import os
 from typing import Any
 
@@ -25,6 +26,12 @@ def pipe() -> DDPMPipeline:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest units first, so that no worker is left alone with one at the end."""
     items.sort(key=lambda item: turn_of(item.nodeid))
+
+
+def pytest_collection_finish() -> None:
+    """What is imported by now stays: a search for garbage, and a study makes one a row, passes over all of it."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -28,6 +28,7 @@ from ptq4dm.backends.cpu.openvino.friendly import friendly_forwards
 from ptq4dm.backends.cpu.openvino.layer import can_express, layer_nodes
 from ptq4dm.backends.cpu.openvino.passes import quantize_before_resizing
 from ptq4dm.backends.cpu.openvino.replaced import replaced_forward
+from ptq4dm.backends.cpu.openvino.unreported import unreported
 from ptq4dm.errors import BackendError
 from ptq4dm.quantization.layers import QuantizedLayer
 
@@ -136,12 +137,13 @@ def lower(network: nn.Module, bound: BoundCall, friendly: bool = True) -> Lowere
             traced: Any = torch.jit.trace(traceable, tensors, strict=False, check_trace=False)
             check_nothing_baked(traceable, traced, tensors)
             independent = samples_independent(traced, tensors)
-        model = ov.convert_model(
-            traced,
-            example_input=tensors,
-            input=[ov.PartialShape([-1, *tensor.shape[1:]] if tensor.dim() else []) for tensor in tensors],
-            extension=[ConversionExtension(OPERATOR, convert)],
-        )
+        with unreported():
+            model = ov.convert_model(
+                traced,
+                example_input=tensors,
+                input=[ov.PartialShape([-1, *tensor.shape[1:]] if tensor.dim() else []) for tensor in tensors],
+                extension=[ConversionExtension(OPERATOR, convert)],
+            )
     except (*WHILE_TRACING, *frontend_failures()) as error:
         raise BackendError(
             f"OpenVINO cannot express {type(network).__name__} ({reason_of(error)}): use backend='simulated'"
