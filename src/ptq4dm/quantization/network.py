@@ -91,6 +91,7 @@ def round_network(
     timed: Collection[str] = (),
     along: Sequence[Call] = (),
     shares: Mapping[str, float] | None = None,
+    macs: Mapping[str, int] | None = None,
 ) -> tuple[QuantizedDenoiser, RangeTable]:
     """Choose ranges by the statistics of the inputs of layers, round, leave the most sensitive in float, and rewrite.
 
@@ -98,11 +99,11 @@ def round_network(
     smoothing that the statistics tell of. limit: how many calls may be made to find the sensitive layers. pictures:
     how many each call is of, for the count of what that cost. timed: the layers that follow the time-step alone.
     along: calls to round those with error feedback by. shares: of the output's squared error by layer, where they are
-    known already.
+    known already; macs: multiply-adds of a row by layer, likewise.
     """
     made = 0
     ranges = choose_ranges(statistics, recipe.ranges, shown=progress)
-    macs = count_macs(network, calls[0])
+    macs = count_macs(network, calls[0]) if macs is None else macs
     plan = make_plan(network, recipe.keep_float, statistics, macs, recipe.min_channels)
     following = linear_layers(network, timed, planned(plan)) if recipe.time_in_float else {}
     plan = leave_out(plan, reasons_of(following))
