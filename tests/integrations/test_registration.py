@@ -1,11 +1,14 @@
 """diffusers knows ptq4dm after `import ptq4dm`, in any order; and what it says before."""
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from diffusers.quantizers import auto
 
+import ptq4dm
 from ptq4dm.errors import BackendWarning
 from ptq4dm.integrations.config import PTQ4DMConfig
 from ptq4dm.integrations.quantizer import PTQ4DMQuantizer
@@ -15,7 +18,9 @@ from ptq4dm.registration import METHOD, TELLING, write_mappings
 
 def python(code):
     """Run code in a process of its own: (exit code, what it printed)."""
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=300)
+    ours = {**os.environ, "PYTHONPATH": str(Path(ptq4dm.__file__).parents[1])}  # this one, whichever is installed
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=ours)
     return done.returncode, done.stdout or done.stderr
 
 
