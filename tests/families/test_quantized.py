@@ -53,7 +53,8 @@ def test_nothing_but_the_denoiser_changes(tmp_path):
     for pipeline in (model.to_pipeline("simulated"), ptq4dm.load(folder).to_pipeline("simulated"),
                      DiffusionPipeline.from_pretrained(folder)):  # fmt: skip
         found = modules(pipeline)
-        assert found.keys() == wanted.keys() > {"unet"} and pipeline.scheduler.config == family.build().scheduler.config
+        assert found.keys() == wanted.keys() > {"unet"}
+        assert dict(family.build().scheduler.config).items() <= dict(pipeline.scheduler.config).items()
         for name in wanted.keys() - {"unet"}:
             tensors = found[name].state_dict()
             assert type(found[name]) is type(wanted[name]) and tensors.keys() == wanted[name].state_dict().keys()
