@@ -65,16 +65,22 @@ class Cost:
 def costs_of(run: Run, beside: Mapping[str, int], macs: Mapping[str, int] | None = None) -> list[Cost]:
     """What calibrating costs in rows and, where `macs` tells those of a row of each denoiser, in multiply-adds.
 
-    run: the first run, of one picture, which counts too; beside: the rows made besides, by denoiser.
+    run: the first run, of one picture, which counts too; beside: the rows made besides, by denoiser. Those that `macs`
+    does not tell of stay in float and are not counted.
     """
     visits = Counter(name for visit in run.visits for name in visit.called)
+    units = [dict.fromkeys(visits, 1)] if macs is None else [dict.fromkeys(macs, 1), macs]
+
+    def of_visit(unit: Mapping[str, int], called: Sequence[str]) -> float:
+        return sum(unit[name] * run.rows[name] / visits[name] for name in called if name in unit)
+
     return [
         Cost(
-            list(accumulate(sum(of[n] * run.rows[n] / visits[n] for n in visit.called) for visit in run.visits)),
-            sum(of[name] * (run.rows[name] + beside.get(name, 0)) for name in visits),
-            sum(of[name] * SEARCH * rows_of([run.examples[name]]) for name in visits),
+            list(accumulate(of_visit(unit, visit.called) for visit in run.visits)),
+            sum(unit[name] * (run.rows[name] + beside.get(name, 0)) for name in unit),
+            sum(unit[name] * SEARCH * rows_of([run.examples[name]]) for name in unit),
         )
-        for of in (dict.fromkeys(visits, 1), *([] if macs is None else [macs]))
+        for unit in units
     ]
 
 
@@ -84,13 +90,13 @@ def runs_within(last: Sequence[int], largest: int, costs: Sequence[Cost]) -> tup
 
     Runs of `largest` pictures are halved until they leave enough for the search for sensitive layers, else for a short
     one, or at least cost no more. Only where single ones do, as where hardly a step can be skipped, the last but one is
-    not drawn, then the one before. (1, 0) where none of it is enough, as for one picture. last: the visit after which
-    each picture is done, rising.
+    not drawn, then the one before; two are drawn at least. (1, 0) where none of it is enough, as for one picture. last:
+    the visit after which each picture is done, rising.
     """
     sizes = [largest]
     while sizes[-1] > 1:
         sizes.append(sizes[-1] // 2)
-    for spared, searched in ((0, 1.0), (0, 0.25), *((number, 0.0) for number in range(len(last)))):
+    for spared, searched in ((0, 1.0), (0, 0.25), *((number, 0.0) for number in range(max(1, len(last) - 1)))):
         drawn = [*last[: len(last) - 1 - spared], last[-1]]
         for size in sizes:
             if all(c.of_runs(drawn, size) + searched * c.search <= len(last) * c.until[-1] for c in costs):
