@@ -17,6 +17,10 @@ from ptq4dm.errors import BackendWarning
 
 HOME: Final = "diffusers.quantizers.auto"
 METHOD: Final = "ptq4dm"
+TELLING: Final = "ptq4dm (`import ptq4dm` before loading; pip install ptq4dm)"
+"""The method as the config of a saved network names it: where ptq4dm was not imported, diffusers' error shows this name
+and nothing else of the config. In those saved before, the name is `METHOD`."""
+METHODS: Final = (METHOD, TELLING)
 MAPPINGS: Final = ("AUTO_QUANTIZER_MAPPING", "AUTO_QUANTIZATION_CONFIG_MAPPING")
 
 
@@ -66,4 +70,4 @@ def write_mappings(module: ModuleType) -> None:
     from ptq4dm.integrations.quantizer import PTQ4DMQuantizer
 
     for name, entry in zip(MAPPINGS, (PTQ4DMQuantizer, PTQ4DMConfig), strict=True):
-        getattr(module, name)[METHOD] = entry
+        getattr(module, name).update(dict.fromkeys(METHODS, entry))

@@ -29,6 +29,7 @@ from ptq4dm.pipelines.fused import fused_attentions, idle_layers_aside
 from ptq4dm.pipelines.pipeline import Pipeline, modes_kept, open_pipeline
 from ptq4dm.pipelines.unconditional import why_not_unconditional
 from ptq4dm.quantization.facts import calibration_facts, model_facts
+from ptq4dm.quantization.macs import counting_macs
 from ptq4dm.quantization.network import in_time_bands, quantize_network, round_network
 from ptq4dm.quantization.plan import make_plan, patterns_of, planned
 from ptq4dm.quantization.quantized_model import (
@@ -189,7 +190,7 @@ def quantize_at_work(
     if recipe.attention_products:
         raise RecipeError("attention_products = true: only unconditional models and bare modules can be calibrated so")
     parts = {name: part for name, part in pipeline.source.components.items() if isinstance(part, nn.Module)}
-    with watching_largest(parts) as largest:
+    with watching_largest(parts) as largest, counting_macs(parts) as counted:
         run = watch_run(pipeline, run_inputs(pipeline.source, [conditions[0]], [0], recipe.calibration.steps) or {})
     stays = left_out(replace(pipeline, components=run.denoisers))
     pipeline = with_found(pipeline, run)
@@ -200,8 +201,7 @@ def quantize_at_work(
         name: time_axis_of(denoiser, run.examples[name], run.latest[name])
         for name, denoiser in pipeline.denoisers.items()
     }
-    banded = recipe.activations.time_bands > 1
-    told_by = {name: argument_of(name, run, axis) for name, axis in axes.items() if banded}
+    told_by = {name: argument_of(name, run, axis) for name, axis in axes.items() if recipe.activations.time_bands > 1}
     kept = patterns_of(pipeline.denoisers, recipe.keep_float)
     layers = {
         name: planned(make_plan(denoiser, kept[name], min_channels=recipe.min_channels))
@@ -218,14 +218,16 @@ def quantize_at_work(
             for name, denoiser in pipeline.denoisers.items()
         }
     factors = {name: item.factors for name, item in smoothing.items()}
+    macs = {name: {key: n // run.rows[name] for key, n in counted[name].items()} for name in pipeline.denoisers}
+    of_row = {name: sum(macs[name].values()) for name in macs}
     statistics, facts = statistics_in_pipeline(
-        pipeline, run, conditions, recipe.calibration, layers, recipe.ranges.bands, progress, factors, work
-    )
-    quantized, rows_made = {}, {}
-    for name, denoiser in pipeline.denoisers.items():
+        pipeline, run, conditions, recipe.calibration, layers, recipe.ranges.bands, progress, factors, work, of_checks,
+        of_row,
+    )  # fmt: skip
+    quantized, rows_made = {}, dict(facts["rows_made"])
+    for index, (name, denoiser) in enumerate(pipeline.denoisers.items()):
         calls = [run.examples[name], run.latest[name]]
-        rows = rows_of(calls)
-        rows_made[name] = facts["rows_made"][name] + of_checks[name] + rows  # the last to count multiply-adds
+        rows, waiting = rows_of(calls), pipeline.components[index:]
         quantized[name], ranges = round_network(
             denoiser,
             statistics[name],
@@ -233,8 +235,9 @@ def quantize_at_work(
             replace(recipe, keep_float=kept[name], weights=replace(recipe.weights, error_feedback=False)),
             progress,
             smoothing[name].folds,
-            min(facts["calls_of"][name], calls_left(facts["rows_of_running"][name], rows_made[name], rows)),
+            min(facts["calls_of"][name], calls_left(facts["rows_of_running"], rows_made, of_row, waiting, rows)),
             timed=facts["layers_of_time"][name],
+            macs=macs[name],
         )
         rows_made[name] += quantized[name].facts["sensitivity_calls"] * rows
         quantized[name] = replace(quantized[name], facts={**quantized[name].facts, "time_axis": axes[name]})

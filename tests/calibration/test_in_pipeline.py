@@ -1,5 +1,6 @@
 """Calibration while a pipeline works: the right rows, at the right time-steps, and no step too many."""
 
+import gc
 from dataclasses import replace
 
 import numpy as np
@@ -88,8 +89,7 @@ def test_runs_end_with_the_last_time_step_that_they_need(source):
     assert facts["calls_made"] == 5 and facts["calls_saved"] == 5 * (STEPS - 1)
 
 
-def test_pictures_that_stop_early_share_a_run(source, monkeypatch):
-    monkeypatch.setattr("ptq4dm.calibration.cost.CHECKS", 0)  # else so few pictures share none
+def test_pictures_that_stop_early_share_a_run(source):
     _, facts = calibrated(source, recipe(batch_size=2))
     # visits 4, 0, 2 (or 3), 1 and 3 from the noisy end: sorted in pairs they end at 1, 3 and 4
     expected = by_hand(source, recipe())
@@ -127,6 +127,27 @@ def test_ends_of_a_continuous_axis_and_of_one_stage():
 def test_a_time_step_that_is_visited_twice_is_taken_the_first_time():
     heun = axis(900, 500, 500, 100)
     assert target_of(heun, "net", torch.tensor([0.5])).visits.tolist() == [1]
+
+
+def test_memory_does_not_grow_with_the_samples(source):
+    """The bytes of all tensors that Python knows of, while the network is called."""
+    most = []
+    for times in (4, 24):
+        calls, seen = [], []
+
+        def note(*args, calls=calls, seen=seen):
+            calls.append(None)
+            if len(calls) % 16 == 0:
+                tensors = [item for item in gc.get_objects() if type(item) in (torch.Tensor, torch.nn.Parameter)]
+                seen.append(sum({item.data_ptr(): item.untyped_storage().nbytes() for item in tensors}.values()))
+
+        gc.collect()
+        handle = source.unet.register_forward_hook(note)
+        calibrated(source, recipe(samples=5 * times, law_options={"timesteps": DRAWN * times}))
+        handle.remove()
+        most.append(max(seen))
+    few, many = most
+    assert many - few < 100 * 300  # of 100 pictures of 3,072 bytes their time-steps and visits only
 
 
 def test_what_calibration_of_a_pipeline_refuses(source):

@@ -5,9 +5,11 @@ import json
 
 import pytest
 import torch
+from diffusers import DiffusionPipeline
 
 import ptq4dm
 from families import FAMILIES, run
+from families.family import modules
 from families.parts import masks, pictures
 from families.proof import DIFFUSERS, RECIPE, conditions, prove
 from ptq4dm.cli.main import main
@@ -40,6 +42,24 @@ def test_the_users_own_pipeline_stays_as_it_was():
     model = ptq4dm.quantize(pipeline, QUICK, conditions=conditions(family))
     assert torch.equal(run(family, pipeline), before)
     assert not torch.equal(run(family, model.to_pipeline("simulated")), before)
+
+
+@pytest.mark.filterwarnings("ignore::ptq4dm.errors.SimulatedWarning")
+def test_nothing_but_the_denoiser_changes(tmp_path):
+    family = FAMILIES["stable-diffusion"]
+    model = ptq4dm.quantize(family.build(), QUICK, conditions=conditions(family))
+    wanted = modules(family.build())
+    folder = model.save(tmp_path / "int8")
+    for pipeline in (model.to_pipeline("simulated"), ptq4dm.load(folder).to_pipeline("simulated"),
+                     DiffusionPipeline.from_pretrained(folder)):  # fmt: skip
+        found = modules(pipeline)
+        assert found.keys() == wanted.keys() > {"unet"}
+        config = family.build().scheduler.config
+        assert all(pipeline.scheduler.config[key] == config[key] for key in config if not key.startswith("_"))
+        for name in wanted.keys() - {"unet"}:
+            tensors = found[name].state_dict()
+            assert type(found[name]) is type(wanted[name]) and tensors.keys() == wanted[name].state_dict().keys()
+            assert all(torch.equal(tensors[key], value) for key, value in wanted[name].state_dict().items())
 
 
 def test_a_condition_that_the_pipeline_does_not_have():

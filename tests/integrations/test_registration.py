@@ -1,32 +1,38 @@
 """diffusers knows ptq4dm after `import ptq4dm`, in any order; and what it says before."""
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from diffusers.quantizers import auto
 
+import ptq4dm
 from ptq4dm.errors import BackendWarning
 from ptq4dm.integrations.config import PTQ4DMConfig
 from ptq4dm.integrations.quantizer import PTQ4DMQuantizer
 from ptq4dm.quantization.artifact import FORMAT_VERSION
-from ptq4dm.registration import write_mappings
+from ptq4dm.registration import METHOD, TELLING, write_mappings
 
 
 def python(code):
     """Run code in a process of its own: (exit code, what it printed)."""
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=300)
+    ours = {**os.environ, "PYTHONPATH": str(Path(ptq4dm.__file__).parents[1])}  # this one, whichever is installed
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=ours)
     return done.returncode, done.stdout or done.stderr
 
 
-def test_diffusers_still_reads_its_two_mapping_dicts():
+@pytest.mark.parametrize("name", [METHOD, TELLING])  # of artifacts made before and now
+def test_diffusers_still_reads_its_two_mapping_dicts(name):
     """What from_pretrained calls: DiffusersAutoQuantizer, with nothing but diffusers' own code between."""
-    header = {"quant_method": "ptq4dm", "format_version": FORMAT_VERSION, "arithmetic": "float-out", "layers": ["a"]}
+    header = {"quant_method": name, "format_version": FORMAT_VERSION, "arithmetic": "float-out", "layers": ["a"]}
     config = auto.DiffusersAutoQuantizer.merge_quantization_configs(header, None)
     assert type(config) is PTQ4DMConfig and config.to_dict() == header
     assert type(auto.DiffusersAutoQuantizer.from_config(config, pre_quantized=True)) is PTQ4DMQuantizer
-    assert auto.AUTO_QUANTIZER_MAPPING["ptq4dm"] is PTQ4DMQuantizer
-    assert auto.AUTO_QUANTIZATION_CONFIG_MAPPING["ptq4dm"] is PTQ4DMConfig
+    assert auto.AUTO_QUANTIZER_MAPPING[name] is PTQ4DMQuantizer
+    assert auto.AUTO_QUANTIZATION_CONFIG_MAPPING[name] is PTQ4DMConfig
     assert config.quant_method.value == "ptq4dm"  # from_pretrained asks for it
 
 
@@ -61,7 +67,7 @@ print(type(load().unet.mid_block.attentions[0].to_q).__name__)
 """
     )
     assert code == 0, said
-    assert "refused: Unknown quantization type, got ptq4dm" in said
+    assert "refused: Unknown quantization type, got ptq4dm (`import ptq4dm` before loading; pip install ptq4dm)" in said
     assert said.strip().splitlines()[-1] == "QuantizedLinear"
 
 

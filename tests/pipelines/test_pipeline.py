@@ -21,6 +21,7 @@ import ptq4dm
 from ptq4dm.errors import CalibrationError, ModelError
 from ptq4dm.pipelines import loading
 from ptq4dm.pipelines.pipeline import Pipeline, open_pipeline
+from ptq4dm.registration import METHODS
 
 WEIGHTS = Path("unet/diffusion_pytorch_model.safetensors")
 
@@ -179,8 +180,9 @@ def test_nothing_is_unpickled(folder):
     assert not (folder / "executed").exists()
 
 
-def test_our_own_int8_artifact_is_for_load(folder):
-    edit_json(folder / "unet/config.json", quantization_config={"quant_method": "ptq4dm", "format_version": 1})
+@pytest.mark.parametrize("method", METHODS)
+def test_our_own_int8_artifact_is_for_load(folder, method):
+    edit_json(folder / "unet/config.json", quantization_config={"quant_method": method, "format_version": 1})
     assert "open it with DiffusionPipeline.from_pretrained after `import ptq4dm`" in refusal(folder)
     (folder / "ptq4dm.json").write_text("{}")
     assert f"open it with ptq4dm.load({str(folder)!r})" in refusal(folder)

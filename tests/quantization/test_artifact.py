@@ -19,6 +19,7 @@ from ptq4dm.integrations.quantizer import told
 from ptq4dm.pipelines.denoiser import Call
 from ptq4dm.quantization.layers import QuantizedConv, QuantizedLinear
 from ptq4dm.quantization.quantized_model import tensor_bytes
+from ptq4dm.registration import TELLING
 
 QUICK = ptq4dm.load_recipe("w8a8").replace(calibration={"samples": 6, "steps": 4, "batch_size": 6})
 
@@ -56,7 +57,7 @@ def test_the_folder_is_a_diffusers_pipeline_with_int8_weights(folder):
     index = json.loads((folder / "model_index.json").read_text())
     assert index["_class_name"] == "DDPMPipeline" and index["unet"] == ["diffusers", "UNet2DModel"]
     config = json.loads((folder / "unet" / "config.json").read_text())
-    assert config["quantization_config"]["quant_method"] == "ptq4dm"
+    assert config["quantization_config"]["quant_method"] == TELLING
     assert config["quantization_config"]["format_version"] == 2
     tensors = load_file(folder / "unet" / "diffusion_pytorch_model.safetensors")
     layers = config["quantization_config"]["layers"]

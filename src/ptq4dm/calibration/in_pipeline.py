@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from ptq4dm.calibration.checkpoint import Checkpoint, checkpoint_key, read_checkpoint, write_checkpoint
 from ptq4dm.calibration.collect import LAW_STREAM, check, sample_seed, stream
-from ptq4dm.calibration.cost import batch_within, counting_rows
+from ptq4dm.calibration.cost import costs_of, counting_rows, runs_within
 from ptq4dm.calibration.time_layers import count_everywhere, layers_of_time
 from ptq4dm.calibration.timesteps import draw_timesteps, resolve_law
 from ptq4dm.errors import CalibrationError, RecipeError
@@ -57,15 +57,18 @@ def statistics_in_pipeline(
     shown: bool = True,
     smoothing: Mapping[str, Mapping[str, Tensor]] | None = None,
     cache: Path | None = None,
+    checked: Mapping[str, int] | None = None,
+    macs: Mapping[str, int] | None = None,
 ) -> tuple[dict[str, dict[str, LayerStatistics]], dict[str, Any]]:
     """Run the pipeline for `recipe.samples` pictures, conditions taken in turn, and watch the inputs of `layers`.
 
     run: one run of the pipeline with as many steps, which tells its time axis. layers: names by denoiser. smoothing: by
     denoiser and layer, what to divide each input channel by before it is counted. Pictures that stop early share a run,
-    which ends with the last time-step that one of them needs: of few pictures fewer share one, so that all of it costs
-    no more than running the pipeline for them (`cost.batch_within`). cache: a folder for what the finished runs gave; a
-    calibration of the same pipeline, conditions and recipe that finds it there goes on with the next run, and gives the
-    same to the last bit.
+    which ends with the last time-step that one of them needs: of few pictures fewer share one, or one is looked at for
+    two of them, so that all of it costs no more than running the pipeline for them (`cost.runs_within`). cache: a
+    folder for what the finished runs gave; a calibration of the same pipeline, conditions and recipe that finds it
+    there goes on with the next run, and gives the same to the last bit. checked: rows by denoiser that were made
+    before, beside `run`; macs: multiply-adds of a row of each denoiser.
     Returns statistics by denoiser and layer, and how the calibration was done, as JSON data.
     Raises RecipeError, CalibrationError, ArtifactError (the cache cannot be written).
     """
@@ -79,7 +82,7 @@ def statistics_in_pipeline(
         name: target_of(run, name, drawn.double() / (pipeline.num_train_timesteps - 1)) for name in pipeline.components
     }
     last = torch.stack([target.visits for target in targets.values()]).amax(0)
-    order = last.argsort(stable=True).tolist()
+    by_last = last.argsort(stable=True).tolist()
     with counting_rows(pipeline.denoisers) as of_checks:
         timed = {
             name: layers_of_time(
@@ -90,17 +93,22 @@ def statistics_in_pipeline(
             )
             for name, denoiser in pipeline.denoisers.items()
         }
+    beside = of_checks + Counter(checked or {})
+    size, spared = runs_within([int(last[index]) for index in by_last], recipe.batch_size, costs_of(run, beside, macs))
+    order, host = [*by_last[: len(by_last) - 1 - spared], by_last[-1]], by_last[-1]
+    looked_at = {index: [index] for index in order} | {host: by_last[len(by_last) - 1 - spared :]}
     path = None
     if cache is not None:
         factors = {f"{name}/{layer}": item for name, of in (smoothing or {}).items() for layer, item in of.items()}
         watched = {"layers": {name: list(names) for name, names in layers.items()}, "bands": bands, "timed": timed}
+        watched |= {"runs": [size, spared]}
         key = checkpoint_key(pipeline, run, conditions, recipe, watched, {"drawn": drawn, **factors})
         path = cache / key / CHECKPOINT
     before = read_checkpoint(path)
     made: Counter[str] = Counter() if before is None else Counter(before.made)
     rows: Counter[str] = Counter() if before is None else Counter(before.rows)
     with ExitStack() as stack:
-        done = stack.enter_context(progress("calibration", int(last.sum()) + len(last), shown))
+        done = stack.enter_context(progress("calibration", int(last[order].sum()) + len(order), shown))
         observers = {
             name: stack.enter_context(
                 observing(denoiser, layers[name], edges_of(run, name, bands), (smoothing or {}).get(name))
@@ -112,13 +120,12 @@ def statistics_in_pipeline(
                 count_everywhere(denoiser, timed[name], run, name, observers[name])
             else:
                 observers[name].go_on(before.statistics.get(name, {}))
-        size = batch_within([int(last[index]) for index in order], recipe.batch_size, len(run.visits))
         groups = runs_of(pipeline, conditions, order, replace(recipe, batch_size=size))
         for index, (batch, inputs) in enumerate(groups):
             if before is not None and index < before.runs:
                 done(len(batch) * (int(last[batch].amax()) + 1))
                 continue
-            chosen = {name: target.visits[batch] for name, target in targets.items()}
+            chosen = {name: [target.visits[looked_at[index]] for index in batch] for name, target in targets.items()}
             harvester = Harvester(run, observers, chosen, int(last[batch].amax()), done)
             run_watched(pipeline.source, inputs, harvester)
             if not harvester.finished:
@@ -145,7 +152,8 @@ def statistics_in_pipeline(
         "calls_made": made.total(),
         "calls_saved": total - made.total(),
         "calls_of": {name: made[name] for name in pipeline.components},
-        "rows_made": {name: run.rows[name] + of_checks[name] + rows[name] for name in pipeline.components},
+        "pictures_drawn": len(order),
+        "rows_made": {name: run.rows[name] + beside[name] + rows[name] for name in pipeline.components},
         "rows_of_running": {name: run.rows[name] * recipe.samples for name in pipeline.components},
         "drawn_timesteps": drawn.tolist(),
         "visited_timesteps": {name: target.times.tolist() for name, target in targets.items()},
@@ -208,13 +216,13 @@ def runs_of(
 class Harvester:
     """Counts the inputs of layers at the visits that the pictures of one run are looked at (a Watcher).
 
-    targets: (pictures,) visits by denoiser; last: the visit after which the run ends; made: calls by denoiser, one a
-    picture; rows: of the batches of these calls.
+    targets: by denoiser the visits of each picture; last: the visit after which the run ends; made: calls by denoiser,
+    one a picture; rows: of the batches of these calls.
     """
 
     run: Run
     observers: Mapping[str, Observer]
-    targets: Mapping[str, Tensor]
+    targets: Mapping[str, Sequence[Tensor]]
     last: int
     done: Advance
     visit: int = 0
@@ -226,7 +234,8 @@ class Harvester:
         """Choose the rows of the pictures that are looked at now; guidance repeats all pictures in turn."""
         if component not in self.observers:
             return
-        observer, chosen = self.observers[component], self.targets[component] == self.visit
+        observer = self.observers[component]
+        chosen = torch.tensor([bool((visits == self.visit).any()) for visits in self.targets[component]])
         rows, pictures = batch_of(args, kwargs), len(chosen)
         self.rows[component] += rows
         observer.timesteps = torch.tensor([self.time()], dtype=torch.float64)

@@ -27,7 +27,7 @@ from ptq4dm.quantization.time_axis import axis_entry
 from ptq4dm.quantization.weight_only import has_weight_only_form, weight_only_form
 from ptq4dm.ranges.search import InputRange
 from ptq4dm.recipe import WeightRecipe
-from ptq4dm.registration import METHOD
+from ptq4dm.registration import TELLING
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class CalibratedRanges:
         fold(network, self.folds, self.folded)
         for name in self.outputs:
             put(network, aliases[name], self.output_rounded(network.get_submodule(name), name))
-        header = {"quant_method": METHOD, "format_version": FORMAT_VERSION, "arithmetic": self.arithmetic}
+        header = {"quant_method": TELLING, "format_version": FORMAT_VERSION, "arithmetic": self.arithmetic}
         entry = {**layers_entry(network), **axis_entry(self.time_axis), "layers": list(self.ranges)}
         return PTQ4DMConfig.of_header({**header, **entry})
 

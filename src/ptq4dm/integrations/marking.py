@@ -12,7 +12,7 @@ from ptq4dm.integrations.quantizer import PTQ4DMQuantizer
 from ptq4dm.pipelines.fused import fused_attentions
 from ptq4dm.quantization.shared import layers_entry
 from ptq4dm.quantization.time_axis import axis_entry
-from ptq4dm.registration import METHOD
+from ptq4dm.registration import TELLING
 
 SCALES = "weight_scale"
 """The parameter of quantized layers, which stays in float32 whatever the network is cast to."""
@@ -61,7 +61,7 @@ def marked(network: nn.Module, arithmetic: str, time_axis: Mapping[str, Any] | N
     if isinstance(network, ModelMixin) and quantization_of(network) is None:
         from ptq4dm.quantization.artifact import format_version
 
-        header = {"quant_method": METHOD, "format_version": format_version(network), "arithmetic": arithmetic}
+        header = {"quant_method": TELLING, "format_version": format_version(network), "arithmetic": arithmetic}
         config = PTQ4DMConfig.of_header({**header, **layers_entry(network), **axis_entry(time_axis)})
         mark(network, PTQ4DMQuantizer(config, pre_quantized=True))
     return network

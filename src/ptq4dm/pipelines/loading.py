@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from ptq4dm.errors import ArtifactError, ModelError
 from ptq4dm.files import read_json
 from ptq4dm.pipelines.classes import LIBRARIES, class_of_part, find_class, is_library
+from ptq4dm.registration import METHODS
 
 INDEX: Final = "model_index.json"
 HUB_SECONDS: Final = 10.0
@@ -83,7 +84,7 @@ def refuse_quantized(folder: Path) -> None:
         if saved_by_diffusers(folder):
             raise ModelError(f"{folder} is an INT8 model that diffusers saved: open it with "
                              "DiffusionPipeline.from_pretrained after `import ptq4dm`")  # fmt: skip
-        if (folder / "ptq4dm.json").exists() or method == "ptq4dm":
+        if (folder / "ptq4dm.json").exists() or method in METHODS:
             raise ModelError(f"{folder} is an INT8 model made by ptq4dm: open it with ptq4dm.load({str(folder)!r})")
         raise ModelError(f"{folder}: its {path.parent.name} is quantized already ({method}): give the float model")
 
@@ -93,7 +94,7 @@ def saved_by_diffusers(folder: Path) -> bool:
     if (folder / "ptq4dm.json").exists():
         return False
     settings = [read_config(path).get("quantization_config") for path in sorted(folder.glob("*/config.json"))]
-    return any(isinstance(item, dict) and item.get("quant_method") == "ptq4dm" for item in settings)
+    return any(isinstance(item, dict) and item.get("quant_method") in METHODS for item in settings)
 
 
 def read_config(path: Path) -> dict[str, Any]:

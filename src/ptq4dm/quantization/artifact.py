@@ -48,6 +48,7 @@ from ptq4dm.quantization.time_axis import axis_entry, check_axis
 from ptq4dm.quantization.time_bands import bands_entry, bands_of
 from ptq4dm.quantization.weight_only import weight_only_names
 from ptq4dm.recipe import Recipe, recipe_from_dict
+from ptq4dm.registration import METHOD, TELLING
 
 FORMAT_VERSION = 2
 BANDED_VERSION = 3
@@ -77,7 +78,7 @@ def fill_folder(model: QuantizedModel, building: Path) -> None:
     """Write the files of an artifact into a folder that is being built."""
     networks = [denoiser.network for denoiser in model.denoisers.values()]
     version = max(map(format_version, networks), default=FORMAT_VERSION)
-    header = {"quant_method": "ptq4dm", "format_version": version, "arithmetic": model.recipe.arithmetic}
+    header = {"quant_method": METHOD, "format_version": version, "arithmetic": model.recipe.arithmetic}
     if model.pipeline is not None:
         require_savable(model.pipeline)
         write_pipeline_frame(model.pipeline, building)
@@ -88,8 +89,9 @@ def fill_folder(model: QuantizedModel, building: Path) -> None:
         if model.pipeline is not None:
             weights = building / name / WEIGHTS
             weights.parent.mkdir()
-            own = {"format_version": format_version(denoiser.network), **axis_entry(denoiser.facts.get("time_axis"))}
-            entry = {**header, **layers_entry(denoiser.network), **own}
+            own = {"quant_method": TELLING, "format_version": format_version(denoiser.network)}
+            axis = axis_entry(denoiser.facts.get("time_axis"))
+            entry = {**header, **layers_entry(denoiser.network), **own, **axis}
             config = {**plain_config(denoiser.network), "quantization_config": entry}
             files.write_json(weights.parent / "config.json", config)
         shared = shared_names(denoiser.network)
@@ -134,7 +136,7 @@ def read_facts(folder: Path) -> dict[str, Any]:
     if not (folder / FACTS).is_file():
         raise ArtifactError(f"{folder} has no {FACTS}, so it is no quantized model: make one with `ptq4dm quantize`")
     facts = files.read_json(folder / FACTS)
-    if not isinstance(facts, dict) or facts.get("quant_method") != "ptq4dm":
+    if not isinstance(facts, dict) or facts.get("quant_method") != METHOD:
         raise ArtifactError(f"{folder / FACTS} is not of ptq4dm")
     check_version(facts.get("format_version"), folder / FACTS)
     missing = {"denoisers", "pipeline", "recipe", "facts", "arithmetic"} - set(facts)

@@ -1,6 +1,9 @@
 """Count multiply-adds, from the shapes that a call really has."""
 
 import math
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -20,23 +23,25 @@ def count_macs(network: nn.Module, call: Call) -> dict[str, int]:
     """
     tensors = [value for value in (*call.args, *call.kwargs.values()) if isinstance(value, Tensor) and value.dim()]
     batch = len(tensors[0]) if tensors else 1
-    macs: dict[str, int] = {}
+    with counting_macs({"": network}) as macs, evaluating(network), torch.no_grad():
+        network(*call.args, **call.kwargs)
+    return {name: count // batch for name, count in macs[""].items()}
 
-    def hook(name: str) -> Any:
-        def add(layer: nn.Module, args: Any, kwargs: Any, output: Tensor) -> None:
-            macs[name] = macs.get(name, 0) + macs_of(layer, layer_input(args, kwargs), output)
 
-        return add
+@contextmanager
+def counting_macs(networks: Mapping[str, nn.Module]) -> Iterator[dict[str, Counter[str]]]:
+    """While open, count the multiply-adds of all calls of convolutions and linear layers: by network and layer."""
+    macs: dict[str, Counter[str]] = {name: Counter() for name in networks}
 
-    layers = [(name, module) for name, module in network.named_modules() if isinstance(module, QUANTIZABLE)]
-    handles = [module.register_forward_hook(hook(name), with_kwargs=True) for name, module in layers]
-    try:
-        with evaluating(network), torch.no_grad():
-            network(*call.args, **call.kwargs)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return {name: count // batch for name, count in macs.items()}
+    def hook(of: Counter[str], name: str) -> Any:
+        return lambda layer, args, kwargs, output: of.update({name: macs_of(layer, layer_input(args, kwargs), output)})
+
+    with ExitStack() as stack:
+        for key, network in networks.items():
+            for name, module in network.named_modules():
+                if isinstance(module, QUANTIZABLE):
+                    stack.callback(module.register_forward_hook(hook(macs[key], name), with_kwargs=True).remove)
+        yield macs
 
 
 def macs_of(layer: nn.Module, x: Tensor, output: Tensor) -> int:
