@@ -100,7 +100,8 @@ def round_network(
     smoothing that the statistics tell of. limit: how many calls may be made to find the sensitive layers. pictures:
     how many each call is of, for the count of what that cost. timed: the layers that follow the time-step alone.
     along: calls to round those with error feedback by. shares: of the output's squared error by layer, where they are
-    known already. rounding: what rounds with error feedback. macs: multiply-adds of a row by layer, where they are known.
+    known already. rounding: what rounds with error feedback. macs: multiply-adds of a row by layer, where they are
+    known.
     """
     made = 0
     ranges = choose_ranges(statistics, recipe.ranges, shown=progress)
