@@ -50,7 +50,8 @@ def test_outliers_are_found_by_the_first_run_and_ranges_by_the_others(model):
     without = ptq4dm.quantize(pipeline, off, conditions=conditions(DIT))
     assert len(smoothed(model.network)) >= 8 and not smoothed(without.network)
     assert call_error(pipeline, model, "transformer") < call_error(pipeline, without, "transformer") / 4
-    assert model.facts["calibration"]["calls_made"] == without.facts["calibration"]["calls_made"]
+    made = [each.facts["calibration"]["calls_made"] for each in (model, without)]
+    assert made[0] <= made[1]  # what smoothing asks for beside the runs is taken from them, so that all cost no more
     assert not any(module._forward_pre_hooks for module in pipeline.transformer.modules())
 
 
