@@ -24,7 +24,7 @@ from ptq4dm.errors import CalibrationError, RecipeError
 from ptq4dm.pipelines.adapters import require_no_adapters
 from ptq4dm.pipelines.conditions import Condition, check_conditions, default_conditions, run_inputs
 from ptq4dm.pipelines.denoiser import placement, require_finite_weights, require_float
-from ptq4dm.pipelines.denoisers import left_out, watch_run, with_found
+from ptq4dm.pipelines.denoisers import left_out, not_called, watch_run, with_found
 from ptq4dm.pipelines.fused import fused_attentions, idle_layers_aside
 from ptq4dm.pipelines.pipeline import Pipeline, modes_kept, open_pipeline
 from ptq4dm.pipelines.unconditional import why_not_unconditional
@@ -192,7 +192,7 @@ def quantize_at_work(
     parts = {name: part for name, part in pipeline.source.components.items() if isinstance(part, nn.Module)}
     with watching_largest(parts) as largest, counting_macs(parts) as counted:
         run = watch_run(pipeline, run_inputs(pipeline.source, [conditions[0]], [0], recipe.calibration.steps) or {})
-    stays = left_out(replace(pipeline, components=run.denoisers))
+    stays = left_out(replace(pipeline, components=run.denoisers)) | not_called(pipeline.source, run)
     pipeline = with_found(pipeline, run)
     warn_unless_savable(pipeline)
     for denoiser in pipeline.denoisers.values():

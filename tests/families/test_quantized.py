@@ -5,13 +5,13 @@ import json
 
 import pytest
 import torch
-from diffusers import DiffusionPipeline
+from diffusers import DiffusionPipeline, EulerDiscreteScheduler
 
 import ptq4dm
 from families import FAMILIES, run
 from families.family import modules
 from families.parts import masks, pictures
-from families.proof import DIFFUSERS, RECIPE, conditions, prove
+from families.proof import DIFFUSERS, RECIPE, conditions, prove, relative
 from ptq4dm.cli.main import main
 from ptq4dm.errors import CalibrationError
 
@@ -83,6 +83,25 @@ def test_an_ip_adapter_stays_in_use_on_every_backend():
         family, inputs=lambda batch: {**family.inputs(1), "ip_adapter_image": pictures(1, seed=9)}
     )
     assert not torch.equal(run(family, pipeline), run(others, pipeline))
+
+
+@pytest.mark.filterwarnings("ignore::ptq4dm.errors.TimeAxisWarning")  # calibrated in two steps of another scheduler
+def test_other_sizes_and_another_scheduler_on_the_engine():
+    """Pictures of another height and width, and time-steps that are fractions: graphs are compiled as needed."""
+    family = FAMILIES["stable-diffusion"]
+    model = ptq4dm.quantize(family.build(), QUICK, conditions=conditions(family))
+    drawn = {}
+    for backend in ("simulated", "openvino"):
+        pipeline = model.to_pipeline(backend)
+        pipeline.scheduler = EulerDiscreteScheduler.from_config(pipeline.scheduler.config)
+        for height, width in ((16, 16), (32, 16)):
+            of_size = dataclasses.replace(
+                family, inputs=lambda batch, h=height, w=width: {**family.inputs(batch), "height": h, "width": w}
+            )
+            drawn[backend, height, width] = run(of_size, pipeline, batch=2)
+    for (backend, height, width), found in drawn.items():
+        assert found.shape == (2, height, width, 3)
+        assert backend == "simulated" or relative(found, drawn["simulated", height, width]) < 0.02
 
 
 def test_images_masks_and_a_dataset_on_the_command_line(tmp_path, capsys):

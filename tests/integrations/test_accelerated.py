@@ -31,6 +31,8 @@ def test_in_place_as_ptq4dm_load_draws_and_back_again(folder, tmp_path):
 def test_what_cannot_be_accelerated(folder, qdq_folder):
     with pytest.raises(ModelError, match="no part of this DDPMPipeline is quantized by ptq4dm"):
         ptq4dm.accelerate(tiny_pipeline())
+    with pytest.raises(ModelError, match="a UNet2DModel is no pipeline: give the DiffusionPipeline that calls"):
+        ptq4dm.accelerate(UNet2DModel.from_pretrained(folder, subfolder="unet"))
     with pytest.raises(BackendError, match="no backend 'tpu'"):
         ptq4dm.accelerate(DiffusionPipeline.from_pretrained(folder), "tpu")
     with pytest.raises(BackendError, match="computes the arithmetic 'qdq', this artifact is 'float-out'"):

@@ -65,6 +65,8 @@ def test_several_columns_for_several_arguments(place):
 def test_what_is_told_in_one_line(place, monkeypatch):
     with pytest.raises(CalibrationError, match="no column 'prompt': it has caption, number"):
         ptq4dm.dataset_conditions(place / "folder", "prompt")
+    with pytest.raises(CalibrationError, match=r"columns = \['caption'\]: give the name of the column"):
+        ptq4dm.dataset_conditions(place / "captions.csv", ["caption"])
     with pytest.raises(CalibrationError, match=r"row 0 of the column 'number' is 0: a prompt should be text"):
         ptq4dm.dataset_conditions(place / "folder", "number")[0]
     with pytest.raises(CalibrationError, match=r"with a split 'tset'.*Should be one of"):

@@ -68,6 +68,16 @@ def test_prompts_of_a_file(tmp_path):
             read_prompts(tmp_path / path)
 
 
+def test_a_byte_order_mark_is_no_part_of_a_prompt(tmp_path):
+    (tmp_path / "prompts.txt").write_bytes(b"\xef\xbb\xbfa cat\r\na caf\xc3\xa9\r\n")
+    assert read_prompts(tmp_path / "prompts.txt") == [{"prompt": "a cat"}, {"prompt": "a café"}]
+
+
+def test_conditions_that_can_be_read_only_once_are_refused(text_to_image):
+    with pytest.raises(CalibrationError, match="are a generator: give a list"):
+        ptq4dm.quantize(text_to_image, conditions=({"prompt": text} for text in ("a", "b")))  # pyright: ignore[reportArgumentType]
+
+
 def test_an_unconditional_model_takes_no_conditions():
     with pytest.raises(CalibrationError, match="emoji-32 is an unconditional model and takes no conditions"):
         ptq4dm.quantize("emoji-32", conditions=[{"prompt": "a cat"}])

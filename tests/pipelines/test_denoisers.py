@@ -14,7 +14,8 @@ from torch import nn
 import ptq4dm
 from ptq4dm.errors import CalibrationError, ModelError
 from ptq4dm.pipelines.at_work import Enough, run_watched
-from ptq4dm.pipelines.denoisers import Notes, left_out, linear_inputs, watch_run, with_found
+from ptq4dm.pipelines.denoisers import Notes, left_out, linear_inputs, not_called, watch_run, with_found
+from ptq4dm.quantization.time_axis import time_axis_of
 
 
 def latent_pipeline():
@@ -85,6 +86,35 @@ def test_two_stages_are_two_denoisers_and_an_encoder_between_runs_is_none():
     assert found.components == ("first", "second") and found.denoisers["second"] is staged.second
     with pytest.raises(ModelError, match="has several denoisers"):
         _ = found.denoiser
+
+
+def test_a_part_called_before_the_last_one_is_known_from_the_first_step_on():
+    """A ControlNet, called before its UNet: whether it belongs to the first step only the second one tells."""
+    family = FAMILIES["stable-diffusion-controlnet"]
+    pipeline = ptq4dm.open_pipeline(family.build())
+    run = watch_run(pipeline, {**family.inputs(1), "num_inference_steps": 4})
+    visited = [visit.timestep for visit in run.visits]
+    assert set(run.denoisers) == {"unet", "controlnet"} and len(visited) == 4
+    for name in run.denoisers:
+        first, last = run.examples[name], run.latest[name]
+        axis = time_axis_of(pipeline.source.components[name], first, last)
+        assert axis == {"argument": "timestep", "low": min(visited), "high": max(visited)}
+
+
+def test_a_second_stage_that_is_never_called_is_listed_with_the_reason():
+    staged = Staged(torch.nn.Linear(16, 16), tiny_unet(seed=1), tiny_unet(seed=2), DDPMScheduler())
+    pipeline = ptq4dm.open_pipeline(staged)
+    told = not_called(staged, watch_run(pipeline, {"num_inference_steps": 1}))  # at time-step 0
+    assert list(told) == ["first"]
+    assert "a UNet2DModel as second is, and the first calibration run, of 2 steps, never called it" in told["first"]
+    assert not not_called(staged, watch_run(pipeline, {"num_inference_steps": 6}))
+
+
+def test_a_run_without_a_step_is_told():
+    family = FAMILIES["stable-diffusion-image-to-image"]
+    inputs = {**family.inputs(1), "num_inference_steps": 2, "strength": 0.1}
+    with pytest.raises(ModelError, match=r"made no scheduler step on the calibration inputs .*: ask for more steps"):
+        watch_run(ptq4dm.open_pipeline(family.build()), inputs)
 
 
 def test_a_pipeline_without_a_denoiser():

@@ -24,9 +24,14 @@ def accelerate(pipeline: DiffusionPipeline, backend: str | Backend = "auto") -> 
     whose inputs only its pipeline knows is compiled at the first call that the pipeline makes. `triton` runs on an
     NVIDIA GPU, in float16, bfloat16 or float32: move and cast the pipeline first.
 
-    Raises ModelError if no part is quantized, or one is offloaded or where the backend does not compute; BackendError
-    if the backend cannot run the network exactly on this processor.
+    Raises ModelError if it is no pipeline, no part is quantized, or one is offloaded or where the backend does not
+    compute; BackendError if the backend cannot run the network exactly on this processor.
     """
+    if not isinstance(pipeline, DiffusionPipeline):
+        raise ModelError(
+            f"a {type(pipeline).__name__} is no pipeline: give the DiffusionPipeline that calls the quantized network; "
+            "what ptq4dm quantized or loaded has to_pipeline(backend=...) and, of a bare network, to_module(...)"
+        )
     parts = {name: part for name, part in pipeline.components.items() if quantization_of(part) is not None}
     if not parts:
         raise ModelError(

@@ -40,6 +40,11 @@ def dataset_conditions(
     Raises:
         MissingDependencyError: without the package datasets. CalibrationError: no such dataset, split, column or row.
     """
+    if not isinstance(columns, str | Mapping):
+        raise CalibrationError(
+            f"columns = {columns!r:.60}: give the name of the column that holds prompts, or arguments of the pipeline "
+            "with their columns, such as {'prompt': 'caption'}"
+        )
     rows = rows_of(dataset, split)
     wanted = {"prompt": columns} if isinstance(columns, str) else dict(columns)
     for column in wanted.values():

@@ -69,7 +69,7 @@ def built_in_prompts() -> list[str]:
 def read_prompts(path: str | Path) -> Sequence[Condition]:
     """One prompt a line. Raises CalibrationError: no file, not text, no line."""
     try:
-        prompts = read_lines(Path(path).read_text())
+        prompts = read_lines(Path(path).read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError) as error:
         raise CalibrationError(f"{path} cannot be read ({error}): give a text file with one prompt a line") from error
     if not prompts:
@@ -91,7 +91,12 @@ def number_of_classes(source: DiffusionPipeline) -> int:
 
 def check_conditions(source: DiffusionPipeline, conditions: Sequence[Condition]) -> None:
     """Raise CalibrationError: none, an argument that the pipeline does not have, or one that calibration sets."""
-    if not conditions:
+    if not hasattr(conditions, "__len__") or not hasattr(conditions, "__getitem__"):
+        raise CalibrationError(
+            f"calibration conditions are a {type(conditions).__name__}: give a list, since they are taken in turn and "
+            "more than once"
+        )
+    if not len(conditions):
         raise CalibrationError("no calibration conditions: give at least one, such as {'prompt': 'a cat'}")
     known = accepted_arguments(source)
     for index, condition in enumerate(conditions):

@@ -64,6 +64,7 @@ class Notes:
     latest: dict[str, Call] = field(default_factory=dict)
     inputs: dict[str, dict[str, list[tuple[int, Tensor]]]] = field(default_factory=dict)
     pending: dict[str, Call] = field(default_factory=dict)
+    uncertain: dict[str, Call] = field(default_factory=dict)
     rows: Counter[str] = field(default_factory=Counter)
     within: bool = False
 
@@ -79,10 +80,13 @@ class Notes:
         self.within = False
 
     def stepped(self, scheduler: str, timestep: float) -> None:
-        """The calls since the last step belong to this one; of those before a first step, the last for certain."""
+        """The calls since the last step belong to this one; of those before a first step, the last for certain, the
+        others (a ControlNet's) if a later step has them too."""
         certain = list(self.pending) if self.within else list(self.pending)[-1:]
         for name in certain:
-            self.examples.setdefault(name, self.pending[name])
+            self.examples.setdefault(name, self.uncertain.get(name, self.pending[name]))
+        if not self.within:
+            self.uncertain |= {name: call for name, call in self.pending.items() if name not in self.examples}
         self.visits.append(Visit(scheduler, timestep, tuple(self.pending)))
         self.pending.clear()
         self.within = True
@@ -110,6 +114,11 @@ def watch_run(pipeline: Pipeline, inputs: Mapping[str, Any]) -> Run:
     notes = Notes()
     with linear_inputs(pipeline.source, notes):
         run_watched(pipeline.source, inputs, notes)
+    if not notes.visits:
+        raise ModelError(
+            f"{type(pipeline.source).__name__} made no scheduler step on the calibration inputs {sorted(inputs)}: ask "
+            "for more steps in the recipe ([calibration] steps), or for more strength where it starts from pictures"
+        )
     if not notes.examples:
         raise ModelError(
             f"{type(pipeline.source).__name__} made {len(notes.visits)} scheduler steps and called no module for them: "
@@ -166,6 +175,20 @@ def left_out(pipeline: Pipeline) -> dict[str, str]:
     return {
         name: f"{kind} has no config of its own, by which a quantized one is loaded again"
         for name, kind in kinds.items()
+    }
+
+
+def not_called(source: DiffusionPipeline, run: Run) -> dict[str, str]:
+    """Which parts of a pipeline are of the class of one of its denoisers and were called for no step, with the reason
+    why they stay in float: a second stage that a run of few steps does not come to, say."""
+    parts = source.components
+    kinds = {type(parts[name]): name for name in run.denoisers if name in parts}
+    known = {id(parts[name]) for name in run.denoisers if name in parts}
+    return {
+        name: f"it is a {type(part).__name__} as {kinds[type(part)]} is, and the first calibration run, of "
+        f"{len(run.visits)} steps, never called it; with more steps it may"
+        for name, part in parts.items()
+        if type(part) in kinds and id(part) not in known
     }
 
 
