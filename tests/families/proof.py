@@ -26,8 +26,8 @@ OF_WAY = {DIFFUSERS: "simulated"}
 UNCONDITIONAL = ("ddpm", "ddim")
 """Those that our own loop draws with."""
 FULL = ptq4dm.load_recipe("w8a8").replace(calibration={"samples": 48, "steps": 6, "batch_size": 6})
-"""For the table: pictures enough that the steps skipped pay for the checks and a search for sensitive layers: with 12, no
-call was left for the search, and inpainting was 9.6 % from float instead of 5.2 %."""
+"""For the table: pictures enough that the steps skipped pay for the checks and a search for sensitive layers: with 12
+none was left for the search, and inpainting was 9.6 % from float instead of 5.2 %."""
 RECIPE = ptq4dm.load_recipe("w8a8").replace(calibration={"samples": 4, "steps": STEPS, "batch_size": 2})
 
 
