@@ -85,8 +85,8 @@ def prepared(backend: Backend, network: nn.Module, example: Call | None) -> nn.M
         )
     if backend.device == "cpu" and (dtype := half_type(network)) is not None:
         raise BackendError(
-            f"the network is in {dtype}, and {backend.name} computes in float32: cast it with .to(torch.float32), "
-            "or use backend='simulated'"
+            f"the network is in {dtype}, and {backend.name} computes in float32: cast it, as in "
+            "ptq4dm.accelerate(model.to_pipeline(backend='simulated').to(torch.float32)), or use backend='simulated'"
         )
     if backend.name != "simulated":
         refuse_products(network, backend.name)
