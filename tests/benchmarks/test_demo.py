@@ -20,5 +20,6 @@ def test_it_runs_what_the_makefile_runs():
 def test_a_stage_lasts_until_the_next_begins(tmp_path, capfd):
     seconds = timed_stages([sys.executable, "-c", STAGES], str(tmp_path))
     assert list(seconds) == ["start", "quantize", "evaluate", "page"]
-    assert 0.4 <= seconds["quantize"] < 0.4 + seconds["start"] and seconds["evaluate"] >= 0.1
+    late = 0.08  # the beginning of a stage may be read a little after it was written
+    assert 0.4 - late <= seconds["quantize"] < 0.4 + late + seconds["start"] and seconds["evaluate"] >= 0.1 - late
     assert "\r2/3 draw 16 pictures\n" in capfd.readouterr().err
