@@ -10,11 +10,13 @@ from peers.peer import Peer
 
 EAGER: Final = "eager"
 OURS: Final = "ptq4dm"
+FAST: Final = "ptq4dm-fast"
 PEERS: Final[dict[str, Peer]] = {
     EAGER: floats.EAGER,
     "compiled": floats.COMPILED,
     "openvino": floats.OPENVINO,
     OURS: ptq4dm_int8.PEER,
+    FAST: ptq4dm_int8.FAST,
     "nncf-default": nncf_int8.DEFAULT,
     "nncf": nncf_int8.MIXED,
     "onnxruntime-default": onnxruntime_int8.DEFAULT,

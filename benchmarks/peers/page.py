@@ -31,6 +31,8 @@ How to read it:
 - *one call*: median and quartiles, all taking turns in one run; *against eager* and *ptq4dm is*: ratios round by round,
   with quartiles; *ptq4dm is* 1.50x faster means that the tool's call takes 1.50 times as long as ours.
 - *size*: all files that hold the network.
+- *ptq4dm* has two rows where the recipe `w8a8-fast` was measured: it leaves no layer in float for its sensitivity. The
+  claims are judged for each of them; *more than ptq4dm*, *ptq4dm is* and *beaten* are against the default recipe.
 """
 
 
@@ -164,7 +166,9 @@ def claim_line(claim: Mapping[str, Any], rows: Mapping[str, Mapping[str, Any]]) 
 
     answer = "yes" if claim["held"] else f"**no**: {named(claim['broken_by'])}"
     unknown = f"; not judged: {named(claim['not_judged'])}" if claim["not_judged"] else ""
-    return f"- {claim['claim'][0].upper()}{claim['claim'][1:]}: {answer}{unknown}."
+    whose = f"{named([claim['of']])}: " if "of" in claim else ""  # older results have one row of ours
+    words = f"{whose}{claim['claim']}"
+    return f"- {words if whose else words[0].upper() + words[1:]}: {answer}{unknown}."
 
 
 def beaten_line(item: Mapping[str, Any], rows: Mapping[str, Mapping[str, Any]]) -> str:

@@ -1,6 +1,7 @@
-"""Ours: the default recipe on the same samples, deployed on OpenVINO."""
+"""Ours: the default recipe and the fast one on the same samples, deployed on OpenVINO."""
 
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,9 @@ from peers.peer import Deployed, Peer, Simulation, Subject, share_of, without_gr
 from ptq4dm.pipelines.denoiser import output_tensor
 
 
-def ship(subject: Subject, folder: Path) -> None:
+def ship(recipe: str, subject: Subject, folder: Path) -> None:
     """The artifact: a pipeline's folder, of which the network's own part is what the other tools ship too."""
-    ptq4dm.quantize(subject.pipeline, "w8a8", calibration_set=subject.samples).save(folder)
+    ptq4dm.quantize(subject.pipeline, recipe, calibration_set=subject.samples).save(folder)
 
 
 def deploy(subject: Subject, folder: Path, x_t: Tensor, timestep: Tensor) -> Deployed:
@@ -32,12 +33,18 @@ def simulate(subject: Subject, folder: Path, x_t: Tensor, timestep: Tensor) -> D
     return in_torch.deployed(ptq4dm.load(folder).to_module("simulated"), x_t, timestep, subject.macs)
 
 
-PEER = Peer(
-    "ptq4dm",
-    "recipe w8a8, backend openvino",
-    ("openvino",),
-    ship,
-    deploy,
-    Simulation("the same artifact, backend simulated", simulate),
-    part="unet",
-)
+def with_recipe(recipe: str) -> Peer:
+    """A row of ours."""
+    return Peer(
+        "ptq4dm",
+        f"recipe {recipe}, backend openvino",
+        ("openvino",),
+        partial(ship, recipe),
+        deploy,
+        Simulation("the same artifact, backend simulated", simulate),
+        part="unet",
+    )
+
+
+PEER = with_recipe("w8a8")
+FAST = with_recipe("w8a8-fast")

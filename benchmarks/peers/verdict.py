@@ -1,6 +1,6 @@
 """What was to be reached beside other tools, and whether these rows reach it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 SAME_LAYERS: Final = 0.9
@@ -10,10 +10,10 @@ SIZE_MARGIN: Final = 1.02
 Row = Mapping[str, Any]
 
 
-def beaten(rows: Mapping[str, Row], simulated: Mapping[str, Row], ours: str) -> list[dict[str, Any]]:
-    """For each tool that quantizes, ours aside: whether its error of a call is larger than ours beyond the error bars,
-    as deployed and simulated; None where that was not measured."""
-    tools = [name for name, row in rows.items() if not row["float"] and name != ours]
+def beaten(rows: Mapping[str, Row], simulated: Mapping[str, Row], ours: Sequence[str]) -> list[dict[str, Any]]:
+    """For each tool that quantizes, ours aside: whether its error of a call is larger than that of our first row beyond
+    the error bars, as deployed and simulated; None where that was not measured."""
+    tools = [name for name, row in rows.items() if not row["float"] and name not in ours]
     return [
         {"name": name, "deployed": is_beaten(rows[name]), "simulated": is_beaten(simulated.get(name))} for name in tools
     ]
@@ -26,14 +26,19 @@ def is_beaten(row: Row | None) -> bool | None:
     return None if difference is None else difference["low"] > 0
 
 
-def verdict(rows: Mapping[str, Row], ours: str) -> list[dict[str, Any]]:
-    """The claims: each with the tools that break it, by name, and those that could not be judged; none of speed where
-    nothing was timed.
+def verdict(rows: Mapping[str, Row], ours: Sequence[str]) -> list[dict[str, Any]]:
+    """The claims of each of our rows, which are not held against each other."""
+    return [{"of": name, **claim} for name in ours if name in rows for claim in claims_of(name, rows, ours)]
+
+
+def claims_of(name: str, rows: Mapping[str, Row], ours: Sequence[str]) -> list[dict[str, Any]]:
+    """The claims of one row: each with the tools that break it, by name, and those that could not be judged; none of
+    speed where nothing was timed.
 
     rows: by name; one with "reason" was not measured; "fidelity" is None where it was not.
     """
-    own = rows[ours]
-    others = {name: row for name, row in rows.items() if name != ours}
+    own = rows[name]
+    others = {name: row for name, row in rows.items() if name not in ours}
     tools = {name: row for name, row in others.items() if not row["float"]}
     same = {name: row for name, row in tools.items() if row.get("int8_share", 1) >= SAME_LAYERS * own["int8_share"]}
     smaller = judged(tools, lambda row: own["bytes"] > SIZE_MARGIN * row["bytes"])
@@ -44,8 +49,8 @@ def verdict(rows: Mapping[str, Row], ours: str) -> list[dict[str, Any]]:
     ]
     if "seconds" not in own:
         return claims
-    faster = judged(others, is_faster)
-    both = judged(others, lambda row: is_faster(row) and is_closer(row, own))
+    faster = judged(others, lambda row: is_faster(row, own))
+    both = judged(others, lambda row: is_faster(row, own) and is_closer(row, own))
     return [
         {"claim": "ahead of all in speed", **faster},
         *claims,
@@ -64,9 +69,9 @@ def judged(rows: Mapping[str, Row], breaks: Callable[[Row], bool | None]) -> dic
     }
 
 
-def is_faster(row: Row) -> bool:
-    """Whether a tool's call took less time than ours in the median round."""
-    return row["ours_faster"]["median"] < 1
+def is_faster(row: Row, own: Row) -> bool:
+    """Whether a tool gains more over eager than we do, in the median round."""
+    return row["over_eager"]["median"] > own["over_eager"]["median"]
 
 
 def is_closer(row: Row, own: Row) -> bool | None:

@@ -97,7 +97,9 @@ def test_a_layer_of_onnx_is_int8_only_if_all_its_nodes_are() -> None:
     assert found == {"mid_block.resnets.0.conv1": True, "twice": False, "attentions.0.to_out.0": False}
 
 
-@pytest.mark.parametrize(("name", "low", "high"), [("eager", 0, 0), ("openvino", 0, 0), ("ptq4dm", 0.85, 1)])
+@pytest.mark.parametrize(
+    ("name", "low", "high"), [("eager", 0, 0), ("openvino", 0, 0), ("ptq4dm", 0.85, 1), ("ptq4dm-fast", 0.95, 1)]
+)
 def test_the_runtimes_here_show_every_layer(name: str, low: float, high: float, subject: Subject, tmp_path) -> None:
     x_t, timestep = torch.randn((2, *subject.pipeline.picture_shape)), torch.tensor(500)
     PEERS[name].ship(subject, tmp_path / "shipped")
@@ -106,7 +108,7 @@ def test_the_runtimes_here_show_every_layer(name: str, low: float, high: float, 
     assert low <= deployed.int8_share <= high
     assert float((deployed.run(x_t, timestep) - expected).norm() / expected.norm()) < (0.1 if high else 1e-5)
     simulation = PEERS[name].simulation
-    assert (simulation is not None) == (name == "ptq4dm")
+    assert (simulation is not None) == name.startswith("ptq4dm")
     if simulation is not None:
         in_float = simulation.deploy(subject, tmp_path / "shipped", x_t, timestep)
         assert in_float.int8_share == 0 and in_float.executed["aten::convolution"] > 0
@@ -190,7 +192,9 @@ def test_what_still_runs_in_int8_is_no_simulation(subject: Subject, tmp_path) ->
     }
     tables = measured(tools, subject, dict.fromkeys(tools, tmp_path), EFFORT, capped=False, timed=False)
     assert "100.0 % of its multiply-adds still run in INT8" in tables["simulated"]["b"]["reason"]
-    assert beaten(tables["rows"], tables["simulated"], "ptq4dm") == [{"name": "b", "deployed": True, "simulated": None}]
+    assert beaten(tables["rows"], tables["simulated"], ["ptq4dm"]) == [
+        {"name": "b", "deployed": True, "simulated": None}
+    ]
 
 
 def test_a_fake_quantized_graph_is_computed_in_float(tmp_path) -> None:
@@ -221,13 +225,13 @@ def test_a_fake_quantized_graph_is_computed_in_float(tmp_path) -> None:
 def row(share: float, relative: float | None, time: float, size: int, **facts) -> dict:
     more = {"value": (relative or 0) - 0.01, "low": (relative or 0) - 0.012, "high": (relative or 0) - 0.008}
     fidelity = None if relative is None else {"relative_l2_mean": relative, "psnr_mean": 50.0, "more_than_ours": more}
-    one = {"median": time, "low": time, "high": time}
+    one, gain = ({"median": value, "low": value, "high": value} for value in (time, 1 / time))
     return {"title": "T", "settings": "s", "float": False, "int8_share": share, "fidelity": fidelity, "bytes": size,
-            "seconds": one, "over_eager": one, "ours_faster": one, **facts}  # fmt: skip
+            "seconds": one, "over_eager": gain, "ours_faster": one, **facts}  # fmt: skip
 
 
 def broken(rows: dict) -> list[list[str]]:
-    return [claim["broken_by"] for claim in verdict(rows, "ours")]
+    return [claim["broken_by"] for claim in verdict(rows, ["ours"])]
 
 
 def test_claims_name_who_breaks_them() -> None:
@@ -242,17 +246,24 @@ def test_claims_name_who_breaks_them() -> None:
     assert broken({"ours": ours, "float": float_row, "a": worse}) == [[], [], [], []]
 
 
+def test_the_claims_are_judged_for_each_row_of_ours_and_never_against_another_of_them() -> None:
+    rows = {"ours": row(0.9, 0.01, 1.0, 100), "fast": row(1.0, 0.02, 0.7, 100), "a": row(1.0, 0.05, 0.9, 100)}
+    found = [(claim["of"], claim["broken_by"]) for claim in verdict(rows, ["ours", "fast", "absent"])]
+    assert found == [("ours", ["a"]), *[("ours", [])] * 3, *[("fast", [])] * 4]
+    assert [item["name"] for item in beaten(rows, {}, ["ours", "fast"])] == ["a"]
+
+
 def test_what_was_not_measured_is_not_taken_for_held() -> None:
     rows = {"ours": row(1.0, 0.01, 1.0, 100), "a": {"float": False, "reason": "absent"}, "b": row(1.0, None, 1.1, 100)}
-    claims = verdict(rows, "ours")
+    claims = verdict(rows, ["ours"])
     assert [claim["not_judged"] for claim in claims] == [["a"], ["a"], ["a", "b"], ["a"]]
-    rows["b"]["ours_faster"]["median"] = 0.9
-    assert verdict(rows, "ours")[3]["not_judged"] == ["a", "b"]
+    rows["b"]["over_eager"]["median"] = 1.1
+    assert verdict(rows, ["ours"])[3]["not_judged"] == ["a", "b"]
 
 
 def test_claims_of_speed_are_not_made_without_times() -> None:
     rows = {name: {"float": False, "int8_share": 1.0, "fidelity": None, "bytes": 1} for name in ("ours", "a")}
-    assert not [claim for claim in verdict(rows, "ours") if "speed" in claim["claim"]]
+    assert not [claim for claim in verdict(rows, ["ours"]) if "speed" in claim["claim"]]
 
 
 def test_a_tool_is_beaten_only_if_the_whole_interval_says_so() -> None:
@@ -264,7 +275,7 @@ def test_a_tool_is_beaten_only_if_the_whole_interval_says_so() -> None:
         "better": row(1.0, 0.001, 1.0, 1),
         "absent": {"float": False, "reason": "it needs more"},
     }
-    found = beaten(rows, {"beaten": rows["alike"], "better": rows["beaten"]}, "ours")
+    found = beaten(rows, {"beaten": rows["alike"], "better": rows["beaten"]}, ["ours"])
     assert {item["name"]: (item["deployed"], item["simulated"]) for item in found} == {
         "beaten": (True, False), "alike": (False, None), "better": (False, True), "absent": (None, None),
     }  # fmt: skip
@@ -280,9 +291,9 @@ def test_the_page_shows_every_row_and_says_who_breaks_a_claim() -> None:
         "a": {"title": "rival", "settings": "best", "how": "in float", "fidelity": row(1, 0.05, 1, 1)["fidelity"]}
     }
     result = {
-        "network": "net", "isa": "native", "rows": rows, "claims": verdict(rows, "ours"), "notes": ["a note"],
+        "network": "net", "isa": "native", "rows": rows, "claims": verdict(rows, ["ours"]), "notes": ["a note"],
         "effort": {"pictures": 2, "steps": 3, "batch": 4, "rounds": 5}, "samples": {"count": 6, "law": "ndtc"},
-        "versions": {"rival": "1.0"}, "simulated": simulated, "beaten": beaten(rows, simulated, "ours"),
+        "versions": {"rival": "1.0"}, "simulated": simulated, "beaten": beaten(rows, simulated, ["ours"]),
         "environment": {"processor": "P", "cores": 2, "threads": 2, "date": "2026-01-01", "int8_instructions": "I"},
     }  # fmt: skip
     text = page([result])
@@ -291,7 +302,9 @@ def test_the_page_shows_every_row_and_says_who_breaks_a_claim() -> None:
         " | 1.00x (1.00 to 1.00) |  | 7.35 MB |"
     ) in text
     assert "1.10x (1.10 to 1.10) faster" in text and "not measured: it needs more" in text and "- a note" in text
-    assert "- Ahead in fidelity of every tool that runs the same layers in W8A8: **no**: rival (best)" in text
+    assert "- ours (s): ahead in fidelity of every tool that runs the same layers in W8A8: **no**: rival (best)" in text
+    older = [{key: value for key, value in claim.items() if key != "of"} for claim in result["claims"]]
+    assert "- Ahead in fidelity of every tool that runs the same layers" in page([{**result, "claims": older}])
     assert "| rival | best | in float | 5.00 % | 50.0 dB | +4.00 (+3.80 to +4.20) |" in text
     assert "rival (best, 100.0 % in INT8) beaten beyond the error bars: as deployed **no**, simulated yes." in text
     assert "absent () beaten beyond the error bars: as deployed not judged, simulated not judged." in text

@@ -249,10 +249,11 @@ def test_the_recipe_can_leave_both_out():
             assert torch.equal(layer.weight, quantize_weight(weight, True, None)[0]), name
 
 
-@pytest.mark.parametrize("preset", ["w8a8", "w8a8-minmax"])
+@pytest.mark.parametrize("preset", ["w8a8", "w8a8-fast", "w8a8-minmax"])
 def test_presets(preset):
     recipe = ptq4dm.load_recipe(preset)
-    assert recipe.time_in_float == recipe.weights.error_feedback == (preset == "w8a8")
+    assert recipe.time_in_float == bool(recipe.float_share) == (preset == "w8a8")
+    assert recipe.weights.error_feedback == recipe.smoothing.enabled == (preset != "w8a8-minmax")
 
 
 def test_patterns_come_first():
