@@ -8,12 +8,15 @@ from typing import Any
 os.environ.setdefault("TRITON_INTERPRET", "1")
 """Triton reads this when a kernel is made, its own too: before anything imports it."""
 
+import hypothesis
 import pytest
 import torch
 from diffusers import DDPMPipeline
 from sharing import turn_of, unit_of
 from tiny import tiny_pipeline
 
+hypothesis.settings.register_profile("unhurried", deadline=None)  # how long an example takes says nothing of it
+hypothesis.settings.load_profile("unhurried")
 torch.set_num_threads(1)  # tiny networks: a second thread costs more than it gives
 
 

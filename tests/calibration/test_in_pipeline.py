@@ -102,7 +102,7 @@ def axis(*times):
     return Run(tuple(Visit("scheduler", float(t), ("net",)) for t in times), {})
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     times=st.lists(st.floats(-80, 1000), min_size=1, max_size=20, unique=True),
     places=st.lists(st.floats(0, 1), min_size=1, max_size=8),

@@ -102,7 +102,7 @@ laws = st.one_of(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(laws, st.integers(1, 200), st.integers(10, 4000), st.integers(0, 2**32))
 def test_every_law_gives_whole_time_steps_in_range_and_the_same_again(law, samples, num_train_timesteps, seed):
     first, second = (draw_timesteps(law, samples, num_train_timesteps, np.random.default_rng(seed)) for _ in range(2))

@@ -25,7 +25,7 @@ def brute_force(first: np.ndarray, second: np.ndarray, weights: np.ndarray) -> f
     return within + among - 2 * between
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(n=st.integers(2, 9), m=st.integers(2, 9), d=st.integers(1, 5), seed=st.integers(0, 2**31))
 def test_it_is_the_u_statistic(n: int, m: int, d: int, seed: int) -> None:
     rng = np.random.default_rng(seed)

@@ -124,7 +124,7 @@ def test_every_scheduler_draws_finite_pictures_in_range(pipe, name):
     assert not torch.equal(pictures[0], pictures[1])
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.lists(st.integers(0, 2**63 - 1), min_size=1, max_size=6))
 def test_noise_depends_on_the_own_seed_only(seeds):
     together = seeded_noise((3, 4, 4), seeds)

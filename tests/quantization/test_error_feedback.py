@@ -139,7 +139,7 @@ def test_uncorrelated_inputs_leave_the_nearest_integers():
     sign=st.sampled_from([-1, 0, 1]),
     seed=st.integers(0, 999),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_pairs_are_always_safe(channels, taps, rank, size, sign, seed):
     generator = torch.Generator().manual_seed(seed)
     weight = size * torch.randn(3, channels * taps, generator=generator, dtype=torch.float64)

@@ -36,7 +36,7 @@ def squared_error(weight: torch.Tensor, integers: torch.Tensor, scale: torch.Ten
 SAFE = np.array([(p, q) for p in range(-127, 128) for q in range(-127, 128) if abs(p + q) <= 128 or p * q <= 0])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.floats(-180, 180), st.floats(-180, 180), st.floats(0.01, 100))
 def test_the_nearest_safe_pair_is_the_nearest_of_all(a, b, cost):
     tensors = [torch.tensor([[value]], dtype=torch.float64) for value in (a, b, cost, 1.0)]
@@ -84,7 +84,7 @@ def test_scale_and_limit_together_against_brute_force(channels):
         assert error <= brute_force(row, cost) * (1.5 if channels == 8 else 1.05)  # 8 weights: a lottery of scales
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(arrays(np.float32, array_shapes(min_dims=2, max_dims=4, max_side=6), elements=st.one_of(real, mild)))
 def test_always_safe_never_a_scale_of_zero_no_worse_than_seven_bits(values):
     weight = torch.from_numpy(values)

@@ -27,7 +27,7 @@ def collected(batches: list[np.ndarray], edges=ONE_BAND, bands: list[int] | None
     return histogram.finish()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.one_of(finite, mild), min_size=1, max_size=60), st.data())
 def test_order_and_batching_do_not_matter_and_numpy_agrees(values, data):
     shuffled = data.draw(st.permutations(values))
@@ -42,7 +42,7 @@ def test_order_and_batching_do_not_matter_and_numpy_agrees(values, data):
     assert one.counts.sum() == len(values)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(finite)
 def test_the_grid_is_the_finest_that_holds_the_value(value):
     exponent = required_exponent(abs(value))

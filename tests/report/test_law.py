@@ -17,7 +17,7 @@ OPTIONS = st.fixed_dictionaries(
 
 
 @given(OPTIONS)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_density_and_clipped_mass_make_a_whole(options: dict) -> None:
     found = law_density({"law": "ndtc", "law_options": options, "num_train_timesteps": 1000}, points=1000)
     assert found is not None

@@ -7,7 +7,7 @@ output, and at high t, where the network's answer is nearly x_t, two of them mad
 """
 
 from collections.abc import Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from torch.utils import _pytree as pytree
 
 from ptq4dm.errors import ModelError
 from ptq4dm.pipelines.denoiser import Call, layer_input
+from ptq4dm.pipelines.forwards import replaced_forward
 from ptq4dm.progress import progress
 from ptq4dm.quantization.layers import QuantizedLayer
 from ptq4dm.ranges.observe import evaluating
@@ -82,26 +83,14 @@ def best_in_float(shares: Mapping[str, float], macs: Mapping[str, int], budget: 
 @contextmanager
 def instead(network: nn.Module, layers: Mapping[str, nn.Module]) -> Any:
     """While open, each of `layers` answers in place of the network's layer of that name, which itself is not run."""
-    before = {name: vars(network.get_submodule(name)).get("forward") for name in layers}
 
     def answer(layer: nn.Module) -> Any:
         return lambda *args, **kwargs: layer(layer_input(args, kwargs))
 
-    try:
+    with ExitStack() as stack:
         for name, layer in layers.items():
-            network.get_submodule(name).forward = answer(layer)
+            stack.enter_context(replaced_forward(network.get_submodule(name), answer(layer)))
         yield
-    finally:
-        for name, own in before.items():
-            put_forward(network.get_submodule(name), own)
-
-
-def put_forward(module: nn.Module, own: Any) -> None:
-    """Give a module its own `forward` back: one set on it, as libraries that move networks do, or that of its class."""
-    if own is None:
-        vars(module).pop("forward", None)
-    else:
-        module.forward = own
 
 
 def outputs(network: nn.Module, call: Call) -> list[Tensor]:

@@ -8,7 +8,7 @@ the same bits with or without it; elsewhere (other processors, types or devices)
 
 import functools
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, Final
 
 import torch
@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from ptq4dm.evaluation.hardware import this_processor, usable_flags
 from ptq4dm.numerics import ACTIVATION_MAX, quantize
+from ptq4dm.pipelines.forwards import replaced_forward
 from ptq4dm.quantization.layers import QuantizedConv
-from ptq4dm.quantization.sensitivity import put_forward
 
 ADDS_IN_INT32: Final = {"avx512_vnni", "avx_vnni", "amx_int8"}
 """Instructions without which pairs of products are added in int16, which may overflow."""
@@ -33,14 +33,10 @@ def integer_products(modules: Iterable[nn.Module]) -> Iterator[None]:
     """While open, the INT8 convolutions among `modules` answer by INT8 instructions where these are exact."""
     found = [module for module in modules if isinstance(module, QuantizedConv) and fits(module)]
     held = [IntegerConv(layer) for layer in found] if has_instructions() else []
-    before = [vars(item.layer).get("forward") for item in held]
-    try:
+    with ExitStack() as stack:
         for item in held:
-            item.layer.forward = item.forward
+            stack.enter_context(replaced_forward(item.layer, item.forward))
         yield
-    finally:
-        for item, own in zip(held, before, strict=True):
-            put_forward(item.layer, own)
 
 
 class IntegerConv:

@@ -85,7 +85,7 @@ def test_an_upsampled_picture_is_read_through_the_index():
     size=st.tuples(*[st.integers(1, 4)] * 3),
     zero_point=st.integers(-128, 127),
 )
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_any_window_in_three_axes(taps, stride, padding, dilation, size, zero_point):
     geometry = Geometry(taps, stride, padding, dilation)
     if min(geometry.out_size(size)) < 1:

@@ -44,7 +44,7 @@ def test_ties_go_to_even_and_extremes_are_clamped():
     scale=st.floats(2.0**-20, 2.0**20, width=32),
     zero_point=st.integers(-128, 127),
 )
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_any_float(x, scale, zero_point):
     step = torch.tensor(scale)
     got = quantize(torch.from_numpy(x), step, int8(zero_point))

@@ -7,6 +7,7 @@ the same numbers (float rounding aside) with per-channel sums, 1x1 convolutions 
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ import torch.nn.functional as F
 from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 
-from ptq4dm.backends.cpu.openvino.replaced import replaced_forward
+from ptq4dm.pipelines.forwards import replaced_forward
 from ptq4dm.quantization.layers import QuantizedLinear
 
 TILE = 8
@@ -28,9 +29,9 @@ def friendly_forwards(network: nn.Module) -> Iterator[None]:
     with ExitStack() as stack:
         for module in network.modules():
             if isinstance(module, nn.GroupNorm):
-                stack.enter_context(replaced_forward(module, group_norm))
+                stack.enter_context(replaced_forward(module, partial(group_norm, module)))
             elif isinstance(module, Attention) and is_spatial_self_attention(module):
-                stack.enter_context(replaced_forward(module, spatial_self_attention))
+                stack.enter_context(replaced_forward(module, partial(spatial_self_attention, module)))
         yield
 
 

@@ -27,9 +27,9 @@ from ptq4dm.backends.cpu.binding import (
 from ptq4dm.backends.cpu.openvino.friendly import friendly_forwards
 from ptq4dm.backends.cpu.openvino.layer import can_express, layer_nodes
 from ptq4dm.backends.cpu.openvino.passes import quantize_before_resizing
-from ptq4dm.backends.cpu.openvino.replaced import replaced_forward
 from ptq4dm.backends.cpu.openvino.unreported import unreported
 from ptq4dm.errors import BackendError
+from ptq4dm.pipelines.forwards import replaced_forward
 from ptq4dm.quantization.layers import QuantizedLayer
 
 if TYPE_CHECKING:
@@ -75,18 +75,17 @@ def quantized_layers(network: nn.Module) -> dict[str, QuantizedLayer]:
 @contextmanager
 def layers_as_operators(layers: dict[str, QuantizedLayer]) -> Iterator[None]:
     """While open, each of `layers` runs as the opaque operator."""
-    token = TRACED.set(tuple(layers.values()))
     with ExitStack() as stack:
+        stack.callback(TRACED.reset, TRACED.set(tuple(layers.values())))
         for index, layer in enumerate(layers.values()):
             stack.enter_context(replaced_forward(layer, operator_forward(index)))
         yield
-    TRACED.reset(token)
 
 
 def operator_forward(index: int) -> Any:
-    """A forward method that calls the operator for layer `index`."""
+    """A forward that calls the operator for layer `index`."""
 
-    def forward(layer: QuantizedLayer, input: Tensor, channels_first: bool = False) -> Tensor:
+    def forward(input: Tensor, channels_first: bool = False) -> Tensor:
         return torch.ops.ptq4dm.quantized_layer(input, index, channels_first)
 
     return forward
