@@ -35,11 +35,13 @@ def test_extremes_are_the_best_and_the_worst_row_of_each_question_once() -> None
         row("operations", "x_{t-1}", None, 20.0),
         row("operations", "posterior mean μ", None, 25.0),
         row("operations", "SiLU", 0.1),
+        row("operations", "w8a8-paper", 0.05),
         {"question": "drift", "variant": "inputs", "key": "d", "facts": {}},
     ]
     rows[1]["key"] = rows[0]["key"]
     assert extremes_of(rows) == [
         ("default", "default"),
+        ("operations", "w8a8-paper"),
         ("metrics", "KL"),
         ("bits", "W6A6"),
         ("bits", "W4A4"),
@@ -84,6 +86,9 @@ def test_distances_are_those_of_pictures_of_equal_seeds_and_survive_an_interrupt
         run_study(pipe, folder, settings=own, only=["operations"], pictures=data)
     chunks = {path: path.stat().st_mtime_ns for path in folder.glob("distribution/*/*.safetensors")}
     assert len(chunks) == 2
+    damaged = sorted(chunks)[0]
+    chunks.pop(damaged)
+    damaged.write_bytes(damaged.read_bytes()[:50])  # drawn again
     found = run_study(pipe, folder, settings=own, only=["operations"], pictures=data)
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in chunks.items())
     distances = {row["variant"]: row for row in found["rows"] if row["question"] == "distribution"}

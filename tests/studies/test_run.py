@@ -11,16 +11,16 @@ from diffusers import DDPMPipeline
 from scipy.stats import ttest_rel
 from torch import nn
 
+import ptq4dm
 from ptq4dm.errors import EvaluationError
 from ptq4dm.evaluation.features import Extractor, feature_distance
 from ptq4dm.evaluation.fidelity import compare_calls, mean_db, picture_psnr
 from ptq4dm.pipelines.sampling import sample
 from ptq4dm.studies import EXPERIMENTS, Settings, run_study
 from ptq4dm.studies.run import RESULTS
-from ptq4dm.studies.samplers import DEFAULT
-from ptq4dm.studies.sentences import NAIVE, OTHER
 from ptq4dm.studies.study import Study
-from ptq4dm.studies.timesteps import AS_MANY
+from ptq4dm.studies.variants import AS_MANY, NAIVE, OTHER
+from ptq4dm.studies.variants import DEFAULT_CALIBRATION as DEFAULT
 
 ONES = ("start: t = 0", "end: t = 999")
 
@@ -88,6 +88,53 @@ def test_samplers_are_compared_with_one_calibration_on_as_many_samples(results: 
     few = rows_of(results, "timesteps")[AS_MANY]
     assert few["key"] == rows[f"ddim-4: {DEFAULT}"]["key"]
     assert {rows_of(results, "timesteps")[name]["baseline"] for name in ONES} == {few["key"]}
+
+
+def test_rows_are_compared_with_what_their_question_compares(results: dict[str, Any]) -> None:
+    """Sources with the denoising trajectory, numbers of samples with the most: these are rows of the same samples."""
+    sources, samples = rows_of(results, "sources"), rows_of(results, "samples")
+    first, most = sources["denoising trajectory"], samples["6"]
+    default = rows_of(results, "default")["default"]
+    assert first["key"] == most["key"] and first["baseline"] == most["baseline"] == default["key"]
+    assert sources["pure noise"]["baseline"] == samples["4"]["baseline"] == first["key"]
+    values = [sum(row["per_picture"]["relative_l2"]) / 3 for row in (first, samples["4"])]
+    found = samples["4"]["call"]["relative_l2"]["difference"]["value"]
+    assert found == pytest.approx(values[1] - values[0])
+
+
+def test_the_papers_preset_is_what_quantize_makes(results: dict[str, Any], study: Study) -> None:
+    rows = rows_of(results, "operations")
+    assert rows["w8a8-paper"]["sampler"] == "ddim" and rows["w8a8-paper, ddpm-4"]["sampler"] == "ddpm"
+    recipe = ptq4dm.load_recipe("w8a8-paper").replace(calibration={"samples": 6, "sampler": "ddim", "steps": 4})
+    own = recipe.calibration
+    samples = study.pool.under(own.timesteps, own.law_options, 6, 0, 1000)
+    network = ptq4dm.quantize(study.pipeline, recipe, calibration_set=samples).to_module("simulated")
+    walk = compare_calls(study.pipeline, {"it": network}, "ddim", 4, list(study.settings.test_seeds), 2)
+    wanted = walk.errors["it"].relative_l2[:, [0, 2, 3]].mean(1).tolist()
+    assert rows["w8a8-paper"]["per_picture"]["relative_l2"] == pytest.approx(wanted, rel=1e-4)
+
+
+def test_a_row_that_was_compared_with_another_before_is_compared_anew(
+    pipe: DDPMPipeline, sizes: Settings, folder: Path, results: dict[str, Any]
+) -> None:
+    row = rows_of(results, "samples")["4"]
+    (path,) = folder.glob(f"rows/samples/4-{row['key']}.json")
+    written = path.read_text()
+    path.write_text(written.replace(row["baseline"], "another").replace('"note": ""', '"note": "old"', 1))
+    again = rows_of(run_study(pipe, folder, settings=sizes, only=["samples"]), "samples")["4"]
+    path.write_text(written)
+    assert again == row
+
+
+def test_a_row_whose_pictures_are_damaged_is_measured_again(
+    pipe: DDPMPipeline, sizes: Settings, folder: Path, results: dict[str, Any]
+) -> None:
+    row = rows_of(results, "metrics")["KL"]
+    sheet = folder / row["sheet"]
+    whole = sheet.read_bytes()
+    sheet.write_bytes(whole[: len(whole) // 2])
+    again = rows_of(run_study(pipe, folder, settings=sizes, only=["metrics"]), "metrics")["KL"]
+    assert sheet.read_bytes() == whole and again["per_picture"] == row["per_picture"]
 
 
 def test_a_variant_that_is_the_default_is_not_measured_again(results: dict[str, Any]) -> None:

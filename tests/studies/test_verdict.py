@@ -4,10 +4,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.stats import ttest_1samp
 
 from ptq4dm.studies.comparisons import CONTRADICTED, MISSING, SUPPORTED, UNDECIDED
 from ptq4dm.studies.rows import compared, difference, verdict_of
-from ptq4dm.studies.timesteps import AS_MANY
+from ptq4dm.studies.variants import AS_MANY, PRESET, UNIFORM_AS_MANY
 from ptq4dm.studies.verdict import CLAIMS, verdicts
 
 NOISE = [0.0, 1e-4, -1e-4, 5e-5, -5e-5, 2e-5]
@@ -126,7 +127,8 @@ def test_small_time_steps(small: float, large: float, wanted: str) -> None:
 
 @pytest.mark.parametrize(("start", "wanted"), [(0.02, SUPPORTED), (0.01, UNDECIDED), (0.005, CONTRADICTED)])
 def test_many_time_steps(start: float, wanted: str) -> None:
-    rows = [row("timesteps", "uniform", 0.01), row("timesteps", "start: t = 0", start)]
+    rows = [row("timesteps", "uniform", 0.9), row("timesteps", UNIFORM_AS_MANY, 0.01)]
+    rows.append(row("timesteps", "start: t = 0", start))
     assert verdict_on("Samples must still cover", rows) == wanted
 
 
@@ -134,8 +136,9 @@ def test_many_time_steps(start: float, wanted: str) -> None:
     ("psnr", "wanted"), [(40.0, SUPPORTED), (20.0, CONTRADICTED), (30.0, UNDECIDED), (None, MISSING)]
 )
 def test_rounded_outputs_do_no_harm_only_if_they_lose_less_than_the_layers(psnr: float | None, wanted: str) -> None:
-    """A difference that is not seen supports nothing."""
-    rows = [with_pictures(row("default", "default", 0.01), 30.0)]
+    """A difference that is not seen supports nothing. The default recipe's layers stand beside and decide nothing."""
+    rows = [with_pictures(row("operations", PRESET, 0.02), 30.0)]
+    rows.append(with_pictures(row("default", "default", 0.01), 55.0))
     if psnr is not None:
         step = with_pictures(row("operations", "x_{t-1}", 0.0), psnr)
         del step["per_picture"]["relative_l2"]
@@ -148,10 +151,27 @@ def test_rounded_outputs_do_no_harm_only_if_they_lose_less_than_the_layers(psnr:
 )
 def test_little_is_lost_if_the_interval_stays_below_a_twentieth(low: float, high: float, wanted: str) -> None:
     facts = {"measure": "Fréchet", "float": 100.0, "difference": (low + high) / 2, "low": low, "high": high, "n": 128}
-    rows = [{"question": "distribution", "variant": "default", "facts": {"rows": [facts]}}]
-    assert verdict_on("8 bits lose", rows) == wanted
+    ours = {**facts, "difference": 50.0, "low": 49.0, "high": 51.0}
+    rows = [{"question": "distribution", "variant": f"operations: {PRESET}", "facts": {"rows": [facts]}}]
+    beside = {"question": "distribution", "variant": "default", "facts": {"rows": [ours]}}
+    assert verdict_on("8 bits lose", [*rows, beside]) == wanted
+    (claim,) = (item for item in verdicts([*rows, beside]) if item["claim"].startswith("8 bits lose"))
+    assert [item["first"] for item in claim["comparisons"]] == [PRESET, "default"]
+    assert verdict_on("8 bits lose", [beside]) == MISSING
     few = {"rows": [{**facts, "low": None, "high": None}]}
     assert verdict_on("8 bits lose", [{**rows[0], "facts": few}]) == UNDECIDED
+
+
+@pytest.mark.parametrize(
+    ("bits", "wanted"), [([1.0, 1.2, 1.1], SUPPORTED), ([0.1, 0.2, 0.15], CONTRADICTED), ([0.0, 0.5, 1.2], UNDECIDED)]
+)
+def test_activations_drift_where_the_mean_layer_does(bits: list[float], wanted: str) -> None:
+    facts = {"layers": [{"layer": str(index), "drift": value} for index, value in enumerate(bits)]}
+    rows = [{"question": "drift", "variant": "inputs of layers", "key": "d", "facts": facts}]
+    assert verdict_on("The distribution of activations", rows) == wanted
+    (claim,) = (item for item in verdicts(rows) if item["question"] == "drift")
+    span = ttest_1samp(bits, 0).confidence_interval(0.95)
+    assert f"[{span.low:.2f}, {span.high:.2f}]" in claim["comparisons"][0]["words"]
 
 
 def test_comparisons_say_which_is_better() -> None:

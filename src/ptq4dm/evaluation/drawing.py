@@ -72,10 +72,13 @@ def draw_chunks(
 
 
 def read_chunk(path: Path, key: str) -> Tensor | None:
-    """The pictures of a chunk, None if it is not drawn yet. Raises ArtifactError if it is damaged or another's."""
+    """The pictures of a chunk, None if it is not drawn yet or damaged. Raises ArtifactError if it is another's."""
     if not path.exists():
         return None
-    tensors, metadata = read_tensors(path)
+    try:
+        tensors, metadata = read_tensors(path)
+    except ArtifactError:
+        return None
     if metadata.get("key") != key or "pictures" not in tensors:
         raise ArtifactError(f"{path} was drawn with another model, sampler or seeds: name a new folder or remove it")
     return tensors["pictures"]

@@ -18,6 +18,16 @@ def write_sheet(path: Path, pictures: Tensor, columns: int) -> None:
         Image.fromarray(pixels).save(building, format="PNG", optimize=True)
 
 
+def is_picture(path: Path) -> bool:
+    """Whether a file is there and holds a whole picture."""
+    try:
+        with Image.open(path) as image:
+            image.load()
+    except OSError:
+        return False
+    return True
+
+
 def sheet(pictures: Tensor, columns: int) -> np.ndarray:
     """The pixels of a sheet, uint8 (rows * h, columns * w, 3); places without a picture are white."""
     if pictures.dim() != 4 or pictures.shape[1] not in (1, 3) or columns < 1:

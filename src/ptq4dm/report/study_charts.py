@@ -7,9 +7,10 @@ from typing import Any, Final
 from markupsafe import Markup
 
 from ptq4dm.report.charts import TIME, whisker
-from ptq4dm.report.svg import Scale, area, frame, line, make_axes, nice_range, picture, text
+from ptq4dm.report.svg import Scale, area, frame, line, make_axes, nice_range, nice_ticks, number, picture, text
 from ptq4dm.report.words import decibels, percent
-from ptq4dm.studies.sentences import outcome_of
+from ptq4dm.studies.readings import outcome_of
+from ptq4dm.studies.rows import verdict_of
 
 PITCH: Final = 38
 STYLES: Final = {"better": "dot-better", "worse": "dot-worse", "no difference": "dot-same", "unknown": "dot-same"}
@@ -35,6 +36,37 @@ def rows_chart(question: str, rows: Sequence[Mapping[str, Any]], default: float 
         parts.append(row_marks(row, scale, 6 + index * PITCH))
     words = "; ".join(f"{row['variant']} {value_of(row)}" for row in rows)
     return picture(f"rows-{question}", width, height, "Error of a call by variant, logarithmic", words, *parts)
+
+
+def distances_chart(rows: Sequence[Mapping[str, Any]], width: int) -> Markup:
+    """The difference of a distance from the data for each network, with its interval. rows: `variant`, `difference`,
+    `low` and `high` (None where there is none)."""
+    ends = [row[key] for row in rows for key in ("difference", "low", "high") if row[key] is not None]
+    low, high = nice_range(min(0.0, *ends), max(0.0, *ends), 5)
+    height = PITCH * len(rows) + 48
+    scale = Scale(low, high, 12, width - 74)
+    parts: list[Markup] = []
+    for at in nice_ticks(low, high, 5):
+        style = "limit" if at == 0 else "grid"
+        x = scale(at)
+        parts.append(
+            Markup('<line class="{}" x1="{:.1f}" x2="{:.1f}" y1="4" y2="{}"/>').format(style, x, x, height - 40)
+        )
+        parts.append(text(x, height - 24, number(at), "tick middle"))
+    parts.append(text(scale.end, height - 6, "difference from the float model", "label end"))
+    for index, row in enumerate(rows):
+        y, x = 6 + index * PITCH, scale(row["difference"])
+        known = row["low"] is not None
+        style = STYLES[verdict_of({"low": row["low"], "high": row["high"]} if known else None, False)]
+        parts.append(text(12, y + 12, row["variant"], "name halo"))
+        if known:
+            parts.append(whisker(scale(row["low"]), scale(row["high"]), y + 24))
+        parts.append(Markup('<circle class="{}" cx="{:.1f}" cy="{:.1f}" r="5"/>').format(style, x, y + 24))
+        parts.append(text((scale(row["high"]) if known else x) + 9, y + 28, f"{row['difference']:+.3g}", "value halo"))
+    words = "; ".join(f"{row['variant']} {row['difference']:+.3g}" for row in rows)
+    return picture(
+        "rows-distribution", width, height, "Distance from the data less that of the float model", words, *parts
+    )
 
 
 def row_marks(row: Mapping[str, Any], scale: Scale, y: float) -> Markup:

@@ -9,6 +9,7 @@ def notes_of(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """What some rows say of themselves, and how far the laws of their calibration are from those that a sweep gives
     exactly."""
     notes = sorted({f"{row['variant']}: {row['note']}" for row in rows if row["note"]})
+    notes += [bands_note(row) for row in rows if row.get("time_bands")]
     distances = {row["variant"]: row["law_distance"] for row in rows if (row.get("law_distance") or 0) > 1e-9}
     if distances:
         farthest = max(distances, key=lambda name: distances[name])
@@ -18,6 +19,16 @@ def notes_of(rows: Sequence[Mapping[str, Any]]) -> list[str]:
             f"largest value, with D up to {distances[farthest]:.3g} ({farthest})"
         )
     return notes
+
+
+def bands_note(row: Mapping[str, Any]) -> str:
+    """Where the bands of a row lie and what they do to the rounding of inputs."""
+    cuts, loss = row["time_bands"]["cuts"], row["time_bands"]["loss"]
+    where = ", ".join(f"{cut:.0f}" for cut in cuts) or "nowhere"
+    return (
+        f"{row['variant']}: {len(cuts) + 1} bands, cut at t = {where}; inputs lose {loss[len(cuts)]:.0%} of what "
+        "they lose with one band, on the mean over layers"
+    )
 
 
 def mixed_surroundings(rows: Sequence[Mapping[str, Any]]) -> str:

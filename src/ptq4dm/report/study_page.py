@@ -12,7 +12,9 @@ from ptq4dm.files import new_file, read_json
 from ptq4dm.report import drift_charts, effect_charts, redundancy_charts, study_charts, study_notes, words
 from ptq4dm.report.page import FULL, NARROW, environment
 from ptq4dm.report.sheets import data_uri
-from ptq4dm.studies.sentences import QUESTIONS, extreme_of, outcome_of, sentence
+from ptq4dm.studies.readings import extreme_of, outcome_of
+from ptq4dm.studies.rows import interval
+from ptq4dm.studies.sentences import QUESTIONS, sentence
 from ptq4dm.studies.standing import standing_sentence
 from ptq4dm.studies.store import FORMAT_VERSION
 
@@ -99,6 +101,7 @@ def question_context(
     measured = [row for row in rows if "per_picture" in row]
     found: dict[str, Any] = {"key": name, "title": title, "sentence": sentence(name, [dict(row) for row in rows])}
     found |= {
+        "head": TABLE,
         "table": [table_row(row) for row in measured_rows(rows)],
         "charts": [],
         "curves": None,
@@ -107,7 +110,11 @@ def question_context(
     }
     found["notes"] = study_notes.notes_of(rows)
     if name == "distribution":
-        return found | {"table": [], "distances": [item for row in rows for item in distance_rows(row)]}
+        known = [row["facts"]["rows"][0] | {"variant": row["variant"]} for row in rows if "facts" in row]
+        charts = [study_charts.distances_chart(known, width) for width in (FULL, NARROW)] if known else []
+        measure = known[0]["measure"] if known else ""
+        distances = [item for row in rows for item in distance_rows(row)]
+        return found | {"table": [], "distances": distances, "charts": charts, "measure": measure}
     if name == "drift":
         return found | drift_charts.of_question(rows[0]["facts"])
     if name == "auto":
@@ -118,15 +125,17 @@ def question_context(
         return found | {"parts": redundancy_charts.parts_of(rows)}
     level = default["call"]["relative_l2"]["mean"] if default and name != "samplers" else None
     found["charts"] = [study_charts.rows_chart(name, rows, level, width) for width in (FULL, NARROW)]
-    if default is None or name == "samplers":
+    if default is None:
         return found
-    shown = extremes([row for row in measured if row.get("sampler") == default["sampler"]], default)
+    shown = worst_sampler(measured)
+    if name != "samplers":
+        shown = extremes([row for row in measured if row.get("sampler") == default["sampler"]], default)
     curved = [row for row in shown if "curve" in row][:CURVES]
     if len(curved) > 1:
         found["curves"] = [study_charts.curves_chart(name, curved, width) for width in (FULL, NARROW)]
         found["psnr"] = [study_charts.psnr_chart(name, curved, width) for width in (FULL, NARROW)]
         found["legend"] = [row["variant"] for row in curved]
-    found["strips"] = [strip("float", results.get("float_sheet"), folder)]
+    found["strips"] = [strip("float", results.get("float_sheet"), folder)] if name != "samplers" else []
     found["strips"] += [strip(strip_words(row), row.get("sheet"), folder) for row in shown]
     found["strips"] = [item for item in found["strips"] if item]
     return found
@@ -165,6 +174,13 @@ def extremes(rows: Sequence[Mapping[str, Any]], default: Mapping[str, Any]) -> l
     return found
 
 
+def worst_sampler(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The rows of the sampler under which one has the largest error of a call, of those with most pictures."""
+    most = max((row["n"] for row in rows), default=0)
+    worst = extreme_of([dict(row) for row in rows if row["n"] == most], True)
+    return [row for row in rows if worst and (row["sampler"], row["steps"]) == (worst["sampler"], worst["steps"])]
+
+
 def strip_words(row: Mapping[str, Any]) -> str:
     """What stands under a strip of pictures."""
     return f"{row['variant']}, {words.decibels(row['picture']['psnr']['mean'])} from float"
@@ -182,24 +198,54 @@ def strip(label: str, sheet: str | None, folder: Path) -> dict[str, str] | None:
         raise ArtifactError(f"{folder / sheet} is damaged ({error}): run `ptq4dm study` again") from error
 
 
+TABLE: Final = (
+    "variant",
+    "error of a call",
+    "difference",
+    "PSNR of a call",
+    "difference",
+    "PSNR of pictures",
+    "difference",
+    "perceptual distance",
+    "difference",
+    "reading",
+    "time",
+    "memory",
+)
+"""What stands in a row of a table."""
+
+
 def table_row(row: Mapping[str, Any]) -> list[str]:
-    """Variant, error and PSNR of a call, PSNR of pictures, their perceptual distance, difference, reading, time (after
-    a plus that of shared parts), memory."""
+    """The cells of `TABLE`; the time with that of shared parts after a plus."""
     if "not_applicable" in row:
-        return [row["variant"], "", "", "", "", "", f"not applicable: {row['not_applicable']}", "", ""]
-    call, psnr, seen = row["call"].get("relative_l2"), row["call"].get("psnr"), row["picture"].get("perceptual")
-    found = (call or row["picture"]["psnr"])["difference"]
+        return [row["variant"], *[""] * 8, f"not applicable: {row['not_applicable']}", "", ""]
+    call, psnr = row["call"].get("relative_l2"), row["call"].get("psnr")
+    picture, seen = row["picture"]["psnr"], row["picture"].get("perceptual")
+    found = (call or picture)["difference"]
     return [
         row["variant"],
         words.percent(call["mean"]) if call else "none",
+        span_words(row, "relative_l2", call, 100, "%"),
         words.decibels(psnr["mean"]) if psnr else "",
-        words.decibels(row["picture"]["psnr"]["mean"]),
+        span_words(row, "call_psnr", psnr, 1, "dB"),
+        words.decibels(picture["mean"]),
+        span_words(row, "picture_psnr", picture, 1, "dB"),
         f"{seen['mean']:.3g}" if seen else "",
-        difference_words(found, 100 if call else 1, "%" if call else "dB") if found else "",
+        span_words(row, "perceptual", seen, 1, ""),
         (outcome_of(dict(row)) if found else "") + f" (n = {row['n']})",
         f"{row['seconds']:.0f} s" + (f" + {row['shared_seconds']:.0f} s" if row["shared_seconds"] >= 0.5 else ""),
         words.megabytes(row["peak_bytes"]) if row["peak_bytes"] else "",
     ]
+
+
+def span_words(row: Mapping[str, Any], name: str, measure: Mapping[str, Any] | None, factor: float, unit: str) -> str:
+    """The difference from the baseline with its interval; of a baseline itself the interval of its mean."""
+    if measure is None:
+        return ""
+    if measure["difference"]:
+        return difference_words(measure["difference"], factor, unit).strip()
+    span = None if row["baseline"] else interval(dict(row), name)
+    return f"mean in [{factor * span[0]:.3g}, {factor * span[1]:.3g}] {unit}".strip() if span else ""
 
 
 def difference_words(found: Mapping[str, Any], factor: float, unit: str) -> str:
@@ -216,6 +262,8 @@ def verdict_row(item: Mapping[str, Any]) -> dict[str, Any]:
 
 def comparison_words(item: Mapping[str, Any]) -> str:
     """What one comparison found."""
+    if item.get("words"):
+        return item["words"]
     found, unit = item["estimate"], UNITS.get(item["measure"], "")
     span = difference_words(found, 100 if unit == "%" else 1, unit).strip() if found else "no pairs"
     pictures = f"; {difference_words(item['pictures'], 1, 'dB')}" if item["pictures"] else ""

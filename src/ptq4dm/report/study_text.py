@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from ptq4dm.report.words import decibels, duration, percent
-from ptq4dm.studies.sentences import QUESTIONS, outcome_of, sentence
+from ptq4dm.studies.readings import outcome_of
+from ptq4dm.studies.sentences import QUESTIONS, sentence
 from ptq4dm.studies.standing import standing_sentence
 
 

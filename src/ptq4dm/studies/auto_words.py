@@ -57,7 +57,9 @@ def conclusion(known: Mapping[str, Row]) -> str:
     else:
         verdict = "That is not better than both beyond the 95 % intervals"
     others = [name for name in winners if name != AUTO]
-    more = f"of the other laws made of w(t) {', '.join(others) or 'none'} {'are' if len(others) > 1 else 'is'}"
+    number = len(made) - (AUTO in made)
+    more = f"of the {number} other laws made of w(t) that were measured {', '.join(others) or 'none'} "
+    more += "are" if len(others) > 1 else "is"
     return f"{verdict}, over {known[AUTO]['n']} pictures; {more}."
 
 

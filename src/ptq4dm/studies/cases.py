@@ -15,6 +15,7 @@ from ptq4dm.calibration.calibration_set import CalibrationSet
 from ptq4dm.evaluation.environment import environment
 from ptq4dm.evaluation.fidelity import CallErrors
 from ptq4dm.evaluation.hardware import peak_memory, release_free_memory, reset_peak_memory, resident_memory
+from ptq4dm.evaluation.sheet import is_picture
 from ptq4dm.pipelines.sampling import sample_with
 from ptq4dm.pipelines.schedulers import make_scheduler
 from ptq4dm.studies.float_walk import Trajectories, errors_along
@@ -169,8 +170,11 @@ def key_of(study: Study, case: Case) -> str:
 
 
 def saved_row(study: Study, store: Store, case: Case) -> Row | None:
-    """The row of a case where it was measured before."""
-    return store.find(case.question, case.variant, key_of(study, case))
+    """The row of a case where it was measured before, told as the case tells it now."""
+    row = store.find(case.question, case.variant, key_of(study, case))
+    if row is None or not has_sheet(study, row):
+        return None
+    return told(case, row, saved_row(study, store, case.baseline) if case.baseline else None)
 
 
 def row_of(study: Study, store: Store, case: Case) -> Row:
@@ -180,13 +184,26 @@ def row_of(study: Study, store: Store, case: Case) -> Row:
     if row is None:
         key = key_of(study, case)
         same = store.same(key)
-        told = {"question": case.question, "variant": case.variant, "note": case.note}
-        row = {**same, **told} if same else {**told, **new_row(study, case, key, baseline)}
+        row = told(case, same if same and has_sheet(study, same) else new_row(study, case, key), baseline)
         store.save(row)
     return row
 
 
-def new_row(study: Study, case: Case, key: str, baseline: Row | None) -> Row:
+def told(case: Case, row: Row, baseline: Row | None) -> Row:
+    """A row under the case's name, with its differences from the baseline of the case: the row may have been measured
+    for another question, or when it was compared with another row."""
+    row = {**row, "question": case.question, "variant": case.variant, "note": case.note}
+    if "per_picture" not in row or row["baseline"] == (baseline["key"] if baseline else None):
+        return row
+    return compared(row, baseline)
+
+
+def has_sheet(study: Study, row: Row) -> bool:
+    """Whether the pictures that a row names are there and whole, or it names none."""
+    return not row.get("sheet") or is_picture(study.folder / row["sheet"])
+
+
+def new_row(study: Study, case: Case, key: str) -> Row:
     """What is found out of a case now. What it shares with others is made first, and its time told apart."""
     started = time.perf_counter()
     study.prepare(case.trajectories)
@@ -210,7 +227,7 @@ def new_row(study: Study, case: Case, key: str, baseline: Row | None) -> Row:
     if case.identity.get("calibration") == SWEEP and "not_applicable" not in row:
         law = case.identity["recipe"]["calibration"]
         row["law_distance"] = study.law_distance(law["timesteps"], law["law_options"])
-    return compared(row, baseline) if baseline and "per_picture" in row else row
+    return row
 
 
 def here() -> dict[str, Any]:

@@ -16,7 +16,7 @@ Rows = Mapping[tuple[str, str], Row]
 class Comparison:
     """Two rows and which is better: `first` is `better`, `worse`, or there is `no difference` (or `unknown`); `mixed`
     where calls and pictures say the opposite of each other. estimate: the paired difference in `measure`. pictures:
-    that in the PSNR of pictures, where it is not `measure`."""
+    that in the PSNR of pictures, where it is not `measure`. words: what was found, where no rows are compared."""
 
     first: str
     second: str
@@ -24,6 +24,7 @@ class Comparison:
     measure: str
     estimate: dict[str, Any] | None
     pictures: dict[str, Any] | None = None
+    words: str = ""
 
 
 def compare(rows: Rows, first: tuple[str, str], second: tuple[str, str]) -> Comparison | None:

@@ -1,4 +1,4 @@
-"""Distances from the data for the float model, the default recipe and the extremes of each question.
+"""Distances from the data: the float model, the default recipe, the paper's preset and the extremes of each question.
 
 They need many pictures, hence come last and only where the settings ask for some. Each row compares what one case draws
 with what the float model draws from the same seeds under the same sampler (`evaluation.distribution`): paired
@@ -16,9 +16,10 @@ from ptq4dm.evaluation.drawing import draw_chunks
 from ptq4dm.files import fingerprint
 from ptq4dm.studies.cases import DEFAULT, Case, Painter, key_of, painter
 from ptq4dm.studies.float_walk import Trajectories
-from ptq4dm.studies.sentences import extreme_of
+from ptq4dm.studies.readings import extreme_of
 from ptq4dm.studies.store import Row
 from ptq4dm.studies.study import Study
+from ptq4dm.studies.variants import PRESET
 from ptq4dm.zoo import zoo
 
 QUESTION: Final = "distribution"
@@ -39,13 +40,15 @@ def distribution_cases(study: Study, cases: Sequence[Case], rows: Sequence[Row])
 
 
 def extremes_of(rows: Sequence[Row]) -> list[tuple[str, str]]:
-    """The default's row; by question the rows with the least and the largest error of a call, and of those that change
-    no call the ones with the best and the worst pictures; each once. Rows of fewer pictures than the default's are for
-    paired measures only."""
+    """The default's row and that of the paper's preset; by question the rows with the least and the largest error of a
+    call, and of those that change no call the ones with the best and the worst pictures; each once. Rows of fewer
+    pictures than the default's are for paired measures only."""
     default = next((row for row in rows if row["question"] == DEFAULT), None)
     if default is None:
         return []
-    seen, chosen = {default["key"]}, [(DEFAULT, DEFAULT)]
+    preset = [row for row in rows if (row["question"], row["variant"]) == ("operations", PRESET)]
+    seen = {default["key"], *(row["key"] for row in preset)}
+    chosen = [(DEFAULT, DEFAULT), *(("operations", PRESET) for _ in preset)]
     for question in dict.fromkeys(row["question"] for row in rows):
         own = [row for row in rows if row["question"] == question and row.get("n") == default["n"]]
         for called in (True, False):

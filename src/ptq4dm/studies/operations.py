@@ -8,6 +8,9 @@ chooses on the default calibration (`studies.rounding`):
 * SiLU, softmax, normalisation: what these operations give;
 * output ε: what the network gives;
 * variance Σ: its second half, where a network predicts variances, under DDPM: no other sampler follows them;
+* all that the paper quantizes: all of these layers and products at once, rounded as the default recipe rounds;
+* the preset `w8a8-paper`: the same as `quantize` makes it by the paper's own calibration (L_p 2.4, no smoothing, no
+  error feedback), on the study's trajectories;
 * x_{t-1}, and posterior mean μ: what each step of the sampler gives, for μ before noise is added, under DDPM: samplers
   that add no noise give the same for both. No network call changes then: the pictures tell.
 """
@@ -25,15 +28,17 @@ from ptq4dm.pipelines.schedulers import LEARNED, make_scheduler
 from ptq4dm.quantization.layers import QuantizedLayer, QuantizedLinear, SpatialLayer
 from ptq4dm.quantization.plan import make_plan
 from ptq4dm.quantization.rewrite import with_layers
+from ptq4dm.recipe import Recipe, load_recipe
 from ptq4dm.studies.cases import SWEEP, Case, Painter, default_case, measure_pictures, measured_case, painter
 from ptq4dm.studies.float_walk import Trajectories
 from ptq4dm.studies.rounded_steps import range_of, round_steps
 from ptq4dm.studies.rounding import SITES, has_sites, site_ranges, with_rounding
 from ptq4dm.studies.study import Study
+from ptq4dm.studies.variants import PAPER, PRESET
+from ptq4dm.workflow import quantize_opened
 
 QUESTION: Final = "operations"
 LAYERS: Final[dict[str, type]] = {"convolutions": SpatialLayer, "linear layers": QuantizedLinear}
-PAPER: Final = "all that the paper quantizes"
 DDPM: Final = "ddpm"
 """The sampler under which μ and x_{t-1} differ, and which follows a predicted variance."""
 VARIANCE: Final = "variance Σ"
@@ -45,8 +50,9 @@ def operations(study: Study) -> Sequence[Case]:
     cases = [layer_case(study, name, kind, layers) for name, kind in LAYERS.items()]
     default = ddpm_default(study)
     cases += [site_case(study, kind, default) for kind in SITES]
-    cases += [step_case(study), mean_case(study, default)]
-    return [*cases, paper_case(study, layers)]
+    cases += [step_case(study), mean_case(study, default), paper_case(study, layers)]
+    preset = functools.cache(lambda: preset_network(study))
+    return [*cases, preset_case(study, preset), preset_case(study, preset, default)]
 
 
 def every_layer(study: Study) -> dict[str, QuantizedLayer]:
@@ -116,6 +122,35 @@ def paper_case(study: Study, layers: Callable[[], dict[str, QuantizedLayer]]) ->
 
     note = "convolutions, linear layers and attention products; SiLU, softmax and normalisation in float"
     return measured_case(study, QUESTION, PAPER, identity_of(study, PAPER), build, note=note, shared=layers)
+
+
+def preset_case(study: Study, network: Callable[[], nn.Module], default: Case | None = None) -> Case:
+    """The preset of the paper; default: the default recipe's case under DDPM, for the one there."""
+    asked = default.trajectories if default else None
+    return measured_case(
+        study,
+        QUESTION,
+        f"{PRESET}, {asked.name}" if asked else PRESET,
+        {"recipe": preset_recipe(study).to_dict(), "calibration": "pool"},
+        network,
+        trajectories=asked,
+        baseline=default,
+        note="calibrated as the paper does, on the study's trajectories",
+        shared=network,
+    )
+
+
+def preset_recipe(study: Study) -> Recipe:
+    """The preset of the paper, with the study's calibration trajectories."""
+    return load_recipe(PRESET).replace(calibration=study.calibration_changes)
+
+
+def preset_network(study: Study) -> nn.Module:
+    """What `quantize` makes of the float network by the preset of the paper."""
+    recipe = preset_recipe(study)
+    own, total = recipe.calibration, study.pipeline.num_train_timesteps
+    samples = study.pool.under(own.timesteps, own.law_options, own.samples, own.seed, total)
+    return quantize_opened(study.pipeline, recipe, None, samples, None, None, study.shown).network
 
 
 def step_case(study: Study) -> Case:

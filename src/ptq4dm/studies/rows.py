@@ -84,13 +84,15 @@ def measured(errors: CallErrors | None, wanted: Tensor, got: Tensor, extractor: 
     return row
 
 
-def compared(row: Row, baseline: Row) -> Row:
-    """The row with its differences from a baseline of the same pictures."""
-    result = {**row, "baseline": baseline["key"], "call": dict(row["call"]), "picture": dict(row["picture"])}
-    for name, (level, key) in MEASURES.items():
+def compared(row: Row, baseline: Row | None) -> Row:
+    """The row with its differences from a baseline of the same pictures; without any for None."""
+    key = baseline["key"] if baseline else None
+    result = {**row, "baseline": key, "call": dict(row["call"]), "picture": dict(row["picture"])}
+    for name, (level, measure) in MEASURES.items():
         if name not in row["per_picture"]:
             continue
-        result[level][key] = {**row[level][key], "difference": difference(row, baseline, name)}
+        found = difference(row, baseline, name) if baseline else None
+        result[level][measure] = {**row[level][measure], "difference": found}
     return result
 
 
@@ -102,6 +104,15 @@ def difference(row: Row, baseline: Row, name: str) -> dict[str, Any] | None:
         return None
     first, second = np.asarray(pairs).T
     return for_few(paired_difference(mean_statistic(first), mean_statistic(second), len(pairs))).to_dict()
+
+
+def interval(row: Row, name: str) -> tuple[float, float] | None:
+    """The 95 % interval of the mean of one measure over pictures, by Student's t; None with fewer than 2."""
+    values = [value for value in row["per_picture"].get(name, ()) if value is not None]
+    if len(values) < 2:
+        return None
+    half = float(student_t.ppf(0.975, len(values) - 1)) * float(np.std(values, ddof=1)) / math.sqrt(len(values))
+    return float(np.mean(values)) - half, float(np.mean(values)) + half
 
 
 def for_few(estimate: Estimate) -> Estimate:

@@ -15,9 +15,9 @@ from ptq4dm.calibration.calibration_set import CalibrationSet
 from ptq4dm.studies.cases import Case, measured_case
 from ptq4dm.studies.float_walk import Trajectories
 from ptq4dm.studies.samples import few_identity, few_samples, few_set
-from ptq4dm.studies.sentences import NAIVE, OTHER
 from ptq4dm.studies.settings import Settings
 from ptq4dm.studies.study import Study
+from ptq4dm.studies.variants import DEFAULT_CALIBRATION, NAIVE, OTHER
 
 FULL: Final = (("ddpm", 1000), ("ddim", 100), ("ddim", 50), ("ddim", 20), ("dpmsolver++", 20), ("unipc", 10))
 QUICK: Final = (("dpmsolver++", 10), ("unipc", 10))
@@ -27,7 +27,6 @@ FEW_PICTURES: Final = 4
 """How many."""
 ONE_STEP: Final = {"timesteps": "single", "law_options": {"t": 0}}
 """The naive calibration: where pictures are finished, as one would calibrate a classifier."""
-DEFAULT: Final = "default calibration"
 
 
 def samplers(study: Study) -> Sequence[Case]:
@@ -75,10 +74,10 @@ def of_sampler(study: Study, name: str, steps: int, default: Calibration, naive:
             trajectories=asked,
             baseline=baseline,
             note=few_note(seeds, own),
-            shared=calibration.samples,
+            shared=lambda: calibration.network,
         )
 
-    first = case(DEFAULT, default, None)
+    first = case(DEFAULT_CALIBRATION, default, None)
     cases = [first, case(NAIVE, naive, first)]
     if steps <= LONG and (name, steps) != (own.sampler, own.steps):
         of_this = Calibration.collected(study, {"sampler": name, "steps": steps, "samples": few_samples(study)})

@@ -1,7 +1,7 @@
 """How few calibration samples are enough: the first n of one collected set, for n in powers of two.
 
-Rows of the same n from another seed tell how much the draw of the samples itself changes, which paired intervals over
-test pictures cannot tell.
+They are compared with the largest n, whose own row is compared with the default recipe's. Rows of the same n from
+another seed tell how much the draw of the samples itself changes, which intervals over test pictures cannot tell.
 """
 
 from collections.abc import Sequence
@@ -25,9 +25,10 @@ def samples(study: Study) -> Sequence[Case]:
     own = study.settings
     most, few, stride = own.samples, min(REPEATED, own.samples), 2 if own.quick else 1
     numbers = [n for n in (FEWEST << index for index in range(0, 16, stride)) if n < most]
-    cases = [first_of(study, "samples", n, most, own.seed, f"{n}") for n in (*numbers, most)]
+    last = first_of(study, "samples", most, most, own.seed, f"{most}")
+    cases = [first_of(study, "samples", n, most, own.seed, f"{n}", last) for n in numbers] + [last]
     for index in range(0 if own.quick else REPEATS):
-        cases.append(first_of(study, "samples", few, few, own.seed + 1 + index, f"{few}, draw {index + 2}"))
+        cases.append(first_of(study, "samples", few, few, own.seed + 1 + index, f"{few}, draw {index + 2}", last))
     return cases
 
 
@@ -51,10 +52,12 @@ def few_samples(study: Study) -> int:
     return min(FEW, study.settings.samples)
 
 
-def first_of(study: Study, question: str, n: int, collected: int, seed: int, variant: str) -> Case:
+def first_of(
+    study: Study, question: str, n: int, collected: int, seed: int, variant: str, baseline: Case | None = None
+) -> Case:
     """The first n samples of a set of `collected` of a seed."""
     how = identity_of(n, collected, seed)
-    return set_case(study, question, variant, how, lambda: first_set(study, n, collected, seed))
+    return set_case(study, question, variant, how, lambda: first_set(study, n, collected, seed), baseline=baseline)
 
 
 def identity_of(n: int, collected: int, seed: int) -> dict[str, int]:

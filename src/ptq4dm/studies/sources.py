@@ -1,8 +1,10 @@
 """Which calibration inputs: the denoising trajectory, raw pictures, training-style noised pictures, pure noise.
 
 All are collected in the same way and number, with the default law of time-steps; they differ in where x_t comes from.
+The others are compared with the denoising trajectory, not with the default recipe's row, which has other samples of it.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import Final
 
@@ -13,8 +15,9 @@ from ptq4dm.studies.samples import first_of
 from ptq4dm.studies.study import Study
 from ptq4dm.zoo import zoo
 
+DENOISING: Final = "denoising"
 NAMES: Final = {
-    "denoising": "denoising trajectory",
+    DENOISING: "denoising trajectory",
     "pictures": "raw pictures",
     "diffused": "training-style noised pictures",
     "noise": "pure noise",
@@ -23,18 +26,23 @@ NAMES: Final = {
 
 def sources(study: Study) -> Sequence[Case]:
     """One case a source; one that needs pictures says so where there are none."""
-    return [one_source(study, source) for source in NAMES]
+    first = denoising_case(study)
+    return [first, *(one_source(study, source, first) for source in NAMES if source != DENOISING)]
 
 
-def one_source(study: Study, source: str) -> Case:
-    """The case of one source."""
+def denoising_case(study: Study) -> Case:
+    """The case of the denoising trajectory."""
+    most = study.settings.samples
+    return first_of(study, "sources", most, most, study.settings.seed, NAMES[DENOISING])
+
+
+def one_source(study: Study, source: str, first: Case) -> Case:
+    """The case of another source, compared with the first."""
     needed = source in NEEDS_PICTURES
     if needed and study.pictures is None and study.pipeline.name not in zoo.MODELS:
         reason = "the model carries no pictures: give some (--pictures FOLDER)"
         return Case("sources", NAMES[source], {"source": source}, lambda: {"not_applicable": reason})
-    if source == "denoising":
-        most = study.settings.samples
-        return first_of(study, "sources", most, most, study.settings.seed, NAMES[source])
     own = study.pictures if needed else None
     how = {"collected": source, "pictures": None if own is None else fingerprint({"pictures": own})}
-    return set_case(study, "sources", NAMES[source], how, lambda: study.collected(source=source))
+    collected = functools.partial(study.collected, source=source)
+    return set_case(study, "sources", NAMES[source], how, collected, baseline=first)

@@ -17,11 +17,13 @@ from ptq4dm.ranges.laws import band_shares
 from ptq4dm.ranges.time_bands import BandedRanges, banded_ranges
 from ptq4dm.studies.bits import SIMULATED, with_input_bits
 from ptq4dm.studies.cases import SWEEP, Case, measure, measured_case, painter
-from ptq4dm.studies.sentences import ONE_BAND
 from ptq4dm.studies.study import Study
+from ptq4dm.studies.variants import FEW_BANDS, ONE_BAND
 
 BITS: Final = (8, 6, 4)
 BANDS: Final = (2, 4, 8)
+MOST_OF_THE_GAIN: Final = 0.9
+"""What a recipe asks for by default: as few bands as bring this share of what most bands bring."""
 QUICK_BITS: Final = (8, 4)
 QUICK_BANDS: Final = (4,)
 
@@ -44,7 +46,8 @@ def cases_of(study: Study, input_bits: int) -> list[Case]:
         shared=lambda: study.default_network,
     )
     numbers = QUICK_BANDS if study.settings.quick else BANDS
-    return [one, *(banded_case(study, input_bits, bands, one) for bands in numbers)]
+    cases = [banded_case(study, input_bits, bands, one) for bands in numbers]
+    return [one, *cases, banded_case(study, input_bits, max(BANDS), one, MOST_OF_THE_GAIN)]
 
 
 def identity_of(study: Study, input_bits: int) -> dict[str, Any]:
@@ -59,21 +62,23 @@ def one_band(study: Study, input_bits: int) -> nn.Module:
     return with_input_bits(network, study.default_statistics, study.recipe.ranges, input_bits)
 
 
-def banded_case(study: Study, input_bits: int, bands: int, one: Case) -> Case:
-    """The case of one number of bits and of bands, with what the bands do to the error of the rounding."""
+def banded_case(study: Study, input_bits: int, bands: int, one: Case, gain: float = 1.0) -> Case:
+    """The case of one number of bits and of at most so many bands, as few as bring the share `gain` of what they bring
+    to the error of the rounding."""
 
     def build() -> tuple[nn.Module, BandedRanges | None]:
         network = one_band(study, input_bits)
-        return network, put_time_bands(study, network, input_bits, bands)
+        return network, put_time_bands(study, network, input_bits, bands, gain)
 
     def run() -> dict[str, Any]:
         network, found = build()
         facts = {} if found is None else {"cuts": list(found.cuts), "loss": list(found.loss)}
         return {**measure(study, network, study.trajectories), "time_bands": facts}
 
-    identity = {**identity_of(study, input_bits), "time_bands": bands}
+    identity = {**identity_of(study, input_bits), "time_bands": bands} | ({} if gain == 1 else {"band_gain": gain})
     note = "" if input_bits == 8 else SIMULATED
-    name = f"A{input_bits}, {bands} bands"
+    few = "" if gain == 1 else f", {FEW_BANDS} {gain:.0%} of what {bands} bring"
+    name = f"A{input_bits}{few}" if few else f"A{input_bits}, {bands} bands"
     return Case(
         "time_scales",
         name,
@@ -87,7 +92,9 @@ def banded_case(study: Study, input_bits: int, bands: int, one: Case) -> Case:
     )
 
 
-def put_time_bands(study: Study, network: nn.Module, input_bits: int, bands: int) -> BandedRanges | None:
+def put_time_bands(
+    study: Study, network: nn.Module, input_bits: int, bands: int, gain: float = 1.0
+) -> BandedRanges | None:
     """Give a network of our own bands of time-steps by the sweep, and a range for each."""
     own, sweep = study.recipe.calibration, study.sweep
     shares = band_shares(
@@ -95,7 +102,7 @@ def put_time_bands(study: Study, network: nn.Module, input_bits: int, bands: int
     )
     layers = {name for name, layer in network.named_modules() if isinstance(layer, QuantizedLayer)}
     statistics = {name: item for name, item in sweep.statistics.items() if name in layers}
-    found = banded_ranges(statistics, study.recipe.ranges, bands, 1.0, shares, 2**input_bits - 1, study.shown)
+    found = banded_ranges(statistics, study.recipe.ranges, bands, gain, shares, 2**input_bits - 1, study.shown)
     if found is not None:
         set_bands(network, TIMESTEP, found.cuts, found.ranges)
     return found

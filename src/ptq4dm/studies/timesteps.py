@@ -14,10 +14,10 @@ from ptq4dm.calibration.calibration_set import CalibrationSet
 from ptq4dm.studies.cases import Case, recipe_case, set_case
 from ptq4dm.studies.samples import few_of, few_samples
 from ptq4dm.studies.study import Study
+from ptq4dm.studies.variants import AS_MANY, UNIFORM_AS_MANY
 
 WIDTH: Final = 0.2
 """Scale of the normal laws whose location is varied, as a fraction of T."""
-AS_MANY: Final = "NDTC, as many samples as at one time-step"
 LOCATIONS: Final = (0.1, 0.3, 0.5, 0.7, 0.9)
 SKEW: Final = tuple(
     (location, scale, shape) for location in (0.2, 0.6) for scale in (0.2, 0.6) for shape in (-4.0, 4.0)
@@ -46,6 +46,7 @@ def timesteps(study: Study) -> Sequence[Case]:
     middle = {} if quick else {f"middle: t = {round(last / 2)}": round(last / 2)}
     ones = {"start: t = 0": 0, **middle, f"end: t = {last}": last}
     single = [one_case(study, name, t, few) for name, t in ones.items()]
+    single.append(uniform_case(study, few))
     right = pairs_case(study, "NDTC, right pairs of the same trajectories", False, None, "")
     return [few, *single, *cases, right, pairs_case(study, "NDTC, mirror-wise pairs", True, right, FAULT)]
 
@@ -60,6 +61,17 @@ def one_case(study: Study, name: str, t: int, few: Case) -> Case:
 
     note = f"{samples} samples of its own, compared with as many of the default law"
     return set_case(study, "timesteps", name, how, collected, baseline=few, note=note)
+
+
+def uniform_case(study: Study, few: Case) -> Case:
+    """Uniform time-steps on as many samples as one time-step has, of the swept trajectories."""
+    samples, seed, total = few_samples(study), study.settings.seed, study.pipeline.num_train_timesteps
+    how = {"law": "uniform", "of": "pool", "samples": samples}
+
+    def collected() -> CalibrationSet:
+        return study.pool.under("uniform", {}, samples, seed, total)
+
+    return set_case(study, "timesteps", UNIFORM_AS_MANY, how, collected, baseline=few)
 
 
 def pairs_case(study: Study, name: str, mirrored: bool, baseline: Case | None, note: str) -> Case:
