@@ -50,9 +50,10 @@ def main() -> None:
 
 def measure(args, work: Path) -> None:
     study = Study(open_pipeline(args.model), QUICK if args.quick else FULL, work, sys.stderr.isatty())
+    there = (work / "sweep").exists()
     started = time.perf_counter()
     sweep = study.sweep
-    seconds = {"sweep": time.perf_counter() - started}
+    seconds = {"reading the sweep" if there else "sweep": time.perf_counter() - started}
     options = laws(27 if args.quick else 1000)
 
     started = time.perf_counter()

@@ -4,14 +4,18 @@ A sweep visits every time-step of a trajectory as often as any other and keeps w
 values of band b have the share P(b) = the sum of p(t) over the visits t in b, spread evenly over these visits. That is
 what direct collection of the same samples gives,
 
-* exactly, for laws that are constant over the visits of each band: for all laws if every visit has a band of its own;
+* exactly, for laws that are constant over the visits of each band: for all laws if every visit has a band of its own
+  (where a law leaves out the bands with the largest values, direct collection may have bins 2^k times finer: the
+  mixture is then that with its bins merged, and a value is known to half a bin of the sweep's grid);
 * else within a distance of distributions of
 
       D = 1/2 · the sum over visits t of |p(t) - P(b(t)) / n_b(t)|,     n_b the visits in b,
 
   so that for every range the mean of an error e(x) that lies in [0, E] differs by at most D · E. (A difference of two
   means of e is at most the total-variation distance of their distributions times the width of e's values; for MSE
-  E is the largest squared error of any value seen.)
+  E is the largest squared error of any value seen.) That bounds the metrics that are such means: L1, MSE, L_p. The
+  share of any set of values differs by at most D, hence a percentile is one of a share within D of its own; minimum
+  and maximum are those of the bands that the law visits. Cosine and KL, which are no means, have no such bound.
 """
 
 from collections.abc import Sequence
