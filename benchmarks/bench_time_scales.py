@@ -130,7 +130,7 @@ def looked_up(network: nn.Module, example: Call) -> Callable[..., Any]:
     float_layers = [layer.layer for layer in executed_layers(run.first, layers) if not layer.int8]
     if float_layers:
         print(f"looked up: {len(float_layers)} of {len(layers)} layers do not run in INT8", file=sys.stderr)
-    return lambda x, t: run(bind(network, Call((x, t))).tensors)
+    return lambda x, t: run(bind(network, Call((x, t))).tensors)[0]
 
 
 def upwards(node: Any) -> Any:

@@ -31,7 +31,7 @@ def test_the_page_says_what_the_rows_say(study_folder: Path) -> None:
     assert "not applicable: the network predicts no variance" in html
     assert "changes the picture most at t = 500, by 3 per unit, and least at t = 980, by 0.01" in html
     assert "That is not better than both beyond the 95 % intervals, over 3 pictures; of the 0 other laws" in html
-    assert "Rounded alone, SiLU makes 2 % a call. Means over 3 pictures." in html
+    assert "Rounded alone: SiLU 2 % a call. Means over 3 pictures." in html
     assert "mean in [0.752, 1.25] %" in html  # of the default recipe's row: Student's t on 0.9, 1 and 1.1
     assert html.count("What an error at each time-step does to the picture") == 2
     assert "L1 &lt;b&gt;" in html and "L1 <b>" not in html

@@ -35,7 +35,9 @@ def test_the_variance_is_rounded_where_a_sampler_follows_it(
     assert rows["output ε"]["sampler"] == "ddim"
     found = {(row["question"], row["variant"]): row for row in results["rows"]}
     compared = [(item.first, item.second) for item in outputs_do_no_harm(found)[1]]
-    assert (VARIANCE, "default recipe, ddpm-3") in compared and len(compared) == 3
+    under_ddpm = ("x_{t-1}, ddpm-3", VARIANCE, "posterior mean μ")
+    assert compared[:4] == [("x_{t-1}", "w8a8-paper"), *((name, "w8a8-paper, ddpm-3") for name in under_ddpm)]
+    assert compared[4:] == [("x_{t-1}", "default"), *((name, "default recipe, ddpm-3") for name in under_ddpm)]
 
 
 def test_a_variance_that_no_scheduler_follows_is_not_applicable(

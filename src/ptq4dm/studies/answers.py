@@ -16,9 +16,9 @@ def operations_sentence(rows: Sequence[Row]) -> str:
     alone = [row for row in rows if row not in together and row not in beside]
     called = sorted((row for row in alone if has_calls(row)), key=lambda row: -row["call"]["relative_l2"]["mean"])
     others = [row for row in alone if not has_calls(row)]
-    parts = [f"Rounded alone, {listed(called)}."] if called else []
-    parts += [f"At once, {listed(together)}."] if together else []
-    parts += [f"Rounded between calls, {listed(others)}, and no call changes."] if others else []
+    parts = [f"Rounded alone: {listed(called)}."] if called else []
+    parts += [f"At once: {listed(together)}."] if together else []
+    parts += [f"Between calls, of which none changes: {listed(others)}."] if others else []
     return f"{' '.join(parts)} Means over {pictures_of(rows)} pictures."
 
 
@@ -29,7 +29,7 @@ def has_calls(row: Row) -> bool:
 
 def listed(rows: Sequence[Row]) -> str:
     """Rows with their values, joined."""
-    words = [f"{row['variant']} {'makes' if has_calls(row) else 'leaves'} {value_words(row)}" for row in rows]
+    words = [f"{row['variant']} {value_words(row)}" for row in rows]
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
 
 

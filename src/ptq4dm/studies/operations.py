@@ -11,8 +11,9 @@ chooses on the default calibration (`studies.rounding`):
 * all that the paper quantizes: all of these layers and products at once, rounded as the default recipe rounds;
 * the preset `w8a8-paper`: the same as `quantize` makes it by the paper's own calibration (L_p 2.4, no smoothing, no
   error feedback), on the study's trajectories;
-* x_{t-1}, and posterior mean μ: what each step of the sampler gives, for μ before noise is added, under DDPM: samplers
-  that add no noise give the same for both. No network call changes then: the pictures tell.
+* x_{t-1}, under the study's sampler and under DDPM, and posterior mean μ: what each step of the sampler gives, for μ
+  before noise is added, under DDPM: samplers that add no noise give the same for both. No network call changes then:
+  the pictures tell. Without noise, updates smaller than half a step of the rounding are lost.
 """
 
 import functools
@@ -34,7 +35,7 @@ from ptq4dm.studies.float_walk import Trajectories
 from ptq4dm.studies.rounded_steps import range_of, round_steps
 from ptq4dm.studies.rounding import SITES, has_sites, site_ranges, with_rounding
 from ptq4dm.studies.study import Study
-from ptq4dm.studies.variants import PAPER, PRESET
+from ptq4dm.studies.variants import PAPER, PRESET, STEP
 from ptq4dm.workflow import quantize_opened
 
 QUESTION: Final = "operations"
@@ -50,7 +51,7 @@ def operations(study: Study) -> Sequence[Case]:
     cases = [layer_case(study, name, kind, layers) for name, kind in LAYERS.items()]
     default = ddpm_default(study)
     cases += [site_case(study, kind, default) for kind in SITES]
-    cases += [step_case(study), mean_case(study, default), paper_case(study, layers)]
+    cases += [step_case(study), noisy_step_case(study, default), mean_case(study, default), paper_case(study, layers)]
     preset = functools.cache(lambda: preset_network(study))
     return [*cases, preset_case(study, preset), preset_case(study, preset, default)]
 
@@ -156,7 +157,14 @@ def preset_network(study: Study) -> nn.Module:
 def step_case(study: Study) -> Case:
     """x_{t-1} rounded after each step of the study's sampler."""
     note = "no network call changes: only pictures are compared"
-    return rounded_case(study, "x_{t-1}", study.trajectories, default_case(study), note, mean_only=False)
+    return rounded_case(study, STEP, study.trajectories, default_case(study), note, mean_only=False)
+
+
+def noisy_step_case(study: Study, default: Case) -> Case:
+    """The same under DDPM, whose noise keeps updates that are smaller than half a step from being rounded away."""
+    asked = ddpm_trajectories(study)
+    note = f"under {asked.name}, which adds noise; no network call changes"
+    return rounded_case(study, f"{STEP}, {asked.name}", asked, default, note, mean_only=False)
 
 
 def mean_case(study: Study, default: Case) -> Case:

@@ -4,6 +4,7 @@ from typing import Final
 
 PAPER: Final = "all that the paper quantizes"
 PRESET: Final = "w8a8-paper"
+STEP: Final = "x_{t-1}"
 """Of the question `operations`: the paper's operations and calibration, the recipe of that name."""
 AS_MANY: Final = "NDTC, as many samples as at one time-step"
 UNIFORM_AS_MANY: Final = "uniform, as many samples as at one time-step"
