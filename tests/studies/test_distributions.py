@@ -92,7 +92,7 @@ def test_distances_are_those_of_pictures_of_equal_seeds_and_survive_an_interrupt
     found = run_study(pipe, folder, settings=own, only=["operations"], pictures=data)
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in chunks.items())
     distances = {row["variant"]: row for row in found["rows"] if row["question"] == "distribution"}
-    assert {"default", "operations: x_{t-1}", "operations: posterior mean μ"} <= distances.keys()
+    assert {"default", "operations: x_{t-1}, ddpm-4", "operations: posterior mean μ"} <= distances.keys()
 
     verdicts = {item["claim"]: item["verdict"] for item in found["verdicts"]}
     assert verdicts["8 bits lose little or nothing."] == "not decided"  # of 4 pictures no interval is known
