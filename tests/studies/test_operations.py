@@ -115,6 +115,22 @@ def test_a_rounded_mean_gets_the_noise_of_the_plain_step() -> None:
         assert float(((got - wanted).abs() > 1e-4).float().mean()) < 1e-3  # float rounding may flip a step
 
 
+def test_without_noise_an_update_smaller_than_half_a_step_is_lost() -> None:
+    """So rounding x_{t-1} stops DDIM where its steps are small, and not DDPM, whose noise is larger than that."""
+    x, output = torch.randn(2, 2, 3, 16, 16, generator=torch.Generator().manual_seed(4))
+    x = (x / 0.25).round() * 0.25
+    options: dict[str, Any] = {"return_dict": False}
+    plain, noisy = DDIMScheduler(), DDPMScheduler()
+    plain.set_timesteps(50)
+    noisy.set_timesteps(50)
+    small = (plain.step(output, 900, x, **options)[0] - x).abs() < 0.124
+    got = round_steps(plain, COARSE, mean_only=False).step(output, 900, x, **options)[0]
+    assert 50 < small.sum() < small.numel() and torch.equal(got[small], x[small])
+    options |= {"generator": torch.Generator().manual_seed(5)}
+    got = round_steps(noisy, COARSE, mean_only=False).step(output, 900, x, **options)[0]
+    assert (got != x)[small].float().mean() > 0.3
+
+
 def test_a_copy_of_a_rounding_scheduler_rounds_and_the_class_does_not(network: nn.Module) -> None:
     scheduler = round_steps(DDIMScheduler(), COARSE, mean_only=False)
     shape, seeds = (3, 16, 16), [5, 6]

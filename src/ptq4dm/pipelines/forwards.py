@@ -21,4 +21,4 @@ def replaced_forward(module: nn.Module, forward: Callable[..., Any]) -> Iterator
         if own is None:
             vars(module).pop("forward", None)
         else:
-            module.forward = own  # type: ignore[method-assign]
+            module.forward = own  # type: ignore[method-assign]  # as above

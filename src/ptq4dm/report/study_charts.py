@@ -8,7 +8,7 @@ from markupsafe import Markup
 
 from ptq4dm.report.charts import TIME, whisker
 from ptq4dm.report.svg import Scale, area, frame, line, make_axes, nice_range, nice_ticks, number, picture, text
-from ptq4dm.report.words import decibels, percent
+from ptq4dm.report.words import decibels, percent, signed
 from ptq4dm.studies.readings import outcome_of
 from ptq4dm.studies.rows import verdict_of
 
@@ -62,8 +62,8 @@ def distances_chart(rows: Sequence[Mapping[str, Any]], width: int) -> Markup:
         if known:
             parts.append(whisker(scale(row["low"]), scale(row["high"]), y + 24))
         parts.append(Markup('<circle class="{}" cx="{:.1f}" cy="{:.1f}" r="5"/>').format(style, x, y + 24))
-        parts.append(text((scale(row["high"]) if known else x) + 9, y + 28, f"{row['difference']:+.3g}", "value halo"))
-    words = "; ".join(f"{row['variant']} {row['difference']:+.3g}" for row in rows)
+        parts.append(text((scale(row["high"]) if known else x) + 9, y + 28, signed(row["difference"]), "value halo"))
+    words = "; ".join(f"{row['variant']} {signed(row['difference'])}" for row in rows)
     return picture(
         "rows-distribution", width, height, "Distance from the data less that of the float model", words, *parts
     )

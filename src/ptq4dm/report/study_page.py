@@ -13,7 +13,7 @@ from ptq4dm.report import drift_charts, effect_charts, redundancy_charts, study_
 from ptq4dm.report.page import FULL, NARROW, environment
 from ptq4dm.report.sheets import data_uri
 from ptq4dm.studies.readings import extreme_of, outcome_of
-from ptq4dm.studies.rows import interval
+from ptq4dm.studies.rows import interval_of_mean
 from ptq4dm.studies.sentences import QUESTIONS, sentence
 from ptq4dm.studies.standing import standing_sentence
 from ptq4dm.studies.store import FORMAT_VERSION
@@ -31,6 +31,21 @@ RELATIONS: Final = {
     "mixed": "better in calls or pictures and worse in the other than",
     "unknown": "not comparable with",
 }
+TABLE: Final = (
+    "variant",
+    "error of a call",
+    "difference",
+    "PSNR of a call",
+    "difference",
+    "PSNR of pictures",
+    "difference",
+    "perceptual distance",
+    "difference",
+    "reading",
+    "time",
+    "memory",
+)
+"""What stands in a row of a table."""
 TONES: Final = {"supported": "yes", "contradicted": "no"}
 
 
@@ -198,23 +213,6 @@ def strip(label: str, sheet: str | None, folder: Path) -> dict[str, str] | None:
         raise ArtifactError(f"{folder / sheet} is damaged ({error}): run `ptq4dm study` again") from error
 
 
-TABLE: Final = (
-    "variant",
-    "error of a call",
-    "difference",
-    "PSNR of a call",
-    "difference",
-    "PSNR of pictures",
-    "difference",
-    "perceptual distance",
-    "difference",
-    "reading",
-    "time",
-    "memory",
-)
-"""What stands in a row of a table."""
-
-
 def table_row(row: Mapping[str, Any]) -> list[str]:
     """The cells of `TABLE`; the time with that of shared parts after a plus."""
     if "not_applicable" in row:
@@ -244,7 +242,8 @@ def span_words(row: Mapping[str, Any], name: str, measure: Mapping[str, Any] | N
         return ""
     if measure["difference"]:
         return difference_words(measure["difference"], factor, unit).strip()
-    span = None if row["baseline"] else interval(dict(row), name)
+    values = [value for value in row["per_picture"].get(name, ()) if value is not None]
+    span = None if row["baseline"] else interval_of_mean(values)
     return f"mean in [{factor * span[0]:.3g}, {factor * span[1]:.3g}] {unit}".strip() if span else ""
 
 

@@ -1,10 +1,11 @@
 """The answers to questions that have a shape of their own, each computed from the rows of its question."""
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 
 from ptq4dm.studies.readings import estimate_of, outcome_of, pictures_of, sampler_of, value_words
-from ptq4dm.studies.rows import interval
+from ptq4dm.studies.rows import interval_of_mean
 from ptq4dm.studies.store import Row
 from ptq4dm.studies.variants import DEFAULT_CALIBRATION, FEW_BANDS, NAIVE, ONE_BAND, OTHER, PAPER, PRESET
 
@@ -40,10 +41,11 @@ def bits_sentence(rows: Sequence[Row]) -> str:
         "Weights alone": lambda weights, inputs: inputs == 8,
         "Activations alone": lambda weights, inputs: weights == 8,
     }
+    widths = {row["variant"]: tuple(map(int, row["variant"][1:].split("A"))) for row in rows}
+    fewer = [row for row in rows if widths[row["variant"]] != (8, 8) and estimate_of(row)]
     parts = []
     for name, belongs in groups.items():
-        widths = {row["variant"]: tuple(map(int, row["variant"][1:].split("A"))) for row in rows}
-        own = [row for row in rows if belongs(*widths[row["variant"]]) and widths[row["variant"]] != (8, 8)]
+        own = [row for row in fewer if belongs(*widths[row["variant"]])]
         own.sort(key=lambda row: -sum(widths[row["variant"]]))
         if own:
             values = ", ".join(f"{row['variant']} {value_words(row)}" for row in own)
@@ -52,23 +54,21 @@ def bits_sentence(rows: Sequence[Row]) -> str:
 
 
 def fewest(rows: Sequence[Row]) -> str:
-    """The last of some rows, from the most bits or samples down, that do not differ from their baseline."""
+    """The last of some rows, from the most bits down, before the first that is worse than its baseline."""
     kept = unbroken(rows)
     return f"down to {kept[-1]['variant']} none is worse" if kept else f"already {rows[0]['variant']} is worse"
 
 
 def unbroken(rows: Sequence[Row]) -> list[Row]:
     """The rows before the first that is worse than its baseline."""
-    outcomes = [outcome_of(row) if estimate_of(row) else "unknown" for row in rows]
-    first = next((index for index, outcome in enumerate(outcomes) if outcome in ("worse", "unknown")), len(rows))
-    return list(rows[:first])
+    return list(itertools.takewhile(lambda row: outcome_of(row) != "worse", rows))
 
 
 def samples_sentence(rows: Sequence[Row]) -> str:
     """The least number of samples from which on no row is worse than the most, and what the draw alone does."""
     numbers = {int(row["variant"]): row for row in rows if row["variant"].isdigit()}
     most = max(numbers, default=0)
-    fewer = [numbers[n] for n in sorted(numbers, reverse=True) if n != most]
+    fewer = [numbers[n] for n in sorted(numbers, reverse=True) if n != most and estimate_of(numbers[n])]
     parts = []
     if fewer:
         kept = unbroken(fewer)
@@ -108,7 +108,7 @@ def gain_words(rows: Sequence[Row]) -> str:
             continue
         pairs = zip(row["per_picture"]["relative_l2"], first["per_picture"]["relative_l2"], strict=True)
         logs = [math.log(a / b) for a, b in pairs if a > 0 and b > 0]
-        span = interval({"per_picture": {"gain": logs}}, "gain")
+        span = interval_of_mean(logs)
         if span:
             ratios[sampler_of(row)] = math.exp(sum(logs) / len(logs))
             spans[sampler_of(row)] = span

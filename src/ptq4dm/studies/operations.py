@@ -36,7 +36,7 @@ from ptq4dm.studies.rounded_steps import range_of, round_steps
 from ptq4dm.studies.rounding import SITES, has_sites, site_ranges, with_rounding
 from ptq4dm.studies.study import Study
 from ptq4dm.studies.variants import PAPER, PRESET, STEP
-from ptq4dm.workflow import quantize_opened
+from ptq4dm.workflow import quantize
 
 QUESTION: Final = "operations"
 LAYERS: Final[dict[str, type]] = {"convolutions": SpatialLayer, "linear layers": QuantizedLinear}
@@ -151,7 +151,7 @@ def preset_network(study: Study) -> nn.Module:
     recipe = preset_recipe(study)
     own, total = recipe.calibration, study.pipeline.num_train_timesteps
     samples = study.pool.under(own.timesteps, own.law_options, own.samples, own.seed, total)
-    return quantize_opened(study.pipeline, recipe, None, samples, None, None, study.shown).network
+    return quantize(study.pipeline, recipe, calibration_set=samples, progress=study.shown).network
 
 
 def step_case(study: Study) -> Case:

@@ -29,7 +29,7 @@ calibration could.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -106,9 +106,8 @@ def difference(row: Row, baseline: Row, name: str) -> dict[str, Any] | None:
     return for_few(paired_difference(mean_statistic(first), mean_statistic(second), len(pairs))).to_dict()
 
 
-def interval(row: Row, name: str) -> tuple[float, float] | None:
-    """The 95 % interval of the mean of one measure over pictures, by Student's t; None with fewer than 2."""
-    values = [value for value in row["per_picture"].get(name, ()) if value is not None]
+def interval_of_mean(values: Sequence[float]) -> tuple[float, float] | None:
+    """The 95 % interval of the mean of some values, by Student's t; None with fewer than 2."""
     if len(values) < 2:
         return None
     half = float(student_t.ppf(0.975, len(values) - 1)) * float(np.std(values, ddof=1)) / math.sqrt(len(values))

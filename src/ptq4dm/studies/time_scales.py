@@ -22,8 +22,6 @@ from ptq4dm.studies.variants import FEW_BANDS, ONE_BAND
 
 BITS: Final = (8, 6, 4)
 BANDS: Final = (2, 4, 8)
-MOST_OF_THE_GAIN: Final = 0.9
-"""What a recipe asks for by default: as few bands as bring this share of what most bands bring."""
 QUICK_BITS: Final = (8, 4)
 QUICK_BANDS: Final = (4,)
 
@@ -48,7 +46,7 @@ def cases_of(study: Study, input_bits: int) -> list[Case]:
     numbers = QUICK_BANDS if study.settings.quick else BANDS
     cases = [banded_case(study, input_bits, bands, one) for bands in numbers]
     if not study.settings.quick:
-        cases.append(banded_case(study, input_bits, max(BANDS), one, MOST_OF_THE_GAIN))
+        cases.append(banded_case(study, input_bits, max(BANDS), one, study.recipe.activations.band_gain))
     return [one, *cases]
 
 

@@ -5,7 +5,7 @@ from typing import Final
 PAPER: Final = "all that the paper quantizes"
 PRESET: Final = "w8a8-paper"
 STEP: Final = "x_{t-1}"
-"""Of the question `operations`: the paper's operations and calibration, the recipe of that name."""
+"""Of the question `operations`: the paper's operations at once, its recipe, and what a step of a sampler gives."""
 AS_MANY: Final = "NDTC, as many samples as at one time-step"
 UNIFORM_AS_MANY: Final = "uniform, as many samples as at one time-step"
 """Of `timesteps`: what calibrations at one time-step are compared with."""

@@ -30,7 +30,7 @@ from ptq4dm.studies.comparisons import (
     compare,
     found_in,
 )
-from ptq4dm.studies.rows import interval
+from ptq4dm.studies.rows import interval_of_mean
 from ptq4dm.studies.store import Row
 from ptq4dm.studies.variants import AS_MANY, DEFAULT_CALIBRATION, NAIVE, PRESET, STEP, UNIFORM_AS_MANY
 
@@ -124,7 +124,7 @@ def activations_drift(rows: Rows) -> tuple[str, list[Comparison]]:
     """Whether the inputs of layers drift by more than `DRIFTS` bits, on the mean over layers."""
     found = [row["facts"]["layers"] for (question, _), row in rows.items() if question == "drift"]
     bits = [layer["drift"] for layer in found[0]] if found else []
-    span = interval({"per_picture": {"drift": bits}}, "drift")
+    span = interval_of_mean(bits)
     if span is None:
         return MISSING, []
     outcome = "better" if span[0] > DRIFTS else "worse" if span[1] < DRIFTS else "no difference"
