@@ -3,6 +3,7 @@
 # ruff: noqa: E402 (the environment comes first)
 import gc
 import os
+import zlib
 from typing import Any
 
 os.environ.setdefault("TRITON_INTERPRET", "1")
@@ -24,6 +25,18 @@ torch.set_num_threads(1)  # tiny networks: a second thread costs more than it gi
 def pipe() -> DDPMPipeline:
     """A tiny random `DDPMPipeline`; do not change it (build your own with `tiny.tiny_pipeline` for that)."""
     return tiny_pipeline()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_fixture_setup(fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest) -> None:
+    """Each fixture draws the same numbers whoever asks for it first: workers share tests out by their speed."""
+    torch.manual_seed(zlib.crc32(f"{fixturedef.baseid}::{fixturedef.argname}".encode()))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_call(item: pytest.Item) -> None:
+    """Each test draws the same numbers in every run, alone or among others."""
+    torch.manual_seed(zlib.crc32(item.nodeid.encode()))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
