@@ -3,7 +3,10 @@
 Beside it, what else would change it: the float pictures rounded as a PNG rounds them, and moved by half or minus the
 difference d = INT8 - float: a direction that all pictures share changes sign with d, noise does not.
 
-    python benchmarks/bench_distribution.py [--quick] [--count 2048] [--work DIR] [--inception WEIGHTS]
+    python benchmarks/bench_distribution.py [--quick] [--count 2048] [--work DIR] [--inception WEIGHTS] [--weights-only]
+
+--weights-only: in INT8's place its weights as they were rounded, with inputs in float, on the same engine as the float
+network: what the rounding of weights does by itself.
 
 Pictures and features are kept in --work, chunk by chunk: run it again after an interruption and it goes on. The float
 pictures are drawn on an FP32 engine (--float-engine), which differs from eager PyTorch by float rounding.
@@ -15,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from common import parser, save
+from torch import nn
 
 import ptq4dm
 from ptq4dm.evaluation.baselines import float_engines
@@ -23,7 +27,10 @@ from ptq4dm.evaluation.drawing import draw_resumable
 from ptq4dm.evaluation.features import Extractor, Features, extract, make_extractor
 from ptq4dm.evaluation.fidelity import mean_db, picture_psnr
 from ptq4dm.files import fingerprint, read_tensors, write_tensors
+from ptq4dm.quantization.dequantized import float_form
+from ptq4dm.quantization.layers import QuantizedLayer
 from ptq4dm.quantization.quantized_model import example_call
+from ptq4dm.quantization.rewrite import with_layers
 from ptq4dm.zoo import zoo
 
 FIRST_SEED = 2_000_000
@@ -34,6 +41,7 @@ def main() -> None:
     own.add_argument("--model", default="emoji-32")
     own.add_argument("--artifact", help="a quantized model's folder (default: the built-in one)")
     own.add_argument("--backend", default="openvino")
+    own.add_argument("--weights-only", action="store_true", help="round the weights and leave the inputs in float")
     own.add_argument("--float-engine", default="openvino", choices=("eager", "openvino", "onnxruntime"))
     own.add_argument("--scheduler", default="ddim")
     own.add_argument("--steps", type=int)
@@ -76,6 +84,7 @@ def main() -> None:
         "n": args.count,
         "first_seed": FIRST_SEED,
         "backend": args.backend,
+        "rounded": "weights" if args.weights_only else "weights and inputs",
         "float_engine": args.float_engine,
         "interval": "95 % paired bootstrap",
         "rows": rows,
@@ -83,7 +92,7 @@ def main() -> None:
         "pictures_psnr_mean": psnr,
         "mean_shift_rgb": shift,
     }
-    save("distribution", args, results)
+    save("distribution-weights" if args.weights_only else "distribution", args, results)
 
 
 def draw(args) -> dict[str, torch.Tensor]:
@@ -93,18 +102,29 @@ def draw(args) -> dict[str, torch.Tensor]:
     if args.float_engine not in engines:
         raise SystemExit("; ".join(notes))
     made = fingerprint(dict(model.network.state_dict()))
+    if args.weights_only:
+        alone, _ = float_engines(weights_only(model.network), example_call(pipeline))
+        rounded, engine = alone[args.float_engine], f"weights alone, {args.float_engine}"
+    else:
+        rounded, engine = model.to_module(args.backend), args.backend
     seeds = range(FIRST_SEED, FIRST_SEED + args.count)
     shown = sys.stderr.isatty()
     drawn = {}
     for name, network, identity in (
         ("float", engines[args.float_engine], [pipeline.fingerprint, args.float_engine]),
-        ("int8", model.to_module(args.backend), [pipeline.fingerprint, made, args.backend]),
+        ("int8", rounded, [pipeline.fingerprint, made, engine]),
     ):
         folder = args.work / f"{name}-{fingerprint({}, identity, args.scheduler, args.steps)}"
         drawn[name] = draw_resumable(
             network, pipeline, args.scheduler, args.steps, seeds, args.batch_size, folder, identity, shown
         )
     return drawn
+
+
+def weights_only(network: nn.Module) -> nn.Module:
+    """A quantized network with the rounded weights of its INT8 layers as floats, and their inputs not rounded."""
+    layers = {name: layer for name, layer in network.named_modules() if isinstance(layer, QuantizedLayer)}
+    return with_layers(network, {name: float_form(layer, torch.float32) for name, layer in layers.items()})
 
 
 def changed(float: torch.Tensor, int8: torch.Tensor) -> dict[str, torch.Tensor]:

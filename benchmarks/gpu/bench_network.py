@@ -149,7 +149,7 @@ def distance_at(
 
 def with_the_same_layers(simulated: nn.Module, prepared: nn.Module) -> nn.Module:
     """The simulated network in which the layers that run faster in float are in float, as in the network prepared."""
-    from ptq4dm.backends.triton_gpu.choice import float_form
+    from ptq4dm.quantization.dequantized import float_form
     from ptq4dm.quantization.rewrite import with_layers
 
     apart = [one.layer for one in vars(prepared)["ptq4dm_layers"] if not one.int8 and one.type != "simulated"]

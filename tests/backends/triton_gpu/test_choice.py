@@ -127,33 +127,6 @@ def test_two_processes_keep_each_others_times(tmp_path):
     assert Timings(tmp_path / "times.json", {})["b"] == Timing(3.0, 4.0, SLOW_TILE)
 
 
-@torch.no_grad()
-@pytest.mark.parametrize(
-    ("source", "shape"),
-    [
-        (nn.Conv2d(6, 5, 3, 2, 1), (2, 6, 5, 5)),
-        (nn.Conv1d(4, 3, 1), (1, 4, 5)),
-        (nn.Linear(7, 3, bias=False), (2, 7)),
-    ],
-)
-def test_the_float_form_is_the_layer_with_its_rounded_weights_and_unrounded_inputs(source, shape):
-    layer = int8_form(source, smoothed=True)
-    form = choice.float_form(layer, torch.float32)
-    x = torch.randn(shape)
-    step = layer.input_step()
-    apart = step if x.dim() == 2 else step.view(-1, *[1] * (x.dim() - 2))
-    unrounded, weight = x.double() / apart, layer.weight.double()  # what enters if nothing is rounded
-    if isinstance(source, nn.Linear):
-        sums = unrounded @ weight.T
-    else:
-        sums = layer.convolve(unrounded, weight, None, layer.stride, layer.padding, layer.dilation)
-    channel = (1, -1) + (1,) * (x.dim() - 2)
-    exact = sums * layer.output_scale(torch.float64).view(channel)
-    exact = exact if layer.bias is None else exact + layer.bias.double().view(channel)
-    assert torch.allclose(form(x).double(), exact, rtol=1e-4, atol=1e-5)
-    assert form.weight.dtype == torch.float32 and choice.float_form(layer, torch.float16).weight.dtype == torch.float16
-
-
 def test_a_layer_that_the_example_does_not_call_stays_in_int8():
     net = network()
     net.add_module("spare", int8_form(nn.Linear(8, 8)))

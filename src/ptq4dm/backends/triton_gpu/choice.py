@@ -32,10 +32,10 @@ from ptq4dm.backends.triton_gpu.layers import TritonConv, TritonLayer, channels_
 from ptq4dm.backends.triton_gpu.rounded_gates import behind_gates
 from ptq4dm.backends.triton_gpu.rounded_norms import behind_norms
 from ptq4dm.backends.triton_gpu.timings import Timing, Timings
-from ptq4dm.backends.triton_gpu.weight_only import FLOATS
 from ptq4dm.errors import BackendError
 from ptq4dm.pipelines.denoiser import Call, layer_input
-from ptq4dm.quantization.layers import QuantizedConv, QuantizedLayer, QuantizedLinear
+from ptq4dm.quantization.dequantized import float_form
+from ptq4dm.quantization.layers import QuantizedLayer
 
 Timer = Callable[[Callable[[int], Any], int], float]
 """(call, sets) -> seconds of one call; `call(i)` works on the i-th of `sets` sets of inputs."""
@@ -201,24 +201,6 @@ def key_of(form: TritonLayer, work: Work) -> str:
     read = f" upsampled {work.upsample}" if work.upsample > 1 else ""
     asked = f"{tuple(work.shape)} -> {form.weight.shape[0]} {work.dtype}"
     return f"{type(form).__name__} {window} {asked}{plain}{read}{given}"
-
-
-def float_form(layer: QuantizedLayer, dtype: torch.dtype) -> nn.Module:
-    """The layer dequantized: the same integers of the weights as floats, inputs unrounded."""
-    scale = layer.weight_scale.detach().double().view(-1, *[1] * (layer.weight.dim() - 1))
-    weight = layer.weight.double() * scale
-    if layer.smoothing is not None:
-        weight = weight / layer.smoothing.double().view(-1, *[1] * (layer.weight.dim() - 2))
-    where: dict[str, Any] = {"bias": layer.bias is not None, "dtype": dtype, "device": layer.weight.device}
-    if isinstance(layer, QuantizedLinear):
-        new: nn.Module = nn.Linear(layer.in_features, layer.out_features, **where)
-    else:
-        assert isinstance(layer, QuantizedConv) and not isinstance(layer.padding, str)
-        kind, window = FLOATS[layer.weight.dim() - 2], (layer.kernel_size, layer.stride, layer.padding, layer.dilation)
-        new = kind(layer.in_channels, layer.out_channels, *window, **where)  # pyright: ignore[reportArgumentType]
-    held = {"weight": weight} | ({} if layer.bias is None else {"bias": layer.bias})
-    new.load_state_dict({name: tensor.to(dtype) for name, tensor in held.items()})
-    return new.requires_grad_(False).eval()
 
 
 @torch.no_grad()

@@ -12,11 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ptq4dm.quantization.dequantized import FLOATS
 from ptq4dm.quantization.weight_only import WeightOnlyConv, WeightOnlyLayer, WeightOnlyLinear
 
 HALVES: Final = (torch.float16, torch.bfloat16)
-FLOATS: Final = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
-"""The convolutions of torch, by how many axes they walk over."""
 
 
 class HalfPrecisionProducts(nn.Module):
