@@ -50,8 +50,8 @@ class WeightRecipe:
     """How weights are rounded. portable: exact on processors that add pairs of products in int16 (no VNNI) too;
     weighted: minimise the layer's output error under the calibration data instead of the error of the weights.
     error_feedback: what rounding a weight does to the output is taken back by the weights rounded after it (GPTQ, arXiv
-    2210.17323), where the calibration calls are at hand: not for conditional pipelines. bits: integers of fewer than 8
-    bits are stored in 8, and run as such."""
+    2210.17323), and then each is chosen again beside all others, where the calibration calls are at hand: not for
+    conditional pipelines. bits: integers of fewer than 8 bits are stored in 8, and run as such."""
 
     portable: bool = True
     weighted: bool = True

@@ -6,12 +6,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from one_by_one import one_by_one, squared_error
 from torch import nn
 
 from ptq4dm.numerics import WEIGHT_MAX, pairs_are_safe
 from ptq4dm.pipelines.denoiser import Call
 from ptq4dm.quantization import input_moments
-from ptq4dm.quantization.error_feedback import DAMPING, carried, damped_factor, round_again, with_feedback
+from ptq4dm.quantization.error_feedback import DAMPING, best_integers, carried, damped, round_again, with_feedback
 from ptq4dm.quantization.rewrite import quantize_layer
 from ptq4dm.quantization.weight_only import weight_only_form
 from ptq4dm.ranges.search import InputRange
@@ -35,7 +36,7 @@ def second_moment(width, seed=0):
     return x.T @ x / len(x)
 
 
-def damped(second):
+def raised(second):
     return second + DAMPING * second.diagonal().mean() * torch.eye(len(second), dtype=second.dtype)
 
 
@@ -44,9 +45,18 @@ def taps_before_channels(channels, taps):
     return [channel * taps + tap for tap in range(taps) for channel in range(channels)]
 
 
+def fed_back(weight, second, channels, portable):
+    """Error feedback by itself, of inputs (channels, taps)."""
+    order = taps_before_channels(channels, weight.shape[1] // channels)
+    found = torch.empty_like(weight)
+    factor = damped(second[order][:, order])[1]
+    found[:, order] = with_feedback(weight[:, order], carried(factor), channels, portable)
+    return found
+
+
 def eliminated(weight, second, channels):
     """The paper's loop: an explicit inverse, from which each input is removed by Gaussian elimination."""
-    inverse, left, found = torch.linalg.inv(damped(second)), weight.clone(), torch.zeros_like(weight)
+    inverse, left, found = torch.linalg.inv(raised(second)), weight.clone(), torch.zeros_like(weight)
     order = taps_before_channels(channels, weight.shape[1] // channels)
     for at, j in enumerate(order):
         found[:, j] = left[:, j].round().clamp(-WEIGHT_MAX, WEIGHT_MAX)
@@ -59,7 +69,7 @@ def eliminated(weight, second, channels):
 
 def least_squares(weight, second, channels):
     """What the loop amounts to: before each rounding, those not yet rounded are the best answer to all before."""
-    matrix, found = damped(second), torch.zeros_like(weight)
+    matrix, found = raised(second), torch.zeros_like(weight)
     order = taps_before_channels(channels, weight.shape[1] // channels)
     for at, j in enumerate(order):
         done, free = order[:at], order[at:]
@@ -72,7 +82,7 @@ def least_squares(weight, second, channels):
 def test_what_is_carried_takes_the_moments_apart():
     """matrix = U D Uᵀ with U unit upper triangular and D diagonal, of which there is one."""
     second = second_moment(40)
-    matrix, unit = damped(second), carried(second)
+    matrix, unit = raised(second), carried(damped(second)[1])
     assert torch.equal(unit, unit.triu()) and torch.equal(unit.diagonal(), torch.ones_like(unit.diagonal()))
     inverse = torch.linalg.inv(unit)
     middle = inverse @ matrix @ inverse.T
@@ -89,11 +99,12 @@ def test_moments_that_rounding_left_below_zero_are_raised_until_they_have_a_fact
     values = torch.linspace(-below, 0.0, width, dtype=torch.float64)
     values[-1] = 1.0
     second = turned @ torch.diag(values) @ turned.T
-    factor = damped_factor((second + second.T) / 2)
+    matrix, factor = damped((second + second.T) / 2)
     added = factor @ factor.T - second
-    raised = float(added.diagonal().mean())
-    assert torch.equal(factor, factor.triu()) and below < raised < max(20 * below, 1e-3 / width, 1e-6)
-    torch.testing.assert_close(added, raised * torch.eye(width).double(), rtol=0, atol=1e-12)
+    by = float(added.diagonal().mean())
+    assert torch.equal(factor, factor.triu()) and below < by < max(20 * below, 1e-3 / width, 1e-6)
+    torch.testing.assert_close(added, by * torch.eye(width).double(), rtol=0, atol=1e-12)
+    torch.testing.assert_close(factor @ factor.T, matrix, rtol=0, atol=1e-12)
 
 
 def test_inputs_that_hardly_vary_around_a_large_mean_are_quantized_as_well_as_without_feedback():
@@ -115,7 +126,7 @@ def test_the_integers_are_those_of_the_paper(channels, taps):
     weight = 30 * torch.randn(4, channels * taps, dtype=torch.float64)
     second = second_moment(channels * taps, seed=taps)
     before = weight.clone()
-    found = with_feedback(weight, second, channels, portable=False)
+    found = fed_back(weight, second, channels, portable=False)
     assert torch.equal(found, eliminated(weight, second, channels))
     assert torch.equal(weight, before)
     if channels * taps < 50:
@@ -127,8 +138,8 @@ def test_uncorrelated_inputs_leave_the_nearest_integers():
     torch.manual_seed(0)
     weight = 20 * torch.randn(5, 12, dtype=torch.float64)
     second = torch.diag(torch.rand(12, dtype=torch.float64) + 0.1)
-    assert torch.equal(with_feedback(weight, second, 12, portable=False), weight.round())
-    assert torch.equal(with_feedback(weight, torch.zeros(12, 12, dtype=torch.float64), 12, False), weight.round())
+    assert torch.equal(best_integers(weight, second, 12, portable=False), weight.round())
+    assert torch.equal(best_integers(weight, torch.zeros(12, 12, dtype=torch.float64), 12, False), weight.round())
 
 
 @given(
@@ -145,7 +156,7 @@ def test_pairs_are_always_safe(channels, taps, rank, size, sign, seed):
     weight = size * torch.randn(3, channels * taps, generator=generator, dtype=torch.float64)
     weight = weight.abs() * sign if sign else weight
     rows = 100 * torch.randn(rank, channels * taps, generator=generator, dtype=torch.float64)
-    found = with_feedback(weight, rows.T @ rows, channels, portable=True)
+    found = best_integers(weight, rows.T @ rows, channels, portable=True)
     assert bool(pairs_are_safe(found.view(3, channels, taps)).all())
     assert torch.equal(found, found.round()) and float(found.abs().max()) <= WEIGHT_MAX
 
@@ -153,7 +164,16 @@ def test_pairs_are_always_safe(channels, taps, rank, size, sign, seed):
 def test_the_limit_on_pairs_costs_nothing_where_it_is_not_reached():
     torch.manual_seed(1)
     weight, second = 8 * torch.randn(6, 24, dtype=torch.float64), second_moment(24)
-    assert torch.equal(with_feedback(weight, second, 8, True), with_feedback(weight, second, 8, False))
+    assert torch.equal(best_integers(weight, second, 8, True), best_integers(weight, second, 8, False))
+
+
+@pytest.mark.parametrize("portable", [True, False])
+def test_descent_goes_on_where_feedback_ends(portable):
+    torch.manual_seed(2)
+    weight, second = 50 * torch.randn(8, 5 * 9, dtype=torch.float64), second_moment(5 * 9)
+    alone, both = fed_back(weight, second, 5, portable), best_integers(weight, second, 5, portable)
+    errors = [squared_error(weight, found, raised(second)) for found in (alone, both)]
+    assert bool((errors[1] <= errors[0]).all()) and float(errors[1].sum()) < 0.98 * float(errors[0].sum())
 
 
 def quantized(layer, recipe=GREEDY):
@@ -232,7 +252,8 @@ def test_inputs_are_taken_less_their_mean_where_a_bias_takes_it_back(bias, corre
     real = network[0].weight.double() / layer.weight_scale.double()[:, None]
     kept = None if layer.bias is None else layer.bias.clone()
     round_again(network, {"0": layer}, [Call((x,))], replace(GREEDY, bias_correction=correction))
-    assert torch.equal(layer.weight.double(), eliminated(real, second, 24))
+    wanted = one_by_one(real, eliminated(real, second, 24), raised(second), 24, portable=False)
+    assert torch.equal(layer.weight.double(), wanted)
     assert layer.bias is None if kept is None else torch.equal(layer.bias, kept) is not centred
 
 
@@ -281,5 +302,5 @@ def test_moments_of_few_windows_have_a_factor():
     """Fewer windows than inputs: a second moment that has no inverse without damping."""
     u = torch.randint(-100, 100, (3, 30)).float()
     second = (u.T @ u).double() / len(u)
-    found = with_feedback(20 * torch.randn(4, 30, dtype=torch.float64), second, 30, True)
+    found = best_integers(20 * torch.randn(4, 30, dtype=torch.float64), second, 30, True)
     assert bool(torch.isfinite(found).all()) and bool(pairs_are_safe(found.view(4, 30, 1)).all())

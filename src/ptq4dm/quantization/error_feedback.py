@@ -6,7 +6,7 @@ Models With Guarantees", NeurIPS 2023, arXiv 2307.13304, prove equal to it: with
 layer's inputs, R upper triangular, the weight of input k is rounded after the errors e_j = w_j - q_j of the inputs j
 before it are added to it, each times R_jk / R_kk. Here the scales stay those of `weights.quantize_weight`, and the
 integers stay within its limit on pairs: the second weight of a pair is bounded by the first. Inputs are taken less
-their mean, since the bias takes the mean of the error back.
+their mean, since the bias takes the mean of the error back. What is found is the start of `descent`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ptq4dm.numerics import PAIR_LIMIT, WEIGHT_MAX
 from ptq4dm.pipelines.denoiser import Call
+from ptq4dm.quantization.descent import descended
 from ptq4dm.quantization.input_moments import InputMoments, Rounded, moments_of_sets
 from ptq4dm.quantization.layers import weight_of
 from ptq4dm.quantization.weights import largest_integer
@@ -56,7 +57,7 @@ def round_all(network: nn.Module, jobs: Sequence[Job], calls: Sequence[Call], sh
         real = real_weights(network.get_submodule(name), layer)
         bias = network.get_submodule(name).bias if recipe.bias_correction else None
         second = moments.products / moments.count if bias is None else covariance(moments)
-        integers = with_feedback(real, second, layer.weight.shape[1], recipe.portable, largest_integer(recipe.bits))
+        integers = best_integers(real, second, layer.weight.shape[1], recipe.portable, largest_integer(recipe.bits))
         layer.weight.copy_(integers.view(layer.weight.shape))
         if isinstance(bias, Tensor):
             shift = (real @ moments.real - integers @ moments.rounded) / moments.count
@@ -78,17 +79,24 @@ def covariance(moments: InputMoments) -> Tensor:
     return moments.products / moments.count - torch.outer(mean, mean)
 
 
-def with_feedback(
+def best_integers(
     weight: Tensor, second_moment: Tensor, channels: int, portable: bool, largest: int = WEIGHT_MAX
 ) -> Tensor:
     """Integers (out, K) float64 for real weights (out, K) in steps, K = (channels, taps): each row's squared error of
     the output is small for inputs of these second moments (K, K). portable: see `numerics.pairs_are_safe`. largest: of
     an integer, in magnitude."""
+    order = torch.arange(weight.shape[1]).view(channels, -1).T.reshape(-1)  # pairs of channels stand side by side
+    real, (second, factor) = weight[:, order], damped(second_moment[order][:, order])
+    integers = torch.empty_like(weight)
+    rounded = with_feedback(real, carried(factor), channels, portable, largest)
+    integers[:, order] = descended(real, rounded, second, channels, portable, largest)
+    return integers
+
+
+def with_feedback(weight: Tensor, weighted: Tensor, channels: int, portable: bool, largest: int = WEIGHT_MAX) -> Tensor:
+    """`best_integers` by error feedback alone, for inputs in the order (taps, channels). weighted: of `carried`."""
     width = weight.shape[1]
-    order = torch.arange(width).view(channels, -1).T.reshape(-1)  # pairs of channels stand side by side
-    real, second = weight[:, order], second_moment[order][:, order]
-    weighted = carried(second)
-    wanted, integers = real.clone(), torch.zeros_like(real)
+    real, integers = weight.clone(), torch.zeros_like(weight)
     for start in range(0, width, BLOCK):
         end = min(start + BLOCK, width)
         errors = torch.zeros(len(real), end - start, dtype=real.dtype)
@@ -102,24 +110,21 @@ def with_feedback(
                 first = integers[:, j - 1]
                 low, high = (-PAIR_LIMIT - first).clamp(min=-largest), (PAIR_LIMIT - first).clamp(max=largest)
                 integers[:, j] = real[:, j].round().clamp(low, high)
-            errors[:, j - start] = wanted[:, j] - integers[:, j]
+            errors[:, j - start] = weight[:, j] - integers[:, j]
             real[:, j + 1 : end] += torch.outer(errors[:, j - start], weighted[j, j + 1 : end])
         real[:, end:] += errors @ weighted[start:end, end:]
-    result = torch.empty_like(integers)
-    result[:, order] = integers
-    return result
+    return integers
 
 
-def carried(second: Tensor) -> Tensor:
-    """What of the error of input j the weight of a later input k takes on, R_jk / R_kk, where the damped second moments
-    are R Rᵀ with R upper triangular. The squared error of the output is that of eᵀ R, whose entry k is R_kk times the
+def carried(factor: Tensor) -> Tensor:
+    """What of the error of input j the weight of a later input k takes on, R_jk / R_kk, where the second moments are
+    R Rᵀ with R upper triangular. The squared error of the output is that of eᵀ R, whose entry k is R_kk times the
     sum of e_k and of the earlier e_j R_jk / R_kk."""
-    upper = damped_factor(second)
-    return upper / upper.diagonal()
+    return factor / factor.diagonal()
 
 
-def damped_factor(second: Tensor) -> Tensor:
-    """R of second moments with their diagonal raised: their Cholesky factor with rows and columns in reverse.
+def damped(second: Tensor) -> tuple[Tensor, Tensor]:
+    """Second moments with their diagonal raised, and R: their Cholesky factor with rows and columns in reverse.
 
     The sums behind them are of float32: where inputs hardly vary around a large mean, what is left of them once the
     mean is taken off may be rounding alone, and not of any R Rᵀ. Then the diagonal is raised above that rounding, and
@@ -128,11 +133,12 @@ def damped_factor(second: Tensor) -> Tensor:
     assert bool(second.isfinite().all())  # calibration refuses inputs that are not
     lowest = torch.finfo(torch.float32)
     damping = float(DAMPING * second.diagonal().mean().clamp(min=lowest.tiny))
-    reverse, unit = second.flip(0, 1), torch.eye(len(second), dtype=second.dtype)
+    unit = torch.eye(len(second), dtype=second.dtype)
     while True:
-        factor, failed_at = torch.linalg.cholesky_ex(reverse + damping * unit)
+        raised = second + damping * unit
+        factor, failed_at = torch.linalg.cholesky_ex(raised.flip(0, 1))
         if not failed_at:
-            return factor.flip(0, 1)
+            return raised, factor.flip(0, 1)
         damping = max(10 * damping, lowest.eps * float(second.abs().max()))
 
 

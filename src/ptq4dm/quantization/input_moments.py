@@ -20,9 +20,9 @@ from ptq4dm.quantization.layers import QuantizedConv, QuantizedLayer, QuantizedL
 from ptq4dm.quantization.weight_only import WeightOnlyConv, WeightOnlyLayer, WeightOnlyLinear
 from ptq4dm.ranges.observe import evaluating
 
-WINDOWS = 4096
+WINDOWS = 16384
 """Windows drawn of a layer's input, over all calls."""
-PER_INPUT = 4
+PER_INPUT = 16
 """Of a wide layer more are drawn: so many for each of its inputs to an output."""
 CALLS = 32
 """Calls that they are drawn from, evenly spread over those given."""
