@@ -1,6 +1,7 @@
 """Recipes: presets load, and every wrong key or value is named."""
 
 import json
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -94,6 +95,8 @@ def test_what_python_has_for_numbers_and_lists_is_accepted():
 
 
 def test_an_unknown_recipe_lists_the_presets():
+    with pytest.raises(RecipeError, match=r"no recipe 'None': name a TOML file or one of .*w8a8"):
+        load_recipe(cast(Any, None))
     with pytest.raises(RecipeError, match=r"no recipe 'w9a9': name a TOML file or one of .*w8a8"):
         load_recipe("w9a9")
 

@@ -1,7 +1,5 @@
 """What tests of layers with 8-bit weights and float inputs have in common: a recipe, calls, and engines to ask."""
 
-import copy
-
 import torch
 from torch import nn
 
@@ -25,16 +23,19 @@ def of_time(network):
     ]
 
 
+def pictures():
+    """Nine x_t: enough that some meet no rounding that falls the other way."""
+    return torch.randn(9, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+
+
 @torch.no_grad()
 def answer(network, x=None, t=400):
-    x = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(1)) if x is None else x
-    return network(x, torch.tensor(t)).sample
+    return network(pictures() if x is None else x, torch.tensor(t)).sample
 
 
 def near(found, network):
-    """Whether an answer is no farther from the simulated network than float32 is from float64, twice (values at ties
-    are rounded to the other side)."""
+    """Whether answers to `pictures()` are those of the simulated network: to float rounding where no rounding to 8 bits
+    falls the other way, as in a third of them at least, and where one does, by no more than 5 %."""
     wanted = answer(network)
-    x = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(1)).double()
-    flips = (answer(copy.deepcopy(network).double(), x).float() - wanted).norm()
-    return float((found - wanted).norm()) <= 2 * float(flips) + 1e-4 * float(wanted.norm())
+    apart = ((found - wanted).flatten(1).norm(dim=1) / wanted.flatten(1).norm(dim=1)).sort().values
+    return bool(apart[2] < 1e-5) and bool(apart[-1] < 0.05)

@@ -278,8 +278,7 @@ def load_recipe(recipe: "Recipe | str | Path") -> Recipe:
     if str(recipe) in preset_names():
         text = (resources.files("ptq4dm") / "presets" / f"{recipe}.toml").read_text()
         return recipe_from_dict({"name": str(recipe), **tomllib.loads(text)}, f"preset {recipe}")
-    path = Path(recipe)
-    if not os.path.isfile(path):
+    if not isinstance(recipe, str | Path) or not os.path.isfile(path := Path(recipe)):
         raise RecipeError(f"no recipe {str(recipe)!r}: name a TOML file or one of {', '.join(preset_names())}")
     read = json.loads if path.suffix == ".json" else tomllib.loads
     try:

@@ -56,7 +56,9 @@ def distances(a, b):
 def test_it_is_no_farther_from_the_simulated_network_than_float32_is_from_float64(backend):
     """In the mean over calls, by no more than two standard errors: a single call may flip an integer more or less.
 
-    The arithmetic `qdq` rounds every output as well, which ONNX Runtime does by another float formula: 1.5 there.
+    OpenVINO's float parts round by themselves: two float32 networks, each as far from float64 as the other, are the
+    root of 2 as far from each other. (`bench_exactness.py` measures a trained network, against 1.) The arithmetic `qdq`
+    rounds every output as well, which ONNX Runtime does by another float formula: 1.5 there.
     """
     model, module = backend
     x_t, t = inputs(16 if module.ptq4dm_backend == "triton" else 64)  # Triton's interpreter is slow
@@ -65,7 +67,7 @@ def test_it_is_no_farther_from_the_simulated_network_than_float32_is_from_float6
         exact = copy.deepcopy(model.network).double()(x_t.double(), t).sample
         got = module(x_t, t).sample
     assert got.shape == simulated.shape and got.dtype == torch.float32
-    allowed = 1.0 if module.ptq4dm_backend != "onnxruntime" else 1.5
+    allowed = {"openvino": 2**0.5, "onnxruntime": 1.5}.get(module.ptq4dm_backend, 1.0)
     farther = distances(got, simulated) - allowed * distances(simulated, exact)
     assert farther.mean() <= 2 * farther.std() / len(farther) ** 0.5
 

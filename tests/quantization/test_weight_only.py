@@ -11,7 +11,7 @@ from diffusers import DDIMScheduler, DiffusionPipeline, LDMPipeline, UNet2DModel
 from safetensors.torch import load_file
 from tiny import tiny_pipeline, tiny_unet
 from torch import nn
-from weight_only_common import ENGINES, RECIPE, WEIGHTS, answer, near, of_time
+from weight_only_common import ENGINES, RECIPE, WEIGHTS, answer, near, of_time, pictures
 
 import ptq4dm
 from ptq4dm.cli.main import main
@@ -193,12 +193,11 @@ def test_the_export_means_the_same(model, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
     path = model.export_onnx(tmp_path / "unet.onnx")
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    x = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    x, t = pictures(), 400
     names = [item.name for item in session.get_inputs()]
     shapes = {item.name: item.shape for item in session.get_inputs()}
-    fed = {
-        name: x.numpy() if len(shapes[name]) == 4 else np.full([2] * len(shapes[name]), 400, np.int64) for name in names
-    }
+    steps = {name: np.full([len(x)] * len(shape), t, np.int64) for name, shape in shapes.items() if len(shape) != 4}
+    fed = {name: steps.get(name, x.numpy()) for name in names}
     assert near(torch.from_numpy(session.run(None, fed)[0]), model.network)
 
 

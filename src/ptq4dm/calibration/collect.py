@@ -86,8 +86,10 @@ def check(recipe: CalibrationRecipe) -> None:
         raise RecipeError(f"unknown calibration source {recipe.source!r}: accepted are {', '.join(SOURCES)}")
     if recipe.samples < 1:
         raise CalibrationError(f"samples = {recipe.samples}: a calibration set needs at least 1")
-    if recipe.batch_size < 1 or recipe.seed < 0:
-        raise RecipeError(f"batch_size = {recipe.batch_size} should be at least 1, seed = {recipe.seed} at least 0")
+    if recipe.batch_size < 1:
+        raise RecipeError(f"batch_size = {recipe.batch_size} should be at least 1")
+    if recipe.seed < 0:
+        raise RecipeError(f"seed = {recipe.seed} should be at least 0")
 
 
 def chosen_pictures(pipeline: Pipeline, recipe: CalibrationRecipe, pictures: Tensor | None) -> Tensor | None:

@@ -89,6 +89,7 @@ def single(t: int | float = 0) -> TimestepLaw:
         raise RecipeError(f"single: t = {t!r} should be a whole time-step or a fraction of T such as 0.5")
     if isinstance(t, float) and not 0 <= t <= 1:
         raise RecipeError(f"single: t = {t} should be a fraction from 0.0 to 1.0; for a time-step give a whole number")
+    refuse_huge(t)
 
     def law(samples: int, num_train_timesteps: int, rng: np.random.Generator) -> np.ndarray:
         timestep = t if isinstance(t, int) else round(t * (num_train_timesteps - 1))
@@ -107,8 +108,15 @@ def explicit(timesteps: Sequence[int] = ()) -> TimestepLaw:
     for timestep in timesteps:
         if isinstance(timestep, bool) or not isinstance(timestep, int | np.integer):
             raise RecipeError(f"explicit: {timestep!r} in timesteps should be a whole number")
+        refuse_huge(timestep)
     listed = np.array(timesteps, dtype=np.int64)
     return lambda samples, num_train_timesteps, rng: np.resize(listed, samples)
+
+
+def refuse_huge(timestep: float) -> None:
+    """Raises RecipeError: a time-step that int64 cannot hold; others are held against T when they are drawn."""
+    if abs(timestep) >= 2**63:
+        raise RecipeError(f"time-step {timestep} is out of range: accepted are 0 to T - 1")
 
 
 def weighted(timesteps: Sequence[int] = (), weights: Sequence[float] = ()) -> TimestepLaw:
@@ -117,7 +125,10 @@ def weighted(timesteps: Sequence[int] = (), weights: Sequence[float] = ()) -> Ti
     Raises RecipeError: as `explicit`; or the weights are not as many, negative, not finite, or all 0.
     """
     listed = explicit(timesteps)(len(timesteps), 0, np.random.default_rng(0))
-    shares = np.asarray(weights, dtype=np.float64)
+    try:
+        shares = np.asarray(weights, dtype=np.float64)
+    except (TypeError, ValueError, OverflowError):  # words, lists of several lengths, numbers beyond float64
+        shares = np.empty(0)
     if shares.shape != listed.shape or not (np.isfinite(shares) & (shares >= 0)).all() or not shares.sum() > 0:
         raise RecipeError(
             f"weighted: weights = {weights!r:.80} should be {len(listed)} numbers, one a time-step, at least one of "

@@ -25,7 +25,7 @@ def descended(
     portable: bool,
     largest: int = WEIGHT_MAX,
 ) -> Tensor:
-    """Integers (out, K) float64 of which no row's squared error e H eᵀ is larger than that of `integers`.
+    """Integers (out, K) float64 of which no row's squared error e H eᵀ, by the H given, is larger than of `integers`.
 
     e: weight less integers. weight: real weights (out, K) in steps, K = (taps, channels). second_moment: H (K, K), with
     a diagonal above zero. portable: `integers` are safe in pairs, see `numerics.pairs_are_safe`, and so is the result.
