@@ -7,10 +7,17 @@ from families import FAMILIES
 from readme import ROOT, block
 from tiny import tiny_pipeline
 
+from ptq4dm.backends.registry import BACKENDS
 from ptq4dm.backends.stand_in import stands_in
 
 TINY = {'ptq4dm.open_pipeline("emoji-32").source': "pipeline_of_ones_own"}
 FEW = {'"w8a8-quick"': 'ptq4dm.load_recipe("w8a8-quick").replace(calibration={"samples": 8})'}
+
+
+@pytest.fixture(autouse=True)
+def engines_only(monkeypatch):
+    """`auto` takes the fastest: of networks this small, on a busy machine, now and then the simulated one."""
+    monkeypatch.delitem(BACKENDS, "simulated")
 
 
 @pytest.fixture(scope="module")
