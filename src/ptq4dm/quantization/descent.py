@@ -2,7 +2,7 @@
 
 Error feedback (`error_feedback`) never looks back: a weight is rounded for those before it. Coordinate descent from
 where it ends, as in Behdin et al., "QuantEase: Optimization-based Quantization for Language Models", 2023, arXiv
-2309.01885, Section 3, mends what those behind did to it: for one weight of a row, all others fixed, the squared error
+2309.01885, mends what those behind did to it: for one weight of a row, all others fixed, the squared error
 e H eᵀ of the output is a parabola, so that the best integer is the one nearest to its vertex.
 """
 

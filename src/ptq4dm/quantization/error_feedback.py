@@ -1,7 +1,7 @@
 """Round weights one input after the other; what each rounding does to the output is taken back by those still to come.
 
 Frantar et al., "GPTQ: Accurate Post-Training Quantization for Generative Pre-trained Transformers", ICLR 2023, arXiv
-2210.17323, Section 3.3, in the form without an inverse that Chee et al., "QuIP: 2-Bit Quantization of Large Language
+2210.17323, in the form without an inverse that Chee et al., "QuIP: 2-Bit Quantization of Large Language
 Models With Guarantees", NeurIPS 2023, arXiv 2307.13304, prove equal to it: with H = R Rᵀ the second moments of the
 layer's inputs, R upper triangular, the weight of input k is rounded after the errors e_j = w_j - q_j of the inputs j
 before it are added to it, each times R_jk / R_kk. Here the scales stay those of `weights.quantize_weight`, and the

@@ -6,14 +6,14 @@ for all where speed goes before room.
 """
 
 import copy
-from typing import Any, Final
+from typing import Final
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ptq4dm.quantization.dequantized import FLOATS
-from ptq4dm.quantization.weight_only import WeightOnlyConv, WeightOnlyLayer, WeightOnlyLinear
+from ptq4dm.quantization.dequantized import dequantized
+from ptq4dm.quantization.weight_only import WeightOnlyConv, WeightOnlyLayer
 
 HALVES: Final = (torch.float16, torch.bfloat16)
 
@@ -36,22 +36,6 @@ class HalfPrecisionProducts(nn.Module):
         if not isinstance(layer, WeightOnlyConv):
             return F.linear(input, weight, bias)
         return layer.convolve(input, weight, bias, layer.stride, layer.padding, layer.dilation, layer.groups)
-
-
-def dequantized(layer: WeightOnlyLayer, dtype: torch.dtype) -> nn.Module:
-    """The layer with its weights as floats of that type: in half precision the same numbers, and no work at each
-    call."""
-    where: dict[str, Any] = {"bias": layer.bias is not None, "dtype": dtype, "device": layer.weight.device}
-    if isinstance(layer, WeightOnlyLinear):
-        new: nn.Module = nn.Linear(layer.in_features, layer.out_features, **where)
-    else:
-        assert isinstance(layer, WeightOnlyConv)
-        window: Any = (layer.kernel_size, layer.stride, layer.padding, layer.dilation, layer.groups)
-        new = FLOATS[layer.weight.dim() - 2](layer.in_channels, layer.out_channels, *window, **where)
-    scale = layer.weight_scale.detach().view(-1, *[1] * (layer.weight.dim() - 1))
-    held = {"weight": layer.weight.to(torch.float32) * scale} | ({} if layer.bias is None else {"bias": layer.bias})
-    new.load_state_dict({name: tensor.to(dtype) for name, tensor in held.items()})
-    return new.requires_grad_(False).train(layer.training)
 
 
 def half_precision_forms(network: nn.Module, held: torch.dtype | None = None) -> dict[str, nn.Module]:
