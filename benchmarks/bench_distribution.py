@@ -4,6 +4,9 @@ Beside it, what else would change it: the float pictures rounded as a PNG rounds
 difference d = INT8 - float: a direction that all pictures share changes sign with d, noise does not.
 
     python benchmarks/bench_distribution.py [--quick] [--count 2048] [--work DIR] [--inception WEIGHTS] [--weights-only]
+                                            [--first-seed SEED]
+
+--first-seed: pictures on which no choice was ever judged, in a result of its own.
 
 --weights-only: in INT8's place its weights as they were rounded, with inputs in float, on the same engine as the float
 network: what the rounding of weights does by itself.
@@ -41,6 +44,7 @@ def main() -> None:
     own.add_argument("--model", default="emoji-32")
     own.add_argument("--artifact", help="a quantized model's folder (default: the built-in one)")
     own.add_argument("--backend", default="openvino")
+    own.add_argument("--first-seed", type=int, default=FIRST_SEED, help="the pictures' seeds count up from it")
     own.add_argument("--weights-only", action="store_true", help="round the weights and leave the inputs in float")
     own.add_argument("--float-engine", default="openvino", choices=("eager", "openvino", "onnxruntime"))
     own.add_argument("--scheduler", default="ddim")
@@ -82,7 +86,7 @@ def main() -> None:
         "what": f"{args.model}, {args.scheduler} in {args.steps} steps",
         "reference": f"{len(reference)} training pictures of {args.data}",
         "n": args.count,
-        "first_seed": FIRST_SEED,
+        "first_seed": args.first_seed,
         "backend": args.backend,
         "rounded": "weights" if args.weights_only else "weights and inputs",
         "float_engine": args.float_engine,
@@ -92,7 +96,8 @@ def main() -> None:
         "pictures_psnr_mean": psnr,
         "mean_shift_rgb": shift,
     }
-    save("distribution-weights" if args.weights_only else "distribution", args, results)
+    kind = "distribution-weights" if args.weights_only else "distribution"
+    save(kind if args.first_seed == FIRST_SEED else f"{kind}-seeds-{args.first_seed}", args, results)
 
 
 def draw(args) -> dict[str, torch.Tensor]:
@@ -107,14 +112,14 @@ def draw(args) -> dict[str, torch.Tensor]:
         rounded, engine = alone[args.float_engine], f"weights alone, {args.float_engine}"
     else:
         rounded, engine = model.to_module(args.backend), args.backend
-    seeds = range(FIRST_SEED, FIRST_SEED + args.count)
+    seeds = range(args.first_seed, args.first_seed + args.count)
     shown = sys.stderr.isatty()
     drawn = {}
     for name, network, identity in (
         ("float", engines[args.float_engine], [pipeline.fingerprint, args.float_engine]),
         ("int8", rounded, [pipeline.fingerprint, made, engine]),
     ):
-        folder = args.work / f"{name}-{fingerprint({}, identity, args.scheduler, args.steps)}"
+        folder = args.work / f"{name}-{fingerprint({}, identity, args.scheduler, args.steps, args.first_seed)}"
         drawn[name] = draw_resumable(
             network, pipeline, args.scheduler, args.steps, seeds, args.batch_size, folder, identity, shown
         )
