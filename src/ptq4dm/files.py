@@ -190,6 +190,17 @@ def read_json(path: Path) -> Any:
         raise ArtifactError(f"{path} cannot be read as JSON: {error}") from error
 
 
+def read_object(path: Path, mend: str) -> dict[str, Any]:
+    """Read a JSON object. Raises ArtifactError that ends in `mend` if it is missing, damaged or something else."""
+    try:
+        values = read_json(path)
+    except ArtifactError as error:
+        raise ArtifactError(f"{error}; {mend}") from error
+    if not isinstance(values, dict):
+        raise ArtifactError(f"{path} holds a {type(values).__name__}, not a JSON object; {mend}")
+    return values
+
+
 def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
     """Write a safetensors file, whole or not at all. `metadata` must be strings."""
     with new_file(path) as building:

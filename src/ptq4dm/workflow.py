@@ -10,7 +10,7 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
-from ptq4dm.calibration.batches import calls_of_batches
+from ptq4dm.calibration.batches import calls_of_batches, require_runnable
 from ptq4dm.calibration.calibration_set import CalibrationSet
 from ptq4dm.calibration.call_errors import error_of
 from ptq4dm.calibration.calls import OBSERVED_AT_ONCE, calls_along_time, calls_on, time_span
@@ -23,7 +23,7 @@ from ptq4dm.calibration.timesteps import AUTO, resolve_law
 from ptq4dm.errors import CalibrationError, RecipeError
 from ptq4dm.pipelines.adapters import require_no_adapters
 from ptq4dm.pipelines.conditions import Condition, check_conditions, default_conditions, run_inputs
-from ptq4dm.pipelines.denoiser import placement, require_finite_weights, require_float
+from ptq4dm.pipelines.denoiser import placement, require_finite_weights, require_float, require_module
 from ptq4dm.pipelines.denoisers import left_out, not_called, watch_run, with_found
 from ptq4dm.pipelines.fused import fused_attentions, idle_layers_aside
 from ptq4dm.pipelines.pipeline import Pipeline, modes_kept, open_pipeline
@@ -280,7 +280,11 @@ def quantize_module(
         timestep: the name of the argument that holds the time-step, or a callable (args, kwargs) -> time-step;
             None keeps the statistics in one band.
         progress: show progress bars on stderr.
+
+    Raises:
+        PTQ4DMError: as `quantize`; a batch that the network cannot be run on is named.
     """
+    require_module(module)
     recipe = settled(recipe)
     if recipe.calibration.timesteps == AUTO:
         raise RecipeError(
@@ -295,6 +299,7 @@ def quantize_module(
     with idle_layers_aside([module]):
         make_plan(module, recipe.keep_float)
         calls = list(calls_of_batches(module, calibration_batches, timestep))
+        require_runnable(module, calls)
         denoiser, ranges = quantize_network(module, calls, time_span(calls), recipe, progress)
         denoiser = in_time_bands(denoiser, ranges, recipe, argument, progress)
         facts = {

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from ptq4dm.calibration.batches import calls_of_batches
+from ptq4dm.calibration.batches import calls_of_batches, require_runnable
 from ptq4dm.errors import CalibrationError
 from ptq4dm.pipelines.denoiser import Call
 
@@ -76,6 +76,42 @@ def test_batches_are_taken_one_by_one():
 def test_an_unknown_argument_is_said_before_any_batch():
     with pytest.raises(CalibrationError, match=r"timestep = 't' is no argument of Score\.forward: accepted are x"):
         calls_of_batches(Score(), [], "t")
+
+
+@pytest.mark.parametrize("batches", [5, None])
+def test_batches_that_cannot_be_gone_through(batches):
+    with pytest.raises(CalibrationError, match=f"calibration_batches = {batches} cannot be gone through: give a list"):
+        calls_of_batches(Score(), batches, "sigma")
+
+
+class Strict(nn.Module):
+    """A network that says which calls it was given, and takes three channels."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def forward(self, x, labels=None):
+        self.seen.append(x.shape)
+        if x.shape[1] != 3:
+            raise ValueError(f"{x.shape[1]} channels\nfor 3")
+        return x
+
+
+def test_a_call_of_each_form_is_tried():
+    calls = [Call((X,)), Call((X + 1,)), Call((X[:2],)), Call((X.double(),)), Call((X, {"a": X})), Call((X, {"b": X}))]
+    network = Strict().train()
+    require_runnable(network, [(call, None) for call in calls])
+    assert network.seen == [X.shape, X[:2].shape, X.shape, X.shape, X.shape]
+    assert network.training
+
+
+def test_a_call_that_fails_is_named():
+    calls = [(Call((X,)), None), (Call((X[:, :2],)), None)]
+    with pytest.raises(
+        CalibrationError, match=r"Strict cannot be run on calibration batch 1 \(ValueError: 2 channels for 3\): give"
+    ):
+        require_runnable(Strict(), calls)
 
 
 NAN = X.clone()

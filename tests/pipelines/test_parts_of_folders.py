@@ -43,3 +43,14 @@ def test_other_homes_are_refused(tmp_path):
         write_json(tmp_path / "float" / "model_index.json", {**index, "projection_model": [home, "system"]})
         with pytest.raises(ModelError, match=message):
             open_pipeline(tmp_path / "float")
+
+
+@pytest.mark.parametrize("part", ["scheduler/scheduler_config", "transformer/config", "tokenizer/tokenizer_config"])
+def test_a_config_that_is_no_object_is_named(part, tmp_path):
+    """diffusers takes some of them for a repository of the hub, and says that it cannot connect to it."""
+    stable_audio().save_pretrained(tmp_path / "float")
+    path = tmp_path / "float" / f"{part}.json"
+    assert path.exists()
+    write_json(path, [])
+    with pytest.raises(ModelError, match=f"{part}.json holds a list, not a JSON object; save or download the pipeline"):
+        open_pipeline(tmp_path / "float")

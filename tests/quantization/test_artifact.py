@@ -254,7 +254,9 @@ DAMAGES = {
     "no scheduler": lambda f: (f / "scheduler" / "scheduler_config.json").unlink(),
     "a list for an index": lambda f: (f / "model_index.json").write_text("[]"),
     "a list for a config": lambda f: (f / "unet" / "config.json").write_text("[]"),
+    "a list for the scheduler": lambda f: (f / "scheduler" / "scheduler_config.json").write_text("[]"),
     "no quantization": lambda f: edit(f / "unet" / "config.json", quantization_config=None),
+    "text for the quantization": lambda f: edit(f / "unet" / "config.json", quantization_config="x"),
     "a network that cannot be": lambda f: edit(f / "unet" / "config.json", block_out_channels=[8, 17]),
     "a foreign plan": lambda f: edit_denoiser(f, plan=[{"colour": "red"}]),
     "no recipe": lambda f: edit(f / "ptq4dm.json", recipe=None),
@@ -280,6 +282,27 @@ def test_a_damaged_folder_is_refused_in_one_line(folder, damage):
     with pytest.raises(ArtifactError) as caught:
         ptq4dm.load(folder)
     assert "\n" not in str(caught.value) and str(folder) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        ("a list for an index", r"model_index\.json holds a list, not a JSON object"),
+        ("a list for a config", r"unet/config\.json holds a list, not a JSON object"),
+        ("a list for the scheduler", r"scheduler_config\.json holds a list, not a JSON object"),
+        ("text for the quantization", r"unet/config\.json: quantization_config = 'x' is not what ptq4dm writes"),
+    ],
+)
+def test_the_damaged_file_is_named(folder, damage, message):
+    DAMAGES[damage](folder)
+    with pytest.raises(ArtifactError, match=f"{message}[;:] quantize the model again"):
+        ptq4dm.load(folder)
+
+
+@pytest.mark.parametrize("folder", [None, 5, ["a"]])
+def test_a_folder_that_is_no_name(folder):
+    with pytest.raises(ArtifactError, match=f"a {type(folder).__name__} is no folder: name one"):
+        ptq4dm.load(folder)
 
 
 def test_scales_that_are_not_positive_are_refused(model, tmp_path):
@@ -313,6 +336,20 @@ def test_a_pipeline_of_another_float_type_is_quantized_in_float32_and_left_as_it
     model = ptq4dm.quantize(source, QUICK)
     assert source.unet.dtype == dtype
     assert call(model.network).dtype == torch.float32
+
+
+def test_a_module_that_is_none_is_refused():
+    with pytest.raises(ptq4dm.errors.ModelError, match=r"a str is no network: give a torch\.nn\.Module"):
+        ptq4dm.quantize_module("emoji-32", [])
+
+
+def test_a_batch_that_the_module_cannot_run_is_named():
+    fits, wrong = torch.randn(2, 2, 9), torch.randn(2, 7, 9)  # Score is of two channels
+    batches = [((x,), {"sigma": torch.ones(2)}) for x in (fits, fits, wrong)]
+    with pytest.raises(
+        ptq4dm.errors.CalibrationError, match=r"Score cannot be run on calibration batch 2 \(RuntimeError: .*channels"
+    ):
+        ptq4dm.quantize_module(Score(), batches, timestep="sigma")
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])

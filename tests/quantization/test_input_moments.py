@@ -1,5 +1,7 @@
 """Windows of inputs against torch's own unfold and convolutions; their moments against sums over all of them."""
 
+from contextlib import contextmanager
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -185,6 +187,22 @@ def test_calls_are_taken_evenly_over_all(given_, taken, monkeypatch):
     network = Net().eval()
     list(input_moments(network, layers_of(network), calls(given_)))
     assert network.seen == taken
+
+
+@torch.no_grad()
+def test_the_progress_bar_counts_calls_and_what_is_done_with_layers(monkeypatch):
+    steps, totals = [], []
+
+    @contextmanager
+    def counting(what, total, shown=True):
+        totals.append(total)
+        yield steps.append
+
+    monkeypatch.setattr(of_inputs, "progress", counting)
+    network = Net().eval()
+    layers = {name: layer for name, layer in layers_of(network).items() if name in ("conv", "twice", "linear")}
+    at_each = [sum(steps) for _ in input_moments(network, layers, calls(2))]
+    assert at_each == [2, 3, 4] and totals == [2 + 3] and sum(steps) == 5
 
 
 @torch.no_grad()

@@ -2,15 +2,20 @@
 
 import inspect
 import numbers
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from ptq4dm.errors import CalibrationError
 from ptq4dm.pipelines.denoiser import Call, TimedCall
+from ptq4dm.pipelines.loading import one_line
+from ptq4dm.ranges.observe import evaluating
 
+FAULTS: Final = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+"""What a network raises at a call that does not fit it."""
 TimestepOf = str | Callable[[tuple[Any, ...], Mapping[str, Any]], Any] | None
 
 
@@ -23,8 +28,16 @@ def calls_of_batches(
     `module.forward` that is the time-step (any noise level: it is only compared), or a function (args, kwargs) ->
     number or tensor, or None if the network has none (then no time-steps come).
     Raises CalibrationError: no batch, not a batch, an argument that forward does not have, NaN or infinity, time-steps
-    that are neither one nor one a sample. An unknown argument is reported at once, the rest when its batch is reached.
+    that are neither one nor one a sample. No batches or an unknown argument are reported at once, the rest when its
+    batch is reached.
     """
+    try:
+        batches = iter(calibration_batches)
+    except TypeError:
+        raise CalibrationError(
+            f"calibration_batches = {calibration_batches!r} cannot be gone through: give a list or an iterator of "
+            "(args, kwargs), each of one call, such as [((x, t), {})]"
+        ) from None
     signature = inspect.signature(module.forward)
     if isinstance(timestep, str):
         open_ended = any(item.kind is item.VAR_KEYWORD for item in signature.parameters.values())
@@ -35,7 +48,7 @@ def calls_of_batches(
             )
     elif timestep is not None and not callable(timestep):
         raise CalibrationError(f"timestep = {timestep!r} should be an argument name, a function (args, kwargs) or None")
-    return checked_calls(signature, calibration_batches, timestep)
+    return checked_calls(signature, batches, timestep)
 
 
 def checked_calls(signature: inspect.Signature, batches: Iterable[Any], timestep: TimestepOf) -> Iterator[TimedCall]:
@@ -58,6 +71,31 @@ def checked_calls(signature: inspect.Signature, batches: Iterable[Any], timestep
         yield call, None if timestep is None else per_sample(value_of(timestep, call, bound, where), size, where)
     if empty:
         raise CalibrationError("no calibration batches: give at least one (args, kwargs); an iterator can be used once")
+
+
+@torch.no_grad()
+def require_runnable(module: nn.Module, calls: Sequence[TimedCall]) -> None:
+    """Raise CalibrationError that names the batch where `module` cannot be run on it; a call of each form is tried."""
+    tried = set()
+    with evaluating(module):
+        for index, (call, _) in enumerate(calls):
+            if form_of(call) in tried:
+                continue
+            tried.add(form_of(call))
+            try:
+                module(*call.args, **call.kwargs)
+            except FAULTS as error:
+                raise CalibrationError(
+                    f"{type(module).__name__} cannot be run on calibration batch {index} ({type(error).__name__}: "
+                    f"{one_line(error)}): give calls as your own sampling loop makes them"
+                ) from error
+
+
+def form_of(call: Call) -> tuple[Any, ...]:
+    """Shapes, types and devices of a call's tensors, nested ones too, and the kinds of all else."""
+    leaves, structure = pytree.tree_flatten((call.args, call.kwargs))
+    tensors = [(item.shape, item.dtype, item.device) if isinstance(item, Tensor) else type(item) for item in leaves]
+    return str(structure), *tensors
 
 
 def as_call(batch: Any, where: str) -> Call:

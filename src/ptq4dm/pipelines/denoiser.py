@@ -108,6 +108,15 @@ def torch_device(name: str) -> torch.device:
     return device
 
 
+def require_module(network: Any) -> None:
+    """Raise ModelError unless `network` is a torch module."""
+    if not isinstance(network, nn.Module):
+        raise ModelError(
+            f"a {type(network).__name__} is no network: give a torch.nn.Module; a diffusers pipeline, a folder or a "
+            "name goes to ptq4dm.quantize"
+        )
+
+
 def require_float(network: nn.Module, name: str) -> None:
     """Raise ModelError where a network is quantized already, by ptq4dm or another tool."""
     if getattr(network, "hf_quantizer", None) is not None or any(

@@ -15,7 +15,7 @@ from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 from safetensors import SafetensorError, safe_open
 
 from ptq4dm.errors import ArtifactError, ModelError
-from ptq4dm.files import read_json
+from ptq4dm.files import read_object
 from ptq4dm.pipelines.classes import LIBRARIES, class_of_part, find_class, is_library
 from ptq4dm.registration import METHODS
 
@@ -71,6 +71,8 @@ def read_index(folder: Path) -> dict[str, list[str]]:
             raise ModelError(
                 f"{folder}: {name} is a {part[1]!r}, which diffusers {diffusers.__version__} does not have"
             )
+        for path in sorted((folder / name).glob("*config.json")):
+            read_config(path)  # diffusers takes one that is no object for a repository of the hub
     return parts
 
 
@@ -100,12 +102,9 @@ def saved_by_diffusers(folder: Path) -> bool:
 def read_config(path: Path) -> dict[str, Any]:
     """One JSON object of a pipeline folder. Raises ModelError."""
     try:
-        values = read_json(path)
+        return read_object(path, "save or download the pipeline again")
     except ArtifactError as error:
-        raise ModelError(f"{one_line(error)}; save or download the pipeline again") from error
-    if not isinstance(values, dict):
-        raise ModelError(f"{path} holds a {type(values).__name__}, not a JSON object; save the pipeline again")
-    return values
+        raise ModelError(" ".join(str(error).split())) from error
 
 
 def load_model(folder: Path, name: str, kind: Any) -> Any:

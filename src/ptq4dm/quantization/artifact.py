@@ -123,8 +123,10 @@ def fill_folder(model: QuantizedModel, building: Path) -> None:
     files.write_json(building / FACTS, facts)
 
 
-def read_facts(folder: Path) -> dict[str, Any]:
+def read_facts(folder: str | Path) -> dict[str, Any]:
     """Read and check `ptq4dm.json`. Raises ArtifactError for a foreign, newer or damaged artifact."""
+    if not isinstance(folder, str | Path):
+        raise ArtifactError(f"a {type(folder).__name__} is no folder: name one that `ptq4dm quantize --out` wrote")
     folder = Path(folder)
     if not os.path.isdir(folder):  # of pathlib, a name that is too long is an OSError
         raise ArtifactError(f"no folder {folder}: name a folder that `ptq4dm quantize --out` wrote")
@@ -174,10 +176,10 @@ def load(folder: str | Path, module: nn.Module | None = None, example: Call | No
     """
     from ptq4dm.zoo.zoo import MODELS, int8_folder
 
-    folder = int8_folder(str(folder)) if str(folder) in MODELS and not os.path.exists(folder) else Path(folder)
+    folder = int8_folder(str(folder)) if str(folder) in MODELS and not os.path.exists(folder) else folder
     facts = read_facts(folder)
     try:
-        return read_model(folder, facts, module, example)
+        return read_model(Path(folder), facts, module, example)
     except FAULTS as error:
         raise ArtifactError(
             f"{folder} is damaged ({type(error).__name__}: {one_line(error)}): quantize the model again"
@@ -261,8 +263,13 @@ def read_weights(folder: Path, held: dict[str, Any]) -> dict[str, Tensor]:
 
 def empty_network(folder: Path, name: str, arithmetic: str) -> nn.Module:
     """A float network of the class and config that a denoiser's folder names. Raises ArtifactError."""
-    config = files.read_json(folder / name / "config.json")
-    header = config.pop("quantization_config", {})
+    config = files.read_object(folder / name / "config.json", "quantize the model again")
+    header = config.pop("quantization_config", None)
+    if not isinstance(header, dict):
+        raise ArtifactError(
+            f"{folder / name / 'config.json'}: quantization_config = {header!r} is not what ptq4dm writes: quantize "
+            "the model again"
+        )
     check_version(header.get("format_version"), folder / name / "config.json")
     if header.get("arithmetic") != arithmetic:
         raise ArtifactError(f"{folder}: its files name several arithmetics: quantize the model again")

@@ -88,13 +88,14 @@ def moments_of_sets(
     network: nn.Module, sets: Sequence[Mapping[str, Rounded]], calls: Sequence[Call], shown: bool = False
 ) -> Iterator[tuple[int, str, InputMoments]]:
     """`input_moments` of several sets of layers, each as if it were alone, in as many passes over the calls as the
-    largest of them needs; with the place of the set in `sets`."""
+    largest of them needs; with the place of the set in `sets`. The progress bar counts calls, and each layer when the
+    next is asked for: what is done with one takes the longest."""
     watched = [{name: layer for name, layer in layers.items() if has_windows(layer)} for layers in sets]
     number = min(CALLS, len(calls))
     taken = [calls[index * len(calls) // number] for index in range(number)]
     groups = [in_groups({name: layer.weight[0].numel() ** 2 for name, layer in own.items()}) for own in watched]
     passes = max(map(len, groups), default=0)
-    with progress("inputs of layers", passes * len(taken), shown) as advance:
+    with progress("error feedback", passes * len(taken) + sum(map(len, watched)), shown) as advance:
         for index in range(passes):
             with ExitStack() as stack:
                 found = {
@@ -109,6 +110,7 @@ def moments_of_sets(
                 while collected:
                     name, moments = collected.popitem()
                     yield place, name, moments.complete()
+                    advance(1)
 
 
 @contextmanager

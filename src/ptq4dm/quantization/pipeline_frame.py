@@ -62,14 +62,18 @@ def other_parts(pipeline: Pipeline) -> dict[str, nn.Module]:
 def read_pipeline(folder: Path, networks: dict[str, nn.Module], facts: dict[str, Any]) -> Pipeline:
     """The diffusers pipeline around quantized networks, its parts fused and in the float types as they were saved.
 
-    Raises ArtifactError: a part is missing.
+    Raises ArtifactError: a part is missing, or its config is no JSON object.
     """
-    index = files.read_json(folder / "model_index.json")
+    index = files.read_object(folder / "model_index.json", "quantize the model again")
     for name, row in index.items():
         if name.startswith("_") or not isinstance(row, list) or row == [None, None] or name in networks:
             continue
         if not (folder / name).is_dir():
             raise ArtifactError(f"{folder}: the part {name} ({row[1]}) is missing: quantize the model again")
+        for path in sorted((folder / name).glob("*config.json")):
+            files.read_object(
+                path, "quantize the model again"
+            )  # diffusers takes one that is none for a repository of the hub
     kind = diffusers_class(folder, index.get("_class_name"))
     with quiet():
         source = kind.from_pretrained(str(folder), use_safetensors=True, local_files_only=True, **networks)
