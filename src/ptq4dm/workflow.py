@@ -58,7 +58,7 @@ def quantize(
     conditions: Sequence[Condition] | None = None,
     calibration_set: CalibrationSet | None = None,
     pictures: Tensor | None = None,
-    work: Path | None = None,
+    work: str | Path | None = None,
     progress: bool = False,
 ) -> QuantizedModel:
     """Quantize the denoisers of a diffusion pipeline to INT8, without any training.
@@ -81,7 +81,8 @@ def quantize(
     with modes_kept(model):
         pipeline = open_pipeline(model)
         with idle_layers_aside(pipeline.source.components.values()):
-            return quantize_opened(pipeline, recipe, conditions, calibration_set, pictures, work, progress)
+            place = None if work is None else Path(work)
+            return quantize_opened(pipeline, recipe, conditions, calibration_set, pictures, place, progress)
 
 
 def settled(recipe: Recipe | str | Path) -> Recipe:
@@ -112,6 +113,11 @@ def quantize_opened(
     if conditions is not None:
         raise CalibrationError(
             f"{pipeline.name} is an unconditional model and takes no conditions: leave them out (prompts, labels)"
+        )
+    if not isinstance(calibration_set, CalibrationSet | None):
+        raise CalibrationError(
+            f"calibration_set is a {type(calibration_set).__name__}: give ptq4dm.CalibrationSet.load(path), or leave "
+            "it out"
         )
     if calibration_set is not None and pictures is not None:
         raise CalibrationError("pictures are given beside a calibration set, which needs none: leave them out")

@@ -66,6 +66,35 @@ def test_the_folder_is_a_diffusers_pipeline_with_int8_weights(folder):
     assert scheduler.config.num_train_timesteps == 1000
 
 
+def test_a_pipeline_takes_no_module(folder):
+    with pytest.raises(ArtifactError, match="holds a pipeline, which needs no module"):
+        ptq4dm.load(folder, module=nn.Linear(2, 2))
+
+
+@pytest.mark.parametrize("backend", [5, None, nn.Linear(2, 2), "cuda"])
+def test_a_backend_that_is_none(model, backend):
+    with pytest.raises(BackendError, match=r"no backend .*: accepted are auto, simulated, openvino"):
+        model.to_module(backend)
+
+
+def test_the_place_of_the_work_may_be_text(tmp_path):
+    ptq4dm.quantize(tiny_pipeline(), QUICK, work=str(tmp_path))
+    assert (tmp_path / "calibration_set.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"calibration_set": "set.safetensors"}, r"calibration_set is a str: give ptq4dm\.CalibrationSet\.load"),
+        ({"pictures": [1.0]}, r"pictures are a list: give a tensor \(n, channels"),
+    ],
+)
+def test_calibration_data_of_another_type(given, message):
+    recipe = QUICK.replace(calibration={"source": "pictures"})
+    with pytest.raises(ptq4dm.errors.CalibrationError, match=message):
+        ptq4dm.quantize(tiny_pipeline(), recipe, **given)
+
+
 def test_the_float_pipeline_is_left_as_it_was():
     pipe = tiny_pipeline()
     before = {name: tensor.clone() for name, tensor in pipe.unet.state_dict().items()}
@@ -243,9 +272,15 @@ def test_a_bare_module_is_quantized_saved_and_loaded(tmp_path):
     torch.testing.assert_close(late(x, sigma=sigma), got, rtol=1e-5, atol=1e-5)
     assert late.ptq4dm_backend in ("simulated", "openvino")
     none = Call((x[:0],), {"sigma": sigma[:0]})
-    for call, wrong in ((Call((x,)), "example does not fit Score.forward"), (none, "example holds no samples")):
+    for call, wrong in (
+        (Call((x,)), "example does not fit Score.forward"),
+        (none, "example holds no samples"),
+        ((x,), r"example is a tuple: give ptq4dm\.Call"),
+    ):
         with pytest.raises(ArtifactError, match=wrong):
             ptq4dm.load(folder, module=Score().eval(), example=call)
+    with pytest.raises(ptq4dm.errors.ModelError, match="a str is no network"):
+        ptq4dm.load(folder, module="Score")
     ready = ptq4dm.load(folder, module=Score().eval(), example=Call((x,), {"sigma": sigma})).to_module("simulated")
     assert torch.equal(ready(x, sigma=sigma), got)
 

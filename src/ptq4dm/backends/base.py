@@ -1,12 +1,13 @@
 """What a backend is: something that turns a quantized network into one that runs somewhere, with the same signature."""
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import nn
 
 from ptq4dm.pipelines.denoiser import Call
 
 
+@runtime_checkable
 class Backend(Protocol):
     """Runs quantized networks. name: "simulated", "openvino", ...; arithmetic: "float-out" or "qdq"."""
 

@@ -32,9 +32,9 @@ def speaks(backend: Backend, arithmetic: str) -> bool:
 def find_backend(wanted: str | Backend, arithmetic: str) -> Backend:
     """The backend of that name, or the one given. Raises BackendError if it is unknown, missing, or of another
     arithmetic."""
-    if isinstance(wanted, str) and wanted not in BACKENDS:
+    backend = BACKENDS.get(wanted) if isinstance(wanted, str) else wanted
+    if not isinstance(backend, Backend):
         raise BackendError(f"no backend {wanted!r}: accepted are auto, {', '.join(BACKENDS)}")
-    backend = BACKENDS[wanted] if isinstance(wanted, str) else wanted
     if not speaks(backend, arithmetic):
         fitting = ", ".join(key for key, other in BACKENDS.items() if speaks(other, arithmetic))
         raise BackendError(

@@ -103,6 +103,10 @@ def chosen_pictures(pipeline: Pipeline, recipe: CalibrationRecipe, pictures: Ten
         return None
     if pictures is None and pipeline.name in zoo.MODELS:
         pictures = zoo.pictures(pipeline.name)
+    if not isinstance(pictures, Tensor | None):
+        raise CalibrationError(
+            f"pictures are a {type(pictures).__name__}: give a tensor (n, channels, height, width) in [-1, 1]"
+        )
     if pictures is None or len(pictures) == 0:
         raise CalibrationError(f"source {recipe.source!r} needs pictures: give some, or use source 'denoising'")
     if tuple(pictures.shape[1:]) != pipeline.picture_shape:

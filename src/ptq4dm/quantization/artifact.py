@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from ptq4dm import files
 from ptq4dm.errors import ArtifactError
-from ptq4dm.pipelines.denoiser import Call
+from ptq4dm.pipelines.denoiser import Call, require_module
 from ptq4dm.pipelines.fused import fused_attentions
 from ptq4dm.pipelines.loading import FAULTS, one_line, saved_by_diffusers
 from ptq4dm.pipelines.unconditional import why_not_unconditional
@@ -191,7 +191,10 @@ def read_model(folder: Path, facts: dict[str, Any], module: nn.Module | None, ex
     recipe = recipe_of(folder, facts)
     if not facts["pipeline"] and module is None:
         raise ArtifactError(f"{folder} holds a bare module: load(folder, module=...) with one of the same class")
+    if facts["pipeline"] and module is not None:
+        raise ArtifactError(f"{folder} holds a pipeline, which needs no module: ptq4dm.load(folder) alone")
     if module is not None:
+        require_module(module)
         require_fitting(example, module)
     if not facts["denoisers"]:
         raise ArtifactError(f"{folder} names no denoiser: quantize the model again")
@@ -230,6 +233,8 @@ def require_fitting(example: Call | None, module: nn.Module) -> None:
     """Raise ArtifactError unless `example` is a call that `module` takes, of at least one sample, or None."""
     if example is None:
         return
+    if not isinstance(example, Call):
+        raise ArtifactError(f"example is a {type(example).__name__}: give ptq4dm.Call((x, t)), a call of the module")
     signature = inspect.signature(module.forward)
     try:
         signature.bind(*example.args, **example.kwargs)
