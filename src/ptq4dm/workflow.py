@@ -1,7 +1,7 @@
 """The whole job as one paragraph: a pretrained diffusion model in, a faster INT8 model out."""
 
 import copy
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,38 +15,27 @@ from ptq4dm.calibration.calibration_set import CalibrationSet
 from ptq4dm.calibration.call_errors import error_of
 from ptq4dm.calibration.calls import OBSERVED_AT_ONCE, calls_along_time, calls_on, time_span
 from ptq4dm.calibration.collect import collect
-from ptq4dm.calibration.cost import calls_left, counting_rows, rows_of
-from ptq4dm.calibration.in_pipeline import statistics_in_pipeline
 from ptq4dm.calibration.step_weights import LAW_POWER, weigh_steps
-from ptq4dm.calibration.time_bands import TIMESTEP, argument_of, require_named
-from ptq4dm.calibration.timesteps import AUTO, resolve_law
+from ptq4dm.calibration.time_bands import TIMESTEP, require_named
+from ptq4dm.calibration.timesteps import AUTO
+from ptq4dm.conditional_workflow import quantize_at_work
 from ptq4dm.errors import CalibrationError, RecipeError
 from ptq4dm.pipelines.adapters import require_no_adapters
-from ptq4dm.pipelines.conditions import Condition, check_conditions, default_conditions, run_inputs
+from ptq4dm.pipelines.conditions import Condition, default_conditions
 from ptq4dm.pipelines.denoiser import placement, require_finite_weights, require_float, require_module
-from ptq4dm.pipelines.denoisers import left_out, not_called, watch_run, with_found
 from ptq4dm.pipelines.fused import fused_attentions, idle_layers_aside
 from ptq4dm.pipelines.pipeline import Pipeline, modes_kept, open_pipeline
 from ptq4dm.pipelines.unconditional import why_not_unconditional
-from ptq4dm.quantization.facts import calibration_facts, model_facts
-from ptq4dm.quantization.macs import counting_macs
-from ptq4dm.quantization.network import in_time_bands, quantize_network, round_network
-from ptq4dm.quantization.plan import make_plan, patterns_of, planned
-from ptq4dm.quantization.quantized_model import (
-    BARE,
-    QuantizedDenoiser,
-    QuantizedModel,
-    example_call,
-    with_denoisers,
-)
+from ptq4dm.quantization.facts import calibration_facts, model_facts, search_cost
+from ptq4dm.quantization.network import in_time_bands, quantize_network
+from ptq4dm.quantization.plan import make_plan
+from ptq4dm.quantization.quantized_model import BARE, QuantizedModel, example_call, simulated, with_denoisers
 from ptq4dm.quantization.savable import warn_unless_savable
-from ptq4dm.quantization.smoothing import smoothing_of, watching_largest
-from ptq4dm.quantization.time_axis import time_axis_of
 from ptq4dm.ranges.metrics import make_metric
+from ptq4dm.ranges.range_table import RANGE_TABLE
 from ptq4dm.recipe import Recipe, load_recipe
 
 CALIBRATION_SET = "calibration_set.safetensors"
-RANGE_TABLE = "range_table.safetensors"
 DRAFT_SAMPLES = 64
 """Calibration samples of the network whose errors tell what one at each time-step does to the picture."""
 
@@ -180,88 +169,6 @@ def measured_law(
     return facts, recipe.replace(calibration=followed)
 
 
-def quantize_at_work(
-    pipeline: Pipeline, recipe: Recipe, conditions: Sequence[Condition], work: Path | None, progress: bool
-) -> QuantizedModel:
-    """Quantize every denoiser of any pipeline, found and watched while the pipeline does its normal work."""
-    check_conditions(pipeline.source, conditions)
-    if recipe.arithmetic != "float-out":
-        raise RecipeError(f"arithmetic = {recipe.arithmetic!r}: a conditional pipeline is quantized to 'float-out'")
-    if recipe.calibration.timesteps == AUTO:
-        raise RecipeError(
-            f"timesteps = {AUTO!r}: only an unconditional model can be drawn from to measure what an error at each "
-            "time-step does; choose another law, such as 'ndtc' or 'uniform'"
-        )
-    resolve_law(recipe.calibration.timesteps, recipe.calibration.law_options)  # told before the pipeline runs
-    if recipe.attention_products:
-        raise RecipeError("attention_products = true: only unconditional models and bare modules can be calibrated so")
-    parts = {name: part for name, part in pipeline.source.components.items() if isinstance(part, nn.Module)}
-    with watching_largest(parts) as largest, counting_macs(parts) as counted:
-        run = watch_run(pipeline, run_inputs(pipeline.source, [conditions[0]], [0], recipe.calibration.steps) or {})
-    stays = left_out(replace(pipeline, components=run.denoisers)) | not_called(pipeline.source, run)
-    pipeline = with_found(pipeline, run)
-    warn_unless_savable(pipeline)
-    for denoiser in pipeline.denoisers.values():
-        fused_attentions(denoiser)  # projections of which only some are fused are told before the long work
-    axes = {
-        name: time_axis_of(denoiser, run.examples[name], run.latest[name])
-        for name, denoiser in pipeline.denoisers.items()
-    }
-    told_by = {name: argument_of(name, run, axis) for name, axis in axes.items() if recipe.activations.time_bands > 1}
-    kept = patterns_of(pipeline.denoisers, recipe.keep_float)
-    layers = {
-        name: planned(make_plan(denoiser, kept[name], min_channels=recipe.min_channels))
-        for name, denoiser in pipeline.denoisers.items()
-    }
-    with counting_rows(pipeline.denoisers) as of_checks:
-        smoothing = {
-            name: smoothing_of(
-                denoiser,
-                {layer: channels for layer, channels in largest[name].items() if layer in layers[name]},
-                run.examples[name],
-                recipe.smoothing,
-            )
-            for name, denoiser in pipeline.denoisers.items()
-        }
-    factors = {name: item.factors for name, item in smoothing.items()}
-    macs = {name: {key: n // run.rows[name] for key, n in counted[name].items()} for name in pipeline.denoisers}
-    of_row = {name: sum(macs[name].values()) for name in macs}
-    statistics, facts = statistics_in_pipeline(
-        pipeline, run, conditions, recipe.calibration, layers, recipe.ranges.bands, progress, factors, work, of_checks,
-        of_row,
-    )  # fmt: skip
-    quantized, rows_made = {}, dict(facts["rows_made"])
-    for index, (name, denoiser) in enumerate(pipeline.denoisers.items()):
-        calls = [run.examples[name], run.latest[name]]
-        rows, waiting = rows_of(calls), pipeline.components[index:]
-        quantized[name], ranges = round_network(
-            denoiser,
-            statistics[name],
-            calls,
-            replace(recipe, keep_float=kept[name], weights=replace(recipe.weights, error_feedback=False)),
-            progress,
-            smoothing[name].folds,
-            min(facts["calls_of"][name], calls_left(facts["rows_of_running"], rows_made, of_row, waiting, rows)),
-            timed=facts["layers_of_time"][name],
-            macs=macs[name],
-        )
-        rows_made[name] += quantized[name].facts["sensitivity_calls"] * rows
-        quantized[name] = replace(quantized[name], facts={**quantized[name].facts, "time_axis": axes[name]})
-        if name in told_by:
-            quantized[name] = in_time_bands(quantized[name], ranges, recipe, told_by[name], progress)
-        if work is not None:
-            ranges.save(work / f"{name}.{RANGE_TABLE}")
-    cost = {**search_cost(quantized.values()), "rows_made": rows_made}
-    about = model_facts(pipeline.denoisers, pipeline) | ({"left_in_float": stays} if stays else {})
-    facts = {"model": about, "calibration": facts | cost}
-    return QuantizedModel(quantized, simulated(pipeline, quantized), recipe, facts)
-
-
-def simulated(pipeline: Pipeline, quantized: Mapping[str, QuantizedDenoiser]) -> Pipeline:
-    """The pipeline with simulated networks as its denoisers."""
-    return with_denoisers(pipeline, {name: item.network for name, item in quantized.items()})
-
-
 def in_float32(pipeline: Pipeline) -> Pipeline:
     """The pipeline itself where its denoiser computes in float32, else one with a float32 copy of the denoiser."""
     if placement(pipeline.denoiser)[1] == torch.float32:
@@ -313,8 +220,3 @@ def quantize_module(
             "calibration": {"calls": len(calls), "source": "calls given by the caller", **search_cost([denoiser])},
         }
     return QuantizedModel({BARE: denoiser}, None, recipe, facts)
-
-
-def search_cost(denoisers: Iterable[QuantizedDenoiser]) -> dict[str, int]:
-    """How many calls were made, beside those of the calibration, to find the sensitive layers."""
-    return {"sensitivity_calls": sum(denoiser.facts["sensitivity_calls"] for denoiser in denoisers)}

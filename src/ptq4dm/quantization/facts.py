@@ -1,6 +1,6 @@
 """What is known of a quantized model, as plain JSON data that travels with the artifact."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from torch import nn
@@ -11,7 +11,7 @@ from ptq4dm.pipelines.pipeline import Pipeline
 from ptq4dm.pipelines.unconditional import why_not_unconditional
 from ptq4dm.quantization.attention_products import attention_plan, product_names
 from ptq4dm.quantization.plan import ATTENTION, float_by_method
-from ptq4dm.quantization.quantized_model import tensor_bytes
+from ptq4dm.quantization.quantized_model import QuantizedDenoiser, tensor_bytes
 from ptq4dm.ranges.range_table import RangeTable
 
 SHOWN_LAYERS = 6
@@ -26,6 +26,11 @@ OF_A_DENOISER: Final = {
     "time_bands": (dict,),
 }
 """Kinds of the facts that other parts rely on."""
+
+
+def search_cost(denoisers: Iterable[QuantizedDenoiser]) -> dict[str, int]:
+    """How many calls were made, beside those of the calibration, to find the sensitive layers."""
+    return {"sensitivity_calls": sum(denoiser.facts["sensitivity_calls"] for denoiser in denoisers)}
 
 
 def model_facts(networks: Mapping[str, nn.Module], pipeline: Pipeline | None) -> dict[str, Any]:

@@ -135,6 +135,11 @@ def with_denoisers(pipeline: Pipeline, denoisers: Mapping[str, nn.Module]) -> Pi
     return replace(pipeline, source=source)
 
 
+def simulated(pipeline: Pipeline, quantized: Mapping[str, QuantizedDenoiser]) -> Pipeline:
+    """The pipeline with simulated networks as its denoisers."""
+    return with_denoisers(pipeline, {name: item.network for name, item in quantized.items()})
+
+
 def shell_of(source: DiffusionPipeline) -> DiffusionPipeline:
     """A copy of a pipeline, and of the pipelines that it is combined of, that shares all their parts."""
     result = copy.copy(source)

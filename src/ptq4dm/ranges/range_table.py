@@ -23,6 +23,8 @@ from ptq4dm.ranges.search import InputRange, search_range
 from ptq4dm.recipe import RangeRecipe, plain
 
 FORMAT_VERSION = 2
+RANGE_TABLE = "range_table.safetensors"
+"""Its name in the folder of the work; of several denoisers, the denoiser's stands before it."""
 LARGEST = 1e16
 """Inputs beyond it cannot be measured: sums of their squares leave the range of float32."""
 SUMMARY_PERCENTILES = (0.1, 1.0, 50.0, 99.0, 99.9)
