@@ -35,7 +35,7 @@ def calls_of_batches(
         batches = iter(calibration_batches)
     except TypeError:
         raise CalibrationError(
-            f"calibration_batches = {calibration_batches!r} cannot be gone through: give a list or an iterator of "
+            f"calibration_batches = {calibration_batches!r:.60} cannot be gone through: give a list or an iterator of "
             "(args, kwargs), each of one call, such as [((x, t), {})]"
         ) from None
     signature = inspect.signature(module.forward)

@@ -70,10 +70,8 @@ def read_pipeline(folder: Path, networks: dict[str, nn.Module], facts: dict[str,
             continue
         if not (folder / name).is_dir():
             raise ArtifactError(f"{folder}: the part {name} ({row[1]}) is missing: quantize the model again")
-        for path in sorted((folder / name).glob("*config.json")):
-            files.read_object(
-                path, "quantize the model again"
-            )  # diffusers takes one that is none for a repository of the hub
+        for path in sorted((folder / name).glob("*config.json")):  # diffusers takes one that is no object for a hub id
+            files.read_object(path, "quantize the model again")
     kind = diffusers_class(folder, index.get("_class_name"))
     with quiet():
         source = kind.from_pretrained(str(folder), use_safetensors=True, local_files_only=True, **networks)
