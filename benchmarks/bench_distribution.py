@@ -6,7 +6,7 @@ difference d = INT8 - float: a direction that all pictures share changes sign wi
     python benchmarks/bench_distribution.py [--quick] [--count 2048] [--work DIR] [--inception WEIGHTS] [--weights-only]
                                             [--first-seed SEED]
 
---first-seed: pictures on which no choice was ever judged, in a result of its own.
+--first-seed: other pictures than those that artifacts were compared by, in a result of their own.
 
 --weights-only: in INT8's place its weights as they were rounded, with inputs in float, on the same engine as the float
 network: what the rounding of weights does by itself.

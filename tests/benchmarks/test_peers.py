@@ -248,6 +248,8 @@ def test_claims_name_who_breaks_them() -> None:
     assert broken({"ours": ours, "a": row(0.95, 0.005, 1.1, 100)}) == [[], [], ["a"], []]
     assert broken({"ours": ours, "a": row(0.03, 0.005, 1.1, 100)}) == [[], [], [], []]
     assert broken({"ours": ours, "a": row(0.03, 0.005, 0.9, 100)}) == [["a"], [], [], ["a"]]
+    level = row(1.0, 0.02, 1.01, 100) | {"over_eager": {"median": 0.99, "low": 0.98, "high": 1.0}}
+    assert broken({"ours": ours, "a": level}) == [["a"], [], [], []]
     float_row = row(0.0, 0.0, 2.0, 50, float=True)
     assert broken({"ours": ours, "float": float_row, "a": worse}) == [[], [], [], []]
 

@@ -3,19 +3,17 @@
 import inspect
 import numbers
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Final
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from ptq4dm.errors import CalibrationError
-from ptq4dm.pipelines.denoiser import Call, TimedCall
+from ptq4dm.pipelines.denoiser import RAISED_BY_CALLS, Call, TimedCall
 from ptq4dm.pipelines.loading import one_line
 from ptq4dm.ranges.observe import evaluating
 
-FAULTS: Final = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
-"""What a network raises at a call that does not fit it."""
 TimestepOf = str | Callable[[tuple[Any, ...], Mapping[str, Any]], Any] | None
 
 
@@ -84,7 +82,7 @@ def require_runnable(module: nn.Module, calls: Sequence[TimedCall]) -> None:
             tried.add(form_of(call))
             try:
                 module(*call.args, **call.kwargs)
-            except FAULTS as error:
+            except RAISED_BY_CALLS as error:
                 raise CalibrationError(
                     f"{type(module).__name__} cannot be run on calibration batch {index} ({type(error).__name__}: "
                     f"{one_line(error)}): give calls as your own sampling loop makes them"

@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import torch
 from diffusers.utils import BaseOutput
@@ -20,6 +20,11 @@ class Call:
     args: tuple[Any, ...] = ()
     kwargs: dict[str, Any] = field(default_factory=dict)
 
+
+RAISED_BY_CALLS: Final = (
+    ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError,
+)  # fmt: skip
+"""What the code of a network raises at a call that it does not take, or where it cannot be traced."""
 
 TimedCall = tuple[Call, Tensor | None]
 """A call of a network and the (batch,) time-steps of its samples, None if it has none."""

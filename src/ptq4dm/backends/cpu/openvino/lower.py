@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +29,7 @@ from ptq4dm.backends.cpu.openvino.layer import can_express, layer_nodes
 from ptq4dm.backends.cpu.openvino.passes import quantize_before_resizing
 from ptq4dm.backends.cpu.openvino.unreported import unreported
 from ptq4dm.errors import BackendError
+from ptq4dm.pipelines.denoiser import RAISED_BY_CALLS
 from ptq4dm.pipelines.forwards import replaced_forward
 from ptq4dm.quantization.layers import QuantizedLayer
 
@@ -38,10 +39,6 @@ if TYPE_CHECKING:
 OPERATOR = "ptq4dm::quantized_layer"
 TRACED: ContextVar[tuple[QuantizedLayer, ...]] = ContextVar("TRACED", default=())
 """The quantized layers of the network being traced; the operator refers to them by index."""
-
-
-WHILE_TRACING: Final = (RuntimeError, TypeError, ValueError, AssertionError, IndexError, KeyError, AttributeError)
-"""What the code of a network raises where it cannot be traced."""
 
 
 @dataclass(frozen=True)
@@ -143,7 +140,7 @@ def lower(network: nn.Module, bound: BoundCall, friendly: bool = True) -> Lowere
                 input=[ov.PartialShape([-1, *tensor.shape[1:]] if tensor.dim() else []) for tensor in tensors],
                 extension=[ConversionExtension(OPERATOR, convert)],
             )
-    except (*WHILE_TRACING, *frontend_failures()) as error:
+    except (*RAISED_BY_CALLS, *frontend_failures()) as error:
         raise BackendError(
             f"OpenVINO cannot express {type(network).__name__} ({reason_of(error)}): use backend='simulated'"
         ) from error
