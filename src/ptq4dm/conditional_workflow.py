@@ -24,7 +24,7 @@ from ptq4dm.quantization.savable import warn_unless_savable
 from ptq4dm.quantization.smoothing import smoothing_of, watching_largest
 from ptq4dm.quantization.time_axis import time_axis_of
 from ptq4dm.ranges.range_table import RANGE_TABLE
-from ptq4dm.recipe import Recipe
+from ptq4dm.recipe import Recipe, WeightRecipe
 
 
 def quantize_at_work(
@@ -85,7 +85,7 @@ def quantize_at_work(
             denoiser,
             statistics[name],
             calls,
-            replace(recipe, keep_float=kept[name], weights=replace(recipe.weights, error_feedback=False)),
+            replace(recipe, keep_float=kept[name], weights=at_work(recipe.weights)),
             progress,
             smoothing[name].folds,
             min(facts["calls_of"][name], calls_left(facts["rows_of_running"], rows_made, of_row, waiting, rows)),
@@ -102,3 +102,8 @@ def quantize_at_work(
     about = model_facts(pipeline.denoisers, pipeline) | ({"left_in_float": stays} if stays else {})
     facts = {"model": about, "calibration": facts | cost}
     return QuantizedModel(quantized, simulated(pipeline, quantized), recipe, facts)
+
+
+def at_work(recipe: WeightRecipe) -> WeightRecipe:
+    """How weights are rounded where the calibration calls are not kept."""
+    return replace(recipe, error_feedback=False, gain_correction=False)

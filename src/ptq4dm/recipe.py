@@ -51,12 +51,14 @@ class WeightRecipe:
     weighted: minimise the layer's output error under the calibration data instead of the error of the weights.
     error_feedback: what rounding a weight does to the output is taken back by the weights rounded after it (GPTQ, arXiv
     2210.17323), and then each is chosen again beside all others, where the calibration calls are at hand: not for
-    conditional pipelines. bits: integers of fewer than 8 bits are stored in 8, and run as such."""
+    conditional pipelines. gain_correction: scales with which no layer answers a little less than in float, where those
+    calls are at hand. bits: integers of fewer than 8 bits are stored in 8, and run as such."""
 
     portable: bool = True
     weighted: bool = True
     bias_correction: bool = True
     error_feedback: bool = True
+    gain_correction: bool = True
     bits: int = 8
 
 

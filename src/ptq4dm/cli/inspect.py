@@ -41,11 +41,13 @@ def run(args: argparse.Namespace) -> None:
     by_method: Counter[str] = Counter()
     products: dict[str, str] = {}
     time_bands: dict[str, dict[str, Any]] = {}
+    gains: dict[str, float] = {}
     smoothed = folded = 0
     for component, denoiser in model.denoisers.items():
         time_bands |= {component: found} if (found := denoiser.facts.get("time_bands")) else {}
         by_method.update(denoiser.facts.get("float_by_method", {}))
         products |= denoiser.facts.get("attention_products", {})
+        gains |= denoiser.facts.get("gains", {})
         smoothed += len(denoiser.facts.get("smoothed", []))
         folded += sum(len(names) for names in denoiser.facts.get("folded", {}).values())
     calibration = model.facts.get("calibration", {})
@@ -63,6 +65,7 @@ def run(args: argparse.Namespace) -> None:
         "attention_products": products,
         "smoothed": smoothed,
         "folded": folded,
+        "gains": gains,
         "time_bands": time_bands,
         "calls_made": made,
         "sensitivity_calls": searched,
@@ -85,6 +88,9 @@ def run(args: argparse.Namespace) -> None:
         total += "\nin float by the method: " + ", ".join(f"{count} {kind}" for kind, count in by_method.items())
     if smoothed:
         total += f"\n{smoothed} layers with smoothed inputs, {folded} of them by the layer in front"
+    if gains:
+        mean, largest = sum(gains.values()) / len(gains), max(gains.values(), key=abs)
+        total += f"\ngain of {len(gains)} layers taken back: {mean:+.3%} in the mean, {largest:+.3%} at most"
     total += "".join(f"\n{name} is in float: {reason}" for name, reason in stays.items())
     total += "".join(f"\n{bands_words(found)}" for found in time_bands.values())
     if made is not None:

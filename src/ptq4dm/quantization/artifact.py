@@ -61,7 +61,7 @@ BEFORE: Final = {
     "float_share": 0.0,
     "time_in_float": False,
     "smoothing": {"enabled": False},
-    "weights": {"error_feedback": False},
+    "weights": {"error_feedback": False, "gain_correction": False},
 }
 """Keys of a recipe that artifacts of this format had not from the beginning, and what is true of one without them."""
 

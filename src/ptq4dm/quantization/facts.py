@@ -22,6 +22,7 @@ OF_A_DENOISER: Final = {
     "attention_products": (dict,),
     "float_by_method": (dict,),
     "folded": (dict,),
+    "gains": (dict,),
     "smoothed": (list,),
     "time_bands": (dict,),
 }

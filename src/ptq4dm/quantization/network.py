@@ -12,6 +12,7 @@ from ptq4dm.quantization.bisection import shares_within
 from ptq4dm.quantization.error_feedback import RoundAll, round_all
 from ptq4dm.quantization.facts import product_facts, range_facts
 from ptq4dm.quantization.folding import Folds, fold
+from ptq4dm.quantization.gains import correct_gains
 from ptq4dm.quantization.half_layers import half_forms
 from ptq4dm.quantization.layers import QuantizedLayer
 from ptq4dm.quantization.layers_qdq import round_outputs
@@ -128,6 +129,7 @@ def round_network(
     left = [name for name in (*layers, *following) if name not in {*planned(plan), *weight_only}]
     weight_only |= sensitive
     layers = {name: layers[name] for name in planned(plan)}
+    gains = correct_gains(network, layers, calls, recipe.weights, progress) if recipe.weights.gain_correction else {}
     quantized = with_layers(network, {**half_forms(network, left), **weight_only, **layers})
     smoothing = {name: item.smoothing for name, item in statistics.items() if item.smoothing is not None}
     smoothing = {name: factors for name, factors in smoothing.items() if name in layers}
@@ -137,6 +139,7 @@ def round_network(
     facts = {"activation_ranges": range_facts(ranges, layers), "float_by_method": float_by_method(network)}
     facts |= {
         "sensitivity_calls": made * pictures,
+        "gains": gains,
         "smoothed": list(smoothing),
         "folded": {key: list(names) for key, names in folds.items()},
     }
