@@ -20,6 +20,12 @@ def calls_on(network: nn.Module, calls: Iterable[TimedCall]) -> list[TimedCall]:
     return [(call_on(network, call), timesteps) for call, timesteps in calls]
 
 
+def evenly_spread(calls: Sequence[Call], most: int) -> list[Call]:
+    """At most so many of some calls, evenly spread over them, the first among them."""
+    number = min(most, len(calls))
+    return [calls[index * len(calls) // number] for index in range(number)]
+
+
 def calls_along_time(picture_shape: Sequence[int], num_train_timesteps: int) -> list[TimedCall]:
     """Calls at time-steps evenly spaced over all that a sampler may visit, on noise: the picture does not matter."""
     timesteps = torch.linspace(0, num_train_timesteps - 1, min(ALONG, num_train_timesteps)).round().long()

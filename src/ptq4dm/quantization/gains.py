@@ -2,8 +2,8 @@
 
 The range of an input that loses least squared error cuts the largest values, so the error of a rounded input runs
 against the input, and the layer answers with (1 + g) of what it should, g below 0 in every layer of `emoji-32`. It is a
-few ten-thousandths, hardly seen in the squared error; but it has the same sign in all layers, at all calls, in all
-pictures, so that it adds up. With y the float layer's answer, and d what the rounded one is away from it on the same
+few ten-thousandths, hardly seen in the squared error; but it has the same sign in all layers, where noise averages
+out. With y the float layer's answer, and d what the rounded one is away from it on the same
 input, about their means::
 
     g = E[d y] / E[y²]
@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ptq4dm.calibration.calls import evenly_spread
 from ptq4dm.pipelines.denoiser import Call, layer_input
 from ptq4dm.progress import progress
 from ptq4dm.quantization.layers import QuantizedLayer
@@ -103,15 +104,14 @@ def answers(
 
         return watch
 
-    number = min(CALLS, len(calls))
+    taken = evenly_spread(calls, CALLS)
     handles = [
         network.get_submodule(name).register_forward_hook(hook(name, layer), with_kwargs=True)
         for name, layer in layers.items()
     ]
     try:
-        with evaluating(network), progress("gain of layers", number, shown) as advance:
-            for index in range(number):
-                call = calls[index * len(calls) // number]
+        with evaluating(network), progress("gain of layers", len(taken), shown) as advance:
+            for call in taken:
                 network(*call.args, **call.kwargs)
                 advance(1)
     finally:

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ptq4dm.calibration.calls import evenly_spread
 from ptq4dm.pipelines.denoiser import Call, layer_input
 from ptq4dm.progress import progress
 from ptq4dm.quantization.layers import QuantizedConv, QuantizedLayer, QuantizedLinear
@@ -91,8 +92,7 @@ def moments_of_sets(
     largest of them needs; with the place of the set in `sets`. The progress bar counts calls, and each layer when the
     next is asked for: what is done with one takes the longest."""
     watched = [{name: layer for name, layer in layers.items() if has_windows(layer)} for layers in sets]
-    number = min(CALLS, len(calls))
-    taken = [calls[index * len(calls) // number] for index in range(number)]
+    taken = evenly_spread(calls, CALLS)
     groups = [in_groups({name: layer.weight[0].numel() ** 2 for name, layer in own.items()}) for own in watched]
     passes = max(map(len, groups), default=0)
     with progress("error feedback", passes * len(taken) + sum(map(len, watched)), shown) as advance:
