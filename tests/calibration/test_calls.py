@@ -1,5 +1,7 @@
 """Which of many calibration calls are looked at."""
 
+from itertools import pairwise
+
 from ptq4dm.calibration.calls import evenly_spread
 
 
@@ -8,4 +10,4 @@ def test_evenly_spread():
     assert evenly_spread(range(3), 32) == [0, 1, 2]  # type: ignore[arg-type]
     assert evenly_spread([], 32) == []
     found = evenly_spread(range(100), 32)  # type: ignore[arg-type]
-    assert len(found) == 32 and {b - a for a, b in zip(found, found[1:], strict=False)} == {3, 4}
+    assert len(found) == 32 and {b - a for a, b in pairwise(found)} == {3, 4}
