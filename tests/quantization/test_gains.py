@@ -10,7 +10,7 @@ from torch import nn
 
 import ptq4dm
 from ptq4dm.cli.main import main
-from ptq4dm.quantization.gains import by_channel, correct_gains
+from ptq4dm.quantization.gains import Answers, by_channel, correct_gains
 from ptq4dm.quantization.layers import QuantizedLayer
 from ptq4dm.quantization.rewrite import quantize_layer
 from ptq4dm.ranges.search import InputRange
@@ -105,11 +105,23 @@ def test_a_layer_that_is_not_called_or_always_answers_the_same():
     network = Alone(source)
     network.idle = nn.Linear(4, 3)
     idle = quantize_layer(network.idle, "idle", CUT, None, WeightRecipe())
-    calls = [ptq4dm.Call((torch.zeros(5, 4),))]
+    calls = [ptq4dm.Call((torch.full((500, 4), value),)) for value in (1.7, 1.7)]  # beyond the range: it errs
     assert correct_gains(network, {"layer": layer, "idle": idle}, calls, WeightRecipe()) == {"layer": 0.0}
     assert torch.equal(layer.weight_scale, scale)
+    torch.testing.assert_close(layer(*calls[0].args), source(*calls[0].args))  # the bias takes it back
     assert not any(module._forward_hooks for module in network.modules())
     assert correct_gains(network, {"layer": layer}, [], WeightRecipe()) == {}
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_rounding_of_sums_is_no_gain(seed):
+    """Answers that are always the same, with an error that is too, in numbers that sums do not hold exactly."""
+    y, d = torch.randn(2, 16, generator=torch.Generator().manual_seed(seed))
+    item = Answers(0, *torch.zeros(4, 16, dtype=torch.float64))
+    for _ in range(7):
+        item.add(y.expand(1001, 16), d.expand(1001, 16))
+    assert item.gain(centred=True) == 0.0
+    assert item.gain(centred=False) == pytest.approx(float((y * d).sum() / (y * y).sum()), rel=1e-4)
 
 
 def test_answers_lie_channel_last():

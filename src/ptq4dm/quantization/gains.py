@@ -3,8 +3,7 @@
 The range of an input that loses least squared error cuts the largest values, so the error of a rounded input runs
 against the input, and the layer answers with (1 + g) of what it should, g below 0 in every layer of `emoji-32`. It is a
 few ten-thousandths, hardly seen in the squared error; but it has the same sign in all layers, where noise averages
-out. With y the float layer's answer, and d what the rounded one is away from it on the same
-input, about their means::
+out. With y the float layer's answer, and d what the rounded one is away from it on the same input, about their means::
 
     g = E[d y] / E[y²]
 
@@ -29,6 +28,9 @@ from ptq4dm.recipe import WeightRecipe
 
 CALLS = 32
 """Calls that gains are measured on, evenly spread over those given."""
+STEADY = 1e-9
+"""A layer whose answers vary by less than this share of their mean square always gives the same answer: what is left of
+the variance is the rounding of sums."""
 
 
 @dataclass
@@ -55,7 +57,7 @@ class Answers:
         if centred:
             product, square = product - self.d * self.y / self.count, square - self.y.square() / self.count
         total = float(square.sum())
-        return float(product.sum()) / total if total > 0 else 0.0
+        return float(product.sum()) / total if total > STEADY * float(self.yy.sum()) else 0.0
 
 
 @torch.no_grad()
