@@ -75,6 +75,13 @@ def folded():
     return ptq4dm.quantize_module(stack(), batches())
 
 
+def test_gains_are_measured_before_factors_are_folded(folded):
+    """`first` answers in other units afterwards, 80 times smaller in two channels."""
+    facts = folded.denoiser().facts
+    assert "first" in facts["folded"] and "first" in facts["gains"]
+    assert all(abs(gain) < 0.02 for gain in facts["gains"].values())
+
+
 @pytest.mark.parametrize("alpha", [0.0, 0.3, 0.5, 1.0])
 def test_factors_by_the_formula(alpha):
     generator = torch.Generator().manual_seed(0)
