@@ -39,7 +39,7 @@ CALLS: Final = 128
 NUMBERS: Final = 2**18
 """Of how many numbers of a layer's answer a call tells, at most: of drawn places, all channels of each."""
 LARGEST: Final = 0.5
-"""A gain beyond this, either way, is not that of a layer that answers a little less: nothing is taken back."""
+"""A gain beyond this, either way, is not that of a layer that answers a little less: its scales stay."""
 STEADY: Final = 1e-9
 """A layer whose answers vary by less than this share of their mean square always gives the same answer: what is left of
 the variance is the rounding of sums."""
@@ -117,7 +117,7 @@ def correct_gains(
     """
     taken = evenly_spread(calls, CALLS)
     draws = torch.Generator().manual_seed(0)
-    order = torch.randperm(len(taken), generator=draws).tolist()  # their time-steps are in order
+    order = torch.randperm(len(taken), generator=draws).tolist()  # those of a loop come in order of t
     corrected = {name: Corrected(layer, recipe.bias_correction) for name, layer in layers.items()}
     with evaluating(network), evaluating(quantized), progress("gain of layers", len(order), shown) as advance:
         for place in order:
@@ -153,8 +153,7 @@ def look(
     device = placement(network)[0]
     for watched, see in ((network, keep), (quantized, compare)):
         devices = [device] if device.type == "cuda" else []
-        with watching(watched, list(corrected), see), torch.random.fork_rng(devices):
-            torch.manual_seed(0)
+        with watching(watched, list(corrected), see), torch.random.fork_rng(devices):  # both start where the user's are
             watched(*call.args, **call.kwargs)
 
 
