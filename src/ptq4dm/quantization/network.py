@@ -129,10 +129,8 @@ def round_network(
     left = [name for name in (*layers, *following) if name not in {*planned(plan), *weight_only}]
     weight_only |= sensitive
     layers = {name: layers[name] for name in planned(plan)}
+    gains = correct_gains(network, layers, calls, recipe.weights, progress) if recipe.weights.gain_correction else {}
     quantized = with_layers(network, {**half_forms(network, left), **weight_only, **layers})
-    gains: dict[str, float] = {}
-    if recipe.weights.gain_correction:  # before folding, after which answers of linear layers in front are others
-        gains = correct_gains(network, quantized, {**layers, **sensitive}, calls, recipe.weights, progress)
     smoothing = {name: item.smoothing for name, item in statistics.items() if item.smoothing is not None}
     smoothing = {name: factors for name, factors in smoothing.items() if name in layers}
     folds = {key: names for key, names in (folds or {}).items() if not {key, *names} & {*left, *weight_only}}
