@@ -75,7 +75,8 @@ def measure(args) -> None:
                                       for name, rows in table.items() if name.startswith("engine")},
     }  # fmt: skip
     report(results)
-    save(f"exactness-{args.backend}" + (f"-{args.bands}-bands" if args.bands > 1 else ""), args, results)
+    kind = f"exactness-{args.steps}-steps" if args.steps else "exactness"  # other calls than those always compared
+    save(f"{kind}-{args.backend}" + (f"-{args.bands}-bands" if args.bands > 1 else ""), args, results)
 
 
 def relative_l2(got: Tensor, reference: Tensor) -> Tensor:
