@@ -20,6 +20,7 @@ from ptq4dm.backends.cpu.openvino.layer import layer_nodes
 from ptq4dm.backends.cpu.openvino.run import OpenVINOBackend
 from ptq4dm.backends.exactness import ULPS_ALLOWED, ulp, ulp_distance
 from ptq4dm.errors import BackendError
+from ptq4dm.evaluation.hardware import this_processor
 from ptq4dm.numerics import pairs_are_safe
 from ptq4dm.pipelines.denoiser import Call, predict
 from ptq4dm.pipelines.sampling import seeded_start, trajectory
@@ -32,6 +33,8 @@ ov = pytest.importorskip("openvino")
 ops = pytest.importorskip("openvino.opset13")
 WITHOUT_VNNI = {"ONEDNN_MAX_CPU_ISA": "AVX2"}
 HELD = os.environ.get("ONEDNN_MAX_CPU_ISA") is not None
+SATURATES = "no VNNI" in this_processor().instructions
+"""Whether this run is without VNNI already, by the processor or by a limit."""
 ZERO_POINTS = (0, 128, 255)
 LAYERS = {
     **{f"conv2d, {n} channels": (nn.Conv2d(n, 19, 3, padding=1), (2, n, 6, 6)) for n in (1, 3, 5, 17, 32, 130)},
@@ -180,7 +183,7 @@ def test_every_layer_is_exact_in_int8(cases, name):
         assert ulp_distance(case.y, result, product).max() <= 1.0
 
 
-@pytest.mark.skipif(HELD, reason="this run is already held to a processor")
+@pytest.mark.skipif(HELD or SATURATES, reason="this run is without VNNI, or held to a processor, already")
 def test_all_of_it_holds_on_a_processor_without_vnni():
     """And weights that saturate there are refused: both in one process, with oneDNN held to AVX2."""
     chosen = ["-k", "exact_in_int8 or without_vnni_saturating or real_activations"]
@@ -191,7 +194,7 @@ def test_all_of_it_holds_on_a_processor_without_vnni():
     assert f"{len(LAYERS) + len(TRANSPOSED) + 2} passed" in done.stdout and "skipped" not in done.stdout
 
 
-@pytest.mark.skipif(not HELD, reason="the test above runs it in a process of its own")
+@pytest.mark.skipif(not SATURATES, reason="the test above runs it in a process of its own")
 def test_without_vnni_saturating_weights_are_refused():
     layer = quantized(nn.Conv2d(32, 32, 3), 0, limit=127)
     with pytest.raises(BackendError, match="OpenVINO is not exact on this processor") as caught:

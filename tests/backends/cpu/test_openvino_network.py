@@ -8,6 +8,7 @@ import torch
 from diffusers import DDPMPipeline
 from diffusers.models.attention_processor import Attention
 from diffusers.models.controlnets.controlnet import ControlNetOutput
+from diffusers.models.embeddings import Timesteps
 from diffusers.models.unets.unet_2d import UNet2DOutput
 from tiny import tiny_pipeline, tiny_unet
 from torch import Tensor, nn
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 import ptq4dm
 from ptq4dm.backends.cpu.openvino import compile_float
 from ptq4dm.backends.cpu.openvino.batches import FIXED_SIZES
-from ptq4dm.backends.cpu.openvino.friendly import friendly_forwards, moments
+from ptq4dm.backends.cpu.openvino.friendly import friendly_forwards
 from ptq4dm.backends.cpu.openvino.run import OpenVINOBackend
 from ptq4dm.backends.simulated import SimulatedBackend
 from ptq4dm.errors import BackendError, BackendWarning
@@ -207,12 +208,23 @@ def test_quantizing_flips_no_integer():
     assert torch.equal(module(x).round(), network(x).round())
 
 
-@pytest.mark.parametrize("shape", [(2, 8, 32, 32), (2, 8, 12, 17), (2, 8, 1, 1), (2, 8, 96)])
-def test_moments_are_as_near_as_pytorchs(shape):
-    x = torch.randn(shape, generator=torch.Generator().manual_seed(0)) + 0.5
-    exact = x.double().flatten(2)
-    for got, expected in zip(moments(x), (exact.mean(2), (exact * exact).mean(2)), strict=True):
-        torch.testing.assert_close(got.double(), expected, rtol=4e-7, atol=2e-8)
+class Embedded(nn.Module):
+    """The embedding of a time-step as diffusers computes it: frequencies that depend on no input, then sines."""
+
+    def __init__(self):
+        super().__init__()
+        self.time_proj = Timesteps(1024, flip_sin_to_cos=True, downscale_freq_shift=0)
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        return x + self.time_proj(t)
+
+
+def test_what_depends_on_no_input_is_computed_by_pytorch():
+    """OpenVINO's own exponential is off by the last bit here and there, and t multiplies what is off."""
+    network = Embedded()
+    x, t = torch.zeros(2, 1024), torch.tensor([998, 999])
+    module = compile_float(network, Call((x, t)))
+    torch.testing.assert_close(module(x, t), network(x, t), rtol=0, atol=1e-6)
 
 
 class Blocks(nn.Module):

@@ -2,7 +2,8 @@
 
 INT8 convolutions read and write channels-last memory. OpenVINO's own group normalisation and diffusers' attention
 reshape channels-first tensors and so force a copy into another layout and back around each. The forms here compute
-the same numbers (float rounding aside) with per-channel sums, 1x1 convolutions and broadcasts only.
+the same numbers (float rounding aside) with per-channel sums, 1x1 convolutions and broadcasts only. And they are as
+careful as PyTorch's, which a float32 sum of many numbers one after the other is not: the sums here are of shorter sums.
 """
 
 from collections.abc import Iterator
@@ -18,37 +19,51 @@ from torch import Tensor, nn
 
 from ptq4dm.pipelines.forwards import replaced_forward
 from ptq4dm.quantization.layers import QuantizedLinear
+from ptq4dm.quantization.weight_only import WeightOnlyLinear
 
-TILE = 8
-"""The longest side of the tiles that are averaged first."""
+TILE = 4
+"""The longest side of the tiles that are averaged at a time."""
+PART = 32
+"""The most products of a row that are added one after the other."""
 
 
 @contextmanager
-def friendly_forwards(network: nn.Module) -> Iterator[None]:
-    """While open, the group normalisations and the spatial self-attentions of `network` run in the engine's form."""
+def friendly_forwards(network: nn.Module, one_row_a_sample: bool = True) -> Iterator[None]:
+    """While open, the group normalisations and the spatial self-attentions of `network` run in the engine's form.
+
+    one_row_a_sample: its float linear layers run in a careful form on inputs (batch, in); False where the samples are
+    rows themselves, so many that it would cost.
+    """
     with ExitStack() as stack:
         for module in network.modules():
             if isinstance(module, nn.GroupNorm):
                 stack.enter_context(replaced_forward(module, partial(group_norm, module)))
             elif isinstance(module, Attention) and is_spatial_self_attention(module):
                 stack.enter_context(replaced_forward(module, partial(spatial_self_attention, module)))
+            elif one_row_a_sample and isinstance(module, nn.Linear | WeightOnlyLinear):
+                stack.enter_context(replaced_forward(module, partial(linear_of_rows, module)))
         yield
 
 
 def group_norm(module: nn.GroupNorm, input: Tensor) -> Tensor:
-    """Group normalisation of (batch, channels, *spatial) by sums over space, then over the channels of a group.
+    """Group normalisation of (batch, channels, *spatial) by means over space, then over the channels of a group.
 
-    y = (x - mean) * rsqrt(var + eps) * weight + bias (Wu & He, "Group Normalization", 2018, arXiv 1803.08494).
+    y = (x - mean) / sqrt(var + eps) * weight + bias (Wu & He, "Group Normalization", 2018, arXiv 1803.08494). var is
+    the mean over the channels c of E[(x - mean_c)**2] + (mean_c - mean)**2. E[x**2] - mean**2 would lose as many times
+    the last bits as mean**2 is larger than var, and costs as much.
     """
     x, channels, groups = input, module.num_channels, module.num_groups
-    space = tuple(range(2, x.dim()))
-    if not space:
+    if x.dim() == 2:
         return type(module).forward(module, x)
+    ones = (1,) * (x.dim() - 2)
     members = np.full((channels // groups, channels // groups), groups / channels, np.float32)
     averaging = torch.from_numpy(np.kron(np.eye(groups, dtype=np.float32), members))  # a constant of the trace
-    ones = (1,) * len(space)
-    mean, mean_square = (F.linear(moment, averaging) for moment in moments(x))
-    factor = torch.rsqrt((mean_square - mean * mean).clamp(min=0) + module.eps)
+    channel_mean = mean_over_space(x)
+    deviation = x - channel_mean
+    mean = F.linear(channel_mean.flatten(1), averaging)
+    between = channel_mean.flatten(1) - mean
+    variance = F.linear(mean_over_space(deviation * deviation).flatten(1) + between * between, averaging)
+    factor = torch.rsqrt(variance + module.eps)
     if module.affine:
         factor = factor * module.weight
     shift = -mean * factor
@@ -57,25 +72,45 @@ def group_norm(module: nn.GroupNorm, input: Tensor) -> Tensor:
     return x * factor.reshape(-1, channels, *ones) + shift.reshape(-1, channels, *ones)
 
 
-def moments(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean of x and of x**2 over space, each (batch, channels), by pooling in two stages.
+def mean_over_space(x: Tensor) -> Tensor:
+    """Mean of (batch, channels, *spatial) over space, (batch, channels, 1, ...), by pooling tile by tile.
 
     Pooling adds up one number after the other; a float32 sum of 1,024 of them is off by several times what PyTorch's
-    is, and every activation of the group with it. Two shorter sums are as good as PyTorch's.
+    is, and every activation of the group with it.
     Pooling is as fast as OpenVINO's reductions, and right where those return garbage: with oneDNN held to AVX2 by
     ONEDNN_MAX_CPU_ISA on a processor with AVX-512, ReduceMean, ReduceL2 and MVN mix kernels of both (2026.4).
     """
     sides = [int(side) for side in x.shape[2:]]
-    tile = [max(part for part in range(1, TILE + 1) if side % part == 0) for side in sides]
     average = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}[len(sides)]
+    while any(side > 1 for side in sides):
+        tile = [largest_part(side, TILE) for side in sides]
+        x = average(x, tile)
+        sides = [side // part for side, part in zip(sides, tile, strict=True)]
+    return x
 
-    def mean(y: Tensor) -> Tensor:
-        stages = [tile, [side // part for side, part in zip(sides, tile, strict=True)]]
-        for stage in stages:
-            y = y if set(stage) == {1} else average(y, stage)
-        return y.flatten(1)
 
-    return mean(x), mean(x * x)
+def largest_part(length: int, limit: int) -> int:
+    """The largest divisor of `length` up to `limit`; the whole length where that is 1."""
+    divisor = max(part for part in range(1, limit + 1) if length % part == 0)
+    return divisor if divisor > 1 else length
+
+
+def linear_of_rows(module: Any, input: Tensor) -> Tensor:
+    """A float linear layer (nn.Linear, WeightOnlyLinear) on (batch, in), by sums of PART products at most.
+
+    Layers that follow the time-step are such, and what they round away reaches every pixel. On other inputs it is the
+    module's own forward.
+    """
+    if input.dim() != 2:
+        return type(module).forward(module, input)
+    weight = module.weight.to(input.dtype)
+    part = largest_part(weight.shape[1], PART)
+    parts = input.unflatten(1, (-1, 1, part)) @ weight.unflatten(1, (-1, part)).permute(1, 2, 0)
+    ones = torch.from_numpy(np.ones((1, parts.shape[1]), np.float32))  # a constant of the trace
+    y = (ones @ parts.squeeze(2)).squeeze(1)
+    if isinstance(module, WeightOnlyLinear):
+        y = y * module.output_scale(y.dtype)
+    return y if module.bias is None else y + module.bias.to(y.dtype)
 
 
 def is_spatial_self_attention(module: Attention) -> bool:

@@ -1,8 +1,8 @@
 """A torch network with quantized layers as an OpenVINO graph.
 
 The network is traced with each quantized layer as one opaque operator, `ptq4dm::quantized_layer(x, index)`, which the
-conversion then replaces by INT8 nodes. Normalisation and attention are traced in a form that the engine runs without
-changing the memory layout between convolutions (`friendly`).
+conversion then replaces by INT8 nodes. Normalisation, attention and the layers of time are traced in a form that the
+engine runs without changing the memory layout between convolutions, and as carefully as PyTorch (`friendly`).
 """
 
 import re
@@ -108,8 +108,8 @@ def small_batch(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
 def lower(network: nn.Module, bound: BoundCall, friendly: bool = True) -> Lowered:
     """The graph for calls like `bound`, for any batch size.
 
-    friendly: trace normalisation and attention in the engine's favourite form. Raises BackendError if a layer or an
-    operation cannot be expressed.
+    friendly: trace normalisation, attention and linear layers of rows in the engine's favourite form. Raises
+    BackendError if a layer or an operation cannot be expressed.
     """
     import openvino as ov
     from openvino.frontend.pytorch import ConversionExtension
@@ -126,16 +126,17 @@ def lower(network: nn.Module, bound: BoundCall, friendly: bool = True) -> Lowere
     try:
         with (
             layers_as_operators(layers),
-            friendly_forwards(network if friendly else nn.Identity()),
+            friendly_forwards(network if friendly else nn.Identity(), one_row_a_sample=tensors[0].dim() > 2),
             warnings.catch_warnings(),
         ):
             warnings.simplefilter("ignore")  # the tracer warns of every shape that a network checks in Python
             traced: Any = torch.jit.trace(traceable, tensors, strict=False, check_trace=False)
             check_nothing_baked(traceable, traced, tensors)
             independent = samples_independent(traced, tensors)
+            folded = torch.jit.freeze(traced, optimize_numerics=False)  # PyTorch computes what no input changes
         with unreported():
             model = ov.convert_model(
-                traced,
+                folded,
                 example_input=tensors,
                 input=[ov.PartialShape([-1, *tensor.shape[1:]] if tensor.dim() else []) for tensor in tensors],
                 extension=[ConversionExtension(OPERATOR, convert)],
