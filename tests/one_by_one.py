@@ -1,5 +1,7 @@
 """Coordinate descent the slow way: of all integers that a weight may be, the one of least error, weight by weight."""
 
+import torch
+
 from ptq4dm.quantization.descent import SWEEPS
 
 
@@ -11,21 +13,16 @@ def squared_error(weight, integers, second):
 
 def one_by_one(weight, integers, second, channels, portable, largest=127):
     """Each weight of (out, taps x channels) in turn, `SWEEPS` times; of equally good integers the one that is there."""
-    found = integers.clone()
+    found, values = integers.clone(), torch.arange(-largest, largest + 1, dtype=integers.dtype)
     for _ in range(SWEEPS):
         for row in range(len(found)):
             for j in range(found.shape[1]):
                 best = float(squared_error(weight[row], found[row], second))
-                kept = float(found[row, j])
-                for value in range(-largest, largest + 1):
-                    tried = found[row].clone()
-                    tried[j] = value
-                    if portable and not safe(tried, channels):
-                        continue
-                    error = float(squared_error(weight[row], tried, second))
-                    if error < best * (1 - 1e-12):
-                        best, kept = error, float(value)
-                found[row, j] = kept
+                tried = found[row].repeat(len(values), 1)
+                tried[:, j] = values
+                for candidate, error in zip(tried, squared_error(weight[row], tried, second).tolist(), strict=True):
+                    if error < best * (1 - 1e-12) and not (portable and not safe(candidate, channels)):
+                        best, found[row] = error, candidate
     return found
 
 

@@ -156,19 +156,29 @@ def test_weights_that_are_not_finite_name_the_layer(bad):
         quantize_weight(weight, name="down.conv")
 
 
-@pytest.mark.parametrize(("shape", "most"), [((64, 256, 3, 3), 30), ((512, 256), 140), ((16, 4, 3, 3), 270)])
-def test_few_passes_over_large_weights(monkeypatch, shape, most):
-    """How often the search rounds each weight: what it costs, on any machine. Small layers may take more passes."""
+@pytest.mark.parametrize(
+    ("shape", "most", "steps"), [((64, 256, 3, 3), 30, 120), ((512, 256), 140, 280), ((16, 4, 3, 3), 270, 10)]
+)
+def test_few_passes_over_large_weights_and_few_steps_over_small_ones(monkeypatch, shape, most, steps):
+    """How often the search rounds each weight, and in how many steps: what it costs, on any machine."""
     counted = []
 
-    def counting(pairs, *others):
-        counted.append(pairs.first.numel() + pairs.second.numel())
-        return rounded(pairs, *others)
+    def counting(pairs, scale, *others):
+        counted.append(2 * pairs.first.shape[1] * scale.numel())
+        return rounded(pairs, scale, *others)
 
     monkeypatch.setattr(weights, "rounded", counting)
     weight = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     quantize_weight(weight)
-    assert 10 < sum(counted) / weight.numel() <= most
+    assert 10 < sum(counted) / weight.numel() <= most and len(counted) <= steps
+
+
+@pytest.mark.parametrize("shape", [(5, 6, 3, 3), (16, 32), (3, 1, 3)])
+def test_how_many_candidates_are_tried_at_once_changes_nothing(monkeypatch, shape):
+    weight = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    at_once = quantize_weight(weight)
+    monkeypatch.setattr(weights, "CHUNK", 1)
+    assert all(torch.equal(*pair) for pair in zip(at_once, quantize_weight(weight), strict=True))
 
 
 @pytest.mark.parametrize(

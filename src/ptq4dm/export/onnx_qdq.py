@@ -38,12 +38,15 @@ def export_qdq(network: nn.Module, example: Call, path: str | Path) -> Path:
     return Path(path)
 
 
-def write_qdq(network: nn.Module, bound: BoundCall, path: Path) -> TracedGraph:
-    """Trace the QDQ form of `network` on one call. Raises BackendError, MissingDependencyError without onnx."""
+def write_qdq(network: nn.Module, bound: BoundCall, path: Path, plain: bool = False) -> TracedGraph:
+    """Trace the QDQ form of `network` on one call; plain: see `trace_to_onnx`.
+
+    Raises BackendError, MissingDependencyError without onnx.
+    """
     check_onnx()
     import onnx
 
-    graph = trace_to_onnx(with_qdq_layers(network), bound, path)
+    graph = trace_to_onnx(with_qdq_layers(network), bound, path, plain)
     model = onnx.load(str(path))
     tidy(model)
     if model.ByteSize() > PROTOBUF_LIMIT:

@@ -26,9 +26,10 @@ class TracedGraph:
 
 
 @torch.no_grad()
-def trace_to_onnx(network: nn.Module, bound: BoundCall, path: Path) -> TracedGraph:
+def trace_to_onnx(network: nn.Module, bound: BoundCall, path: Path, plain: bool = False) -> TracedGraph:
     """Write `network` as traced on the call `bound` to `path` (opset 17). The first axis of each tensor is dynamic.
 
+    plain: the network is known to read none of its inputs in Python, so that is not looked for.
     Raises BackendError if the network has operations that ONNX cannot say, MissingDependencyError without onnx.
     """
     check_onnx()
@@ -39,8 +40,9 @@ def trace_to_onnx(network: nn.Module, bound: BoundCall, path: Path) -> TracedGra
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the tracer warns of every shape that a network checks in Python
-            traced: Any = torch.jit.trace(traceable, tensors, strict=False, check_trace=False)
-            check_nothing_baked(traceable, traced, tensors)
+            if not plain:
+                traced: Any = torch.jit.trace(traceable, tensors, strict=False, check_trace=False)
+                check_nothing_baked(traceable, traced, tensors)
             torch.onnx.export(
                 traceable,
                 tensors,

@@ -108,6 +108,7 @@ def search_scales(
     base = torch.where(largest > 0, (largest / top).clamp(min=tiny), torch.ones_like(largest))
     upper = LARGEST if portable else 1.0
     coarse = max(COARSE, min(MOST, EFFORT // (2 * pairs.first.shape[1])))
+    at_once = max(1, CHUNK // (2 * pairs.first.numel()))
     ratio = (upper / SMALLEST) ** (1 / (coarse - 1))
     best, least = base, torch.full_like(base, torch.inf)
     for factors in (
@@ -115,26 +116,28 @@ def search_scales(
         [ratio ** (index / (FINE + 1) * 2 - 1) for index in range(1, FINE + 1)],
     ):
         centre = best
-        for factor in factors:
-            scale = (centre * factor).clamp(min=tiny)
-            error = rounded(pairs, scale, portable, bound)[2] * (scale / base).square()
+        for some in torch.tensor(factors, dtype=base.dtype, device=base.device).unsqueeze(1).split(at_once):
+            scale = (centre * some).clamp(min=tiny)
+            error, index = (rounded(pairs, scale, portable, bound)[2] * (scale / base).square()).min(0)
             wins = error < least
-            best, least = torch.where(wins, scale, best), torch.where(wins, error, least)
+            best = torch.where(wins, scale.gather(0, index.unsqueeze(0)).squeeze(0), best)
+            least = torch.where(wins, error, least)
     best = torch.where(largest > 0, best, torch.ones_like(best))
     first, second, _ = rounded(pairs, best, portable, bound)
     return torch.cat([first, second], dim=1).to(torch.int8), best
 
 
 def rounded(pairs: Pairs, scale: Tensor, portable: bool, bound: int = WEIGHT_MAX) -> tuple[Tensor, Tensor, Tensor]:
-    """The nearest (safe) integers at `scale` (rows,), first and second, and the weighted error (rows,), in steps."""
-    column = scale.unsqueeze(1)
+    """The nearest (safe) integers (..., rows, n) at `scale` (..., rows), first and second, and the weighted error
+    (..., rows), in steps."""
+    column = scale.unsqueeze(-1)
     a, b = pairs.first / column, pairs.second / column
     p = a.round().clamp_(-bound, bound)
     q = b.round().clamp_(-bound, bound)
     if portable:
         p, q = nearest_safe(a, b, p, q, pairs)
     error = (p - a).square_().mul_(pairs.first_cost).add_((q - b).square_().mul_(pairs.second_cost))
-    return p, q, error.sum(1)
+    return p, q, error.sum(-1)
 
 
 def nearest_safe(a: Tensor, b: Tensor, p: Tensor, q: Tensor, pairs: Pairs) -> tuple[Tensor, Tensor]:

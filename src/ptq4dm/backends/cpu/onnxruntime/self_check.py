@@ -56,6 +56,6 @@ def run_probes(probes: Sequence[Probe]) -> list[Tensor]:
     network = SideBySide([probe.layer for probe in probes])
     bound = bind(network, Call(([probe.x for probe in probes],)))
     with tempfile.TemporaryDirectory() as folder:
-        graph = write_qdq(network, bound, Path(folder) / "probes.onnx")
+        graph = write_qdq(network, bound, Path(folder) / "probes.onnx", plain=True)
         session = open_session(graph.path, without=UNFUSED)
     return runner(session, graph)(bound.tensors)
