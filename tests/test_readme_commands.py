@@ -1,14 +1,19 @@
-"""The README's commands run as they stand on a tiny network that bears the built-in model's name: smaller numbers, one
-round of timing. `cli/test_demo.py` puts the built-in model itself through quantizing, INT8, evaluation and the page."""
+"""The README's commands run as they stand on tiny networks that bear the names: smaller numbers, one round of timing.
+`cli/test_demo.py` puts the built-in model itself through quantizing, INT8, evaluation and the page.
+"""
 
 import functools
+import json
 import shlex
 
 import pytest
+import torch
 from diffusers import DDPMPipeline, DDPMScheduler
+from papers import improved
 from readme import block
 from tiny import tiny_unet
 
+import ptq4dm
 from ptq4dm.cli import evaluate
 from ptq4dm.cli.main import main
 from ptq4dm.zoo import zoo
@@ -39,3 +44,15 @@ def test_the_command_lines(small, tmp_path, monkeypatch, capsys):
     assert err.count("quantized layers in INT8\n") >= 2  # `sample` and `bench` say so
     assert out.splitlines()[-1].startswith(f"emoji-32  {small}")
     assert (tmp_path / "pictures.png").exists() and (tmp_path / "results" / "report.html").exists()
+
+
+def test_the_command_lines_of_the_papers_checkpoints(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    torch.save(improved.random_weights(improved.Settings()), "cifar10_uncond_50M_500K.pt")
+    own = {"repository": "improved-diffusion", "image_size": 16}
+    (tmp_path / "cifar10_uncond_50M_500K.json").write_text(json.dumps(own))  # or it would be refused for its shape
+    fewer = {"--recipe w8a8-paper": "--recipe w8a8-paper --samples 4"}
+    for line in block("console", 0, fewer).strip().split("\n"):
+        program, *arguments = shlex.split(line)
+        assert program == "ptq4dm" and main(arguments) == 0, f"{line}: {capsys.readouterr().err}"
+    assert ptq4dm.load("cifar10-int8").recipe.attention_products
