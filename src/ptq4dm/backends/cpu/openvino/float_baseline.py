@@ -15,7 +15,7 @@ from ptq4dm.pipelines.denoiser import Call
 def compile_float(network: nn.Module, example: Call, friendly: bool = False) -> nn.Module:
     """`network` in FP32 on OpenVINO, with the same call signature and a dynamic batch.
 
-    friendly: with the rewritten normalisation and attention of the INT8 graph. Raises BackendError if the network
+    friendly: with the rewritten float parts of the INT8 graph (`friendly_forwards`). Raises BackendError if the network
     cannot be expressed, MissingDependencyError without openvino.
     """
     reason = why_unavailable()

@@ -2,8 +2,8 @@
 
 INT8 convolutions read and write channels-last memory. OpenVINO's own group normalisation and diffusers' attention
 reshape channels-first tensors and so force a copy into another layout and back around each. The forms here compute
-the same numbers (float rounding aside) with per-channel sums, 1x1 convolutions and broadcasts only. And they are as
-careful as PyTorch's, which a float32 sum of many numbers one after the other is not: the sums here are of shorter sums.
+the same numbers (float rounding aside) with per-channel sums, 1x1 convolutions and broadcasts only. They are about as
+careful as PyTorch's own forms: sums of many numbers are sums of shorter sums, not one number added after the other.
 """
 
 from collections.abc import Iterator
@@ -15,24 +15,28 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers.models.attention_processor import Attention
+from diffusers.models.embeddings import Timesteps
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from ptq4dm.pipelines.forwards import replaced_forward
+from ptq4dm.quantization.half_layers import HalfLinear
 from ptq4dm.quantization.layers import QuantizedLinear
 from ptq4dm.quantization.weight_only import WeightOnlyLinear
 
 TILE = 4
-"""The longest side of the tiles that are averaged at a time."""
+"""The longest side of the tiles that are averaged at a time, where the side has such a divisor."""
 PART = 32
-"""The most products of a row that are added one after the other."""
+"""How many products of a row are added before their sum joins the others; at least half as many."""
+PLAIN_LINEAR = (nn.Linear.forward, HalfLinear.forward, WeightOnlyLinear.forward)
+"""Forwards that compute a linear layer and nothing of their own."""
 
 
 @contextmanager
-def friendly_forwards(network: nn.Module, one_row_a_sample: bool = True) -> Iterator[None]:
-    """While open, the group normalisations and the spatial self-attentions of `network` run in the engine's form.
-
-    one_row_a_sample: its float linear layers run in a careful form on inputs (batch, in); False where the samples are
-    rows themselves, so many that it would cost.
+def friendly_forwards(network: nn.Module, samples: int | None = None) -> Iterator[None]:
+    """While open, parts of `network` run in the engine's form: group normalisations, spatial self-attentions and
+    sinusoidal embeddings of the time-step; and float linear layers on one row a sample, if told how many `samples`
+    the calls have.
     """
     with ExitStack() as stack:
         for module in network.modules():
@@ -40,8 +44,10 @@ def friendly_forwards(network: nn.Module, one_row_a_sample: bool = True) -> Iter
                 stack.enter_context(replaced_forward(module, partial(group_norm, module)))
             elif isinstance(module, Attention) and is_spatial_self_attention(module):
                 stack.enter_context(replaced_forward(module, partial(spatial_self_attention, module)))
-            elif one_row_a_sample and isinstance(module, nn.Linear | WeightOnlyLinear):
-                stack.enter_context(replaced_forward(module, partial(linear_of_rows, module)))
+            elif isinstance(module, Timesteps):
+                stack.enter_context(replaced_forward(module, partial(time_projection, module)))
+            elif samples and type(module).forward in PLAIN_LINEAR and "forward" not in vars(module):
+                stack.enter_context(replaced_forward(module, partial(linear_of_rows, module, samples)))
         yield
 
 
@@ -49,8 +55,8 @@ def group_norm(module: nn.GroupNorm, input: Tensor) -> Tensor:
     """Group normalisation of (batch, channels, *spatial) by means over space, then over the channels of a group.
 
     y = (x - mean) / sqrt(var + eps) * weight + bias (Wu & He, "Group Normalization", 2018, arXiv 1803.08494). var is
-    the mean over the channels c of E[(x - mean_c)**2] + (mean_c - mean)**2. E[x**2] - mean**2 would lose as many times
-    the last bits as mean**2 is larger than var, and costs as much.
+    the mean over the channels c of E[(x - mean_c)**2] + (mean_c - mean)**2. E[x**2] - mean**2 reads x as often, and its
+    rounding error grows with mean**2 / var.
     """
     x, channels, groups = input, module.num_channels, module.num_groups
     if x.dim() == 2:
@@ -95,22 +101,41 @@ def largest_part(length: int, limit: int) -> int:
     return divisor if divisor > 1 else length
 
 
-def linear_of_rows(module: Any, input: Tensor) -> Tensor:
-    """A float linear layer (nn.Linear, WeightOnlyLinear) on (batch, in), by sums of PART products at most.
+def linear_of_rows(module: Any, samples: int, input: Tensor) -> Tensor:
+    """A float linear layer (nn.Linear, WeightOnlyLinear) on (samples, in), its products added in parts.
 
-    Layers that follow the time-step are such, and what they round away reaches every pixel. On other inputs it is the
-    module's own forward.
+    Layers that follow the time-step are such, and what they round away reaches every pixel. On inputs of more rows,
+    where the products of all parts would take much room, it is the layer's own forward.
     """
-    if input.dim() != 2:
+    part = largest_part(module.weight.shape[1], PART)
+    if input.shape[:-1] != (samples,) or input.dtype != torch.float32 or not PART // 2 <= part <= PART:
         return type(module).forward(module, input)
     weight = module.weight.to(input.dtype)
-    part = largest_part(weight.shape[1], PART)
     parts = input.unflatten(1, (-1, 1, part)) @ weight.unflatten(1, (-1, part)).permute(1, 2, 0)
     ones = torch.from_numpy(np.ones((1, parts.shape[1]), np.float32))  # a constant of the trace
     y = (ones @ parts.squeeze(2)).squeeze(1)
     if isinstance(module, WeightOnlyLinear):
         y = y * module.output_scale(y.dtype)
     return y if module.bias is None else y + module.bias.to(y.dtype)
+
+
+class ExponentialsAsConstants(TorchFunctionMode):
+    """While open, `torch.exp` gives a constant of the trace, computed by PyTorch."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """The function itself, its answer taken out of the trace if it is an exponential."""
+        value = func(*args, **(kwargs or {}))
+        return torch.from_numpy(value.numpy().copy()) if func is torch.exp else value
+
+
+def time_projection(module: Timesteps, timesteps: Tensor) -> Tensor:
+    """The sinusoidal embedding of time-steps (n,), with PyTorch's own frequencies.
+
+    They are exponentials that no input changes. The engine would fold them with other last bits, and t multiplies what
+    is off.
+    """
+    with ExponentialsAsConstants():
+        return type(module).forward(module, timesteps)
 
 
 def is_spatial_self_attention(module: Attention) -> bool:

@@ -2,7 +2,7 @@
 
 The network is traced with each quantized layer as one opaque operator, `ptq4dm::quantized_layer(x, index)`, which the
 conversion then replaces by INT8 nodes. Normalisation, attention and the layers of time are traced in a form that the
-engine runs without changing the memory layout between convolutions, and as carefully as PyTorch (`friendly`).
+engine runs without changing the memory layout between convolutions, and about as carefully as PyTorch (`friendly`).
 """
 
 import re
@@ -104,6 +104,11 @@ def small_batch(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     return tuple(tensor[:2] if tensor.dim() and tensor.shape[0] == batch else tensor for tensor in tensors)
 
 
+def samples_of(tensors: tuple[Tensor, ...]) -> int | None:
+    """How many samples, maps or sequences, a call has; None where its inputs are rows and numbers only."""
+    return next((len(tensor) for tensor in tensors if tensor.dim() > 2), None)
+
+
 @torch.no_grad()
 def lower(network: nn.Module, bound: BoundCall, friendly: bool = True) -> Lowered:
     """The graph for calls like `bound`, for any batch size.
@@ -126,17 +131,16 @@ def lower(network: nn.Module, bound: BoundCall, friendly: bool = True) -> Lowere
     try:
         with (
             layers_as_operators(layers),
-            friendly_forwards(network if friendly else nn.Identity(), one_row_a_sample=tensors[0].dim() > 2),
+            friendly_forwards(network if friendly else nn.Identity(), samples_of(tensors)),
             warnings.catch_warnings(),
         ):
             warnings.simplefilter("ignore")  # the tracer warns of every shape that a network checks in Python
             traced: Any = torch.jit.trace(traceable, tensors, strict=False, check_trace=False)
             check_nothing_baked(traceable, traced, tensors)
             independent = samples_independent(traced, tensors)
-            folded = torch.jit.freeze(traced, optimize_numerics=False)  # PyTorch computes what no input changes
         with unreported():
             model = ov.convert_model(
-                folded,
+                traced,
                 example_input=tensors,
                 input=[ov.PartialShape([-1, *tensor.shape[1:]] if tensor.dim() else []) for tensor in tensors],
                 extension=[ConversionExtension(OPERATOR, convert)],
