@@ -8,7 +8,7 @@ from diffusers.models.attention_processor import Attention
 from torch import nn
 
 from ptq4dm.backends.cpu.openvino import compile_float
-from ptq4dm.backends.cpu.openvino.friendly import group_norm, linear_of_rows, spatial_self_attention
+from ptq4dm.backends.cpu.openvino.friendly import LinearInParts, group_norm, spatial_self_attention, within
 from ptq4dm.pipelines.denoiser import Call
 from ptq4dm.quantization.half_layers import half_form
 from ptq4dm.quantization.weight_only import weight_only_form
@@ -59,9 +59,8 @@ def test_group_normalisation_on_the_engine():
 def test_linear_layers_of_rows(width, bias, form):
     layer = form(nn.Linear(width, 5, bias))
     x = torch.randn(3, width)
-    for samples in (3, 2):
-        torch.testing.assert_close(linear_of_rows(layer, samples, x), layer(x))
-    torch.testing.assert_close(linear_of_rows(layer, 3, x[None]), layer(x)[None])
+    for samples, rows in ((3, x), (2, x), (3, x[None])):
+        torch.testing.assert_close(within(LinearInParts(samples), layer, rows), layer(rows))
 
 
 class Doubled(nn.Linear):

@@ -6,7 +6,7 @@ the same numbers (float rounding aside) with per-channel sums, 1x1 convolutions 
 careful as PyTorch's own forms: sums of many numbers are sums of shorter sums, not one number added after the other.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from ptq4dm.pipelines.forwards import replaced_forward
-from ptq4dm.quantization.half_layers import HalfLinear
 from ptq4dm.quantization.layers import QuantizedLinear
 from ptq4dm.quantization.weight_only import WeightOnlyLinear
 
@@ -28,8 +27,6 @@ TILE = 4
 """The longest side of the tiles that are averaged at a time, where the side has such a divisor."""
 PART = 32
 """How many products of a row are added before their sum joins the others; at least half as many."""
-PLAIN_LINEAR = (nn.Linear.forward, HalfLinear.forward, WeightOnlyLinear.forward)
-"""Forwards that compute a linear layer and nothing of their own."""
 
 
 @contextmanager
@@ -40,15 +37,23 @@ def friendly_forwards(network: nn.Module, samples: int | None = None) -> Iterato
     """
     with ExitStack() as stack:
         for module in network.modules():
-            if isinstance(module, nn.GroupNorm):
-                stack.enter_context(replaced_forward(module, partial(group_norm, module)))
-            elif isinstance(module, Attention) and is_spatial_self_attention(module):
-                stack.enter_context(replaced_forward(module, partial(spatial_self_attention, module)))
-            elif isinstance(module, Timesteps):
-                stack.enter_context(replaced_forward(module, partial(time_projection, module)))
-            elif samples and type(module).forward in PLAIN_LINEAR and "forward" not in vars(module):
-                stack.enter_context(replaced_forward(module, partial(linear_of_rows, module, samples)))
+            form = form_of(module, samples)
+            if form is not None:
+                stack.enter_context(replaced_forward(module, form))
         yield
+
+
+def form_of(module: nn.Module, samples: int | None) -> Callable[..., Any] | None:
+    """The forward that stands in for a module's own; None if that stays."""
+    if isinstance(module, nn.GroupNorm):
+        return partial(group_norm, module)
+    if isinstance(module, Attention) and is_spatial_self_attention(module):
+        return partial(spatial_self_attention, module)
+    if isinstance(module, Timesteps):
+        return partial(within, ExponentialsAsConstants(), module.forward)
+    if samples and isinstance(module, nn.Linear | WeightOnlyLinear):
+        return partial(within, LinearInParts(samples), module.forward)
+    return None
 
 
 def group_norm(module: nn.GroupNorm, input: Tensor) -> Tensor:
@@ -101,41 +106,53 @@ def largest_part(length: int, limit: int) -> int:
     return divisor if divisor > 1 else length
 
 
-def linear_of_rows(module: Any, samples: int, input: Tensor) -> Tensor:
-    """A float linear layer (nn.Linear, WeightOnlyLinear) on (samples, in), its products added in parts.
+def within(mode: TorchFunctionMode, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """The forward of a module, with some of PyTorch's functions replaced in it."""
+    with mode:
+        return forward(*args, **kwargs)
 
-    Layers that follow the time-step are such, and what they round away reaches every pixel. On inputs of more rows,
-    where the products of all parts would take much room, it is the layer's own forward.
+
+class LinearInParts(TorchFunctionMode):
+    """While open, `F.linear` adds products in parts on one row for each of so many samples.
+
+    Layers that follow the time-step are called so, and what they round away reaches every pixel.
     """
-    part = largest_part(module.weight.shape[1], PART)
-    if input.shape[:-1] != (samples,) or input.dtype != torch.float32 or not PART // 2 <= part <= PART:
-        return type(module).forward(module, input)
-    weight = module.weight.to(input.dtype)
+
+    def __init__(self, samples: int):
+        super().__init__()
+        self.samples = samples
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """The function itself, or `linear_in_parts` for `F.linear` on such rows."""
+        rows = func is F.linear and args[0].shape[:-1] == (self.samples,)
+        return (linear_in_parts if rows else func)(*args, **(kwargs or {}))
+
+
+def linear_in_parts(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`F.linear` on (rows, in), PART products added at a time where the width has such a divisor.
+
+    The sums of all parts take in / PART times the room of the answer, so it is for few rows.
+    """
+    part = largest_part(weight.shape[1], PART)
+    if not PART // 2 <= part <= PART:
+        return F.linear(input, weight, bias)
     parts = input.unflatten(1, (-1, 1, part)) @ weight.unflatten(1, (-1, part)).permute(1, 2, 0)
-    ones = torch.from_numpy(np.ones((1, parts.shape[1]), np.float32))  # a constant of the trace
+    ones = torch.from_numpy(np.ones((1, parts.shape[1]), np.float32)).to(parts.dtype)  # a constant of the trace
     y = (ones @ parts.squeeze(2)).squeeze(1)
-    if isinstance(module, WeightOnlyLinear):
-        y = y * module.output_scale(y.dtype)
-    return y if module.bias is None else y + module.bias.to(y.dtype)
+    return y if bias is None else y + bias
 
 
 class ExponentialsAsConstants(TorchFunctionMode):
-    """While open, `torch.exp` gives a constant of the trace, computed by PyTorch."""
+    """While open, `torch.exp` gives a constant of the trace, computed by PyTorch.
+
+    For the frequencies of the time-step's embedding: no input changes them, and t multiplies what is off in them, as in
+    an exponential that the engine folds with other last bits.
+    """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """The function itself, its answer taken out of the trace if it is an exponential."""
         value = func(*args, **(kwargs or {}))
         return torch.from_numpy(value.numpy().copy()) if func is torch.exp else value
-
-
-def time_projection(module: Timesteps, timesteps: Tensor) -> Tensor:
-    """The sinusoidal embedding of time-steps (n,), with PyTorch's own frequencies.
-
-    They are exponentials that no input changes. The engine would fold them with other last bits, and t multiplies what
-    is off.
-    """
-    with ExponentialsAsConstants():
-        return type(module).forward(module, timesteps)
 
 
 def is_spatial_self_attention(module: Attention) -> bool:
