@@ -7,9 +7,10 @@ from torch import nn
 
 import ptq4dm
 from ptq4dm.pipelines.denoiser import Call
+from ptq4dm.quantization.half_layers import HalfLinear
 from ptq4dm.quantization.plan import make_plan, planned
 from ptq4dm.quantization.rewrite import quantize_layers, with_layers
-from ptq4dm.quantization.sensitivity import best_in_float, error_shares
+from ptq4dm.quantization.sensitivity import best_in_float, best_in_half, error_shares
 from ptq4dm.quantization.weight_only import WeightOnlyLinear
 from ptq4dm.ranges.observe import observe
 from ptq4dm.ranges.range_table import choose_ranges
@@ -19,9 +20,9 @@ from ptq4dm.recipe import RangeRecipe, WeightRecipe
 class Skips(nn.Module):
     """A narrow layer carries the input straight to the output; a wide one adds little."""
 
-    def __init__(self):
+    def __init__(self, width: int = 256):
         super().__init__()
-        self.skip, self.up, self.down = nn.Linear(16, 16), nn.Linear(16, 256), nn.Linear(256, 16)
+        self.skip, self.up, self.down = nn.Linear(16, 16), nn.Linear(16, width), nn.Linear(width, 16)
 
     def forward(self, x):
         return {"sample": self.skip(x) + 0.01 * self.down(torch.relu(self.up(x))), "shape": x.shape[-1]}
@@ -86,6 +87,23 @@ def test_a_sensitive_layer_stays_in_float_within_the_recipes_share(network):
     wanted = network(x)["sample"]
     errors = [float((model.network(x)["sample"] - wanted).norm()) for model in (default, none)]
     assert errors[0] < 0.6 * errors[1]
+
+
+def test_the_most_error_for_the_fewest_weights_is_held_in_float16():
+    sizes, shares = {"a": 3, "b": 2, "c": 1, "d": 2}, {"a": 0.6, "b": 0.3, "c": 0.3, "d": 0.1}
+    assert best_in_half("abcd", shares, sizes, 1000) == {"c", "a"}  # 4 of 1000 together; b does not fit any more
+    assert best_in_half("abd", shares, sizes, 1000) == {"a"}
+    assert best_in_half("bd", shares, sizes, 750) == {"b"}
+    assert best_in_half("abcd", shares, sizes, 100) == set()
+
+
+@pytest.mark.parametrize(("width", "kind"), [(256, WeightOnlyLinear), (2048, HalfLinear)])
+@torch.no_grad()
+def test_a_sensitive_layer_of_few_weights_is_held_in_float16(width, kind):
+    network = Skips(width).eval()
+    batches = [(call.args, call.kwargs) for call in calls()]
+    model = ptq4dm.quantize_module(network, batches, ptq4dm.load_recipe("w8a8"))
+    assert planned(model.plan) == ["up", "down"] and type(model.network.skip) is kind  # 256 of 8 or 66 thousand weights
 
 
 def test_layers_of_time_are_watched_at_every_time_step():

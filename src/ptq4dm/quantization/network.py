@@ -20,7 +20,7 @@ from ptq4dm.quantization.macs import count_macs
 from ptq4dm.quantization.plan import float_by_method, leave_out, make_plan, planned
 from ptq4dm.quantization.quantized_model import QuantizedDenoiser
 from ptq4dm.quantization.rewrite import quantize_layers, with_layers
-from ptq4dm.quantization.sensitivity import best_in_float
+from ptq4dm.quantization.sensitivity import best_in_float, best_in_half
 from ptq4dm.quantization.smoothing import smoothing_of
 from ptq4dm.quantization.time_bands import set_bands
 from ptq4dm.quantization.weight_only import WeightOnlyLayer, reasons_of, weight_only_forms
@@ -116,14 +116,14 @@ def round_network(
     chosen = best_in_float(shares, macs, recipe.float_share) if shares and recipe.float_share else {}
     sensitive: dict[str, WeightOnlyLayer] = {}
     if recipe.weights.error_feedback:
-        sensitive = weight_only_forms(network, [name for name in layers if name in chosen])
+        sensitive = sensitive_forms(network, layers, chosen, shares or {})
         rounding(network, [(layers, recipe.weights), (sensitive, whole_range)], calls, progress)
         rounding(network, [(weight_only, whole_range)], along, progress)
     if recipe.float_share and shares is None:
         shares, made = shares_within(network, layers, calls, limit, progress)
         chosen = best_in_float(shares, macs, recipe.float_share)
         if recipe.weights.error_feedback:
-            sensitive = weight_only_forms(network, [name for name in layers if name in chosen])
+            sensitive = sensitive_forms(network, layers, chosen, shares)
             rounding(network, [(sensitive, whole_range)], calls, progress)
     plan = leave_out(plan, chosen)
     left = [name for name in (*layers, *following) if name not in {*planned(plan), *weight_only}]
@@ -144,6 +144,16 @@ def round_network(
         "folded": {key: list(names) for key, names in folds.items()},
     }
     return QuantizedDenoiser(quantized, plan, calls[0], facts, folded), ranges
+
+
+def sensitive_forms(
+    network: nn.Module, layers: Mapping[str, QuantizedLayer], chosen: Collection[str], shares: Mapping[str, float]
+) -> dict[str, WeightOnlyLayer]:
+    """The 8-bit forms of the `chosen` of `layers`, to be rounded; not of those that are better held in float16."""
+    names = [name for name in layers if name in chosen]
+    sizes = {name: layers[name].weight.numel() for name in names}
+    halves = best_in_half(names, shares, sizes, sum(parameter.numel() for parameter in network.parameters()))
+    return weight_only_forms(network, [name for name in names if name not in halves])
 
 
 def in_time_bands(
