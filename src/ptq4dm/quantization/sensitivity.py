@@ -86,8 +86,8 @@ def best_in_half(names: Iterable[str], shares: Mapping[str, float], sizes: Mappi
     """Of the layers left in float those to hold in float16, not in 8 bits: the most error for their weights first, as
     long as together they hold no more than `FEW` of all.
 
-    What rounded weights get wrong is the same at every step, so it adds up. The shortcut of the last block of `emoji-32`,
-    0.1 % of the weights, in 8 bits did more to pictures than the weights of any other layer.
+    What rounded weights get wrong is the same at every step, so it adds up. The shortcut of the last block of
+    `emoji-32`, 0.1 % of the weights, in 8 bits did more to pictures than the weights of any other layer.
 
     sizes: weights by layer. total: of the network.
     """
