@@ -47,10 +47,11 @@ def quantize_network(
     layers = planned(make_plan(network, recipe.keep_float, min_channels=recipe.min_channels))
     edges = band_edges(recipe.ranges.bands, *span)
     timed = set(layers_of_time(network, along[0][0], along[-1][0], layers)) if along else set()
+    ranged = timed - set(linear_layers(network, timed, layers) if recipe.time_in_float else ())  # inputs are rounded
 
     def watched(names: Sequence[str], smoothing: Mapping[str, Tensor] | None = None) -> dict[str, LayerStatistics]:
-        of_pictures = [name for name in names if name not in timed]
-        of_time = [name for name in names if name in timed]
+        of_pictures = [name for name in names if name not in ranged]
+        of_time = [name for name in names if name in ranged]
         found = observe(network, of_pictures, calls, edges, progress, smoothing)
         return found | (observe(network, of_time, along, edges, progress, smoothing) if of_time else {})
 
