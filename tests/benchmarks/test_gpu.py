@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from interpreted import unchecked_integers
+from interpreted import quickly_interpreted
 
 pytest.importorskip("triton")
 GPU = Path(__file__).parents[2] / "benchmarks" / "gpu"
@@ -19,7 +19,7 @@ MEASURING = ("check.py", "bench_kernels.py", "bench_network.py")
 
 @pytest.fixture(scope="module", autouse=True)
 def quick_interpreter():
-    with unchecked_integers():
+    with quickly_interpreted():
         yield
 
 

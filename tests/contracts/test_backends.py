@@ -5,7 +5,7 @@ from contextlib import nullcontext
 
 import pytest
 import torch
-from interpreted import unchecked_integers
+from interpreted import quickly_interpreted
 from tiny import tiny_pipeline
 
 import ptq4dm
@@ -20,7 +20,7 @@ ARITHMETIC = {"simulated": "float-out"} | {name: b.arithmetic for name, b in BAC
 
 @pytest.fixture(scope="module", autouse=True)
 def quick_interpreter():
-    with unchecked_integers():
+    with quickly_interpreted():
         yield
 
 

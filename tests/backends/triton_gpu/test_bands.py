@@ -6,7 +6,7 @@ import pytest
 import torch
 from hard_cases import bytes_of
 from int8_layers import int8_form
-from interpreted import unchecked_integers
+from interpreted import quickly_interpreted
 from timed import CUTS, RANGES, Timed, banded, inputs
 from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
@@ -27,7 +27,7 @@ from ptq4dm.ranges.search import InputRange
 
 @pytest.fixture(scope="module", autouse=True)
 def quick_interpreter():
-    with unchecked_integers():
+    with quickly_interpreted():
         yield
 
 

@@ -7,7 +7,7 @@ import torch
 from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.upsampling import Upsample2D
 from int8_layers import quantized_copy
-from interpreted import unchecked_integers
+from interpreted import quickly_interpreted
 from torch import nn
 
 pytest.importorskip("triton")
@@ -29,7 +29,7 @@ BLOCKS = {
 
 @pytest.fixture(scope="module", autouse=True)
 def quick_interpreter():
-    with unchecked_integers():
+    with quickly_interpreted():
         yield
 
 

@@ -8,7 +8,7 @@ from diffusers.models.attention import BasicTransformerBlock
 from diffusers.models.attention_processor import Attention
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from int8_layers import quantized_copy
-from interpreted import unchecked_integers
+from interpreted import quickly_interpreted
 from torch import nn
 
 pytest.importorskip("triton")
@@ -22,7 +22,7 @@ from ptq4dm.quantization.rewrite import with_layers
 
 @pytest.fixture(scope="module", autouse=True)
 def quick_interpreter():
-    with unchecked_integers():
+    with quickly_interpreted():
         yield
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 from int8_layers import quantized_copy
-from interpreted import unchecked_integers
+from interpreted import quickly_interpreted
 from tiny import tiny_pipeline, tiny_unet
 from torch import nn
 from torch._dynamo.testing import CompileCounter, CompileCounterWithBackend
@@ -40,7 +40,7 @@ def tiny_conditional(**options):
 
 @pytest.fixture(scope="module", autouse=True)
 def quick_interpreter():
-    with unchecked_integers():
+    with quickly_interpreted():
         yield
 
 
