@@ -5,9 +5,10 @@ from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 
 
 def tiny_unet(
-    channels: tuple[int, ...] = (8, 16), size: int = 16, attention: bool = True, seed: int = 0, **config: object
+    channels: tuple[int, ...] = (8, 16), size: int = 16, attention: bool = False, seed: int = 0, **config: object
 ) -> UNet2DModel:
-    """A random `UNet2DModel` with residual blocks, a down- and an upsampler, time embedding and attention."""
+    """A random `UNet2DModel` with residual blocks, a down- and an upsampler, time embedding and attention: in the
+    middle, and at the lowest level if `attention`."""
     plain = len(channels) - 1
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -26,8 +27,10 @@ def tiny_unet(
     return network.eval().requires_grad_(False)
 
 
-def tiny_pipeline(channels: tuple[int, ...] = (8, 16), size: int = 16, seed: int = 0) -> DDPMPipeline:
+def tiny_pipeline(
+    channels: tuple[int, ...] = (8, 16), size: int = 16, seed: int = 0, attention: bool = False
+) -> DDPMPipeline:
     """A random `DDPMPipeline`: 3 x size x size pictures, 1000 training time-steps, linear betas."""
-    pipeline = DDPMPipeline(tiny_unet(channels, size, seed=seed), DDPMScheduler(num_train_timesteps=1000))
+    pipeline = DDPMPipeline(tiny_unet(channels, size, attention, seed), DDPMScheduler(num_train_timesteps=1000))
     pipeline.set_progress_bar_config(disable=True)
     return pipeline

@@ -2,7 +2,8 @@
 
 import bench_time_scales
 import torch
-from tiny import tiny_pipeline
+from diffusers import DDPMPipeline, DDPMScheduler
+from tiny import tiny_unet
 
 import ptq4dm
 from ptq4dm.backends.cpu.openvino.run import OpenVINOBackend
@@ -11,7 +12,7 @@ from ptq4dm.quantization.quantized_model import example_call
 
 
 def test_the_lookup_and_a_graph_for_each_band_answer_alike() -> None:
-    pipeline = open_pipeline(tiny_pipeline())
+    pipeline = open_pipeline(DDPMPipeline(tiny_unet((8,), size=8, attention=False), DDPMScheduler()))
     recipe = ptq4dm.load_recipe("w8a8-minmax").replace(calibration={"samples": 4, "steps": 3})
     network = ptq4dm.quantize(pipeline.source, recipe).network
     example = example_call(pipeline, 2)

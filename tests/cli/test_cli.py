@@ -11,7 +11,7 @@ from functools import partial
 import pytest
 from tiny import tiny_pipeline
 
-from ptq4dm.cli.main import main
+from ptq4dm.cli.main import VERBS, main
 from ptq4dm.errors import ArtifactError
 from ptq4dm.evaluation.text import executed_line
 
@@ -229,8 +229,8 @@ class Interrupt:
         if name == {during!r}:
             raise KeyboardInterrupt
 sys.meta_path.insert(0, Interrupt())
-from ptq4dm.cli.main import main
-sys.exit(main(["zoo"]))
+from ptq4dm.cli.main import VERBS, main
+sys.exit(main(["inspect", "a model"]))
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 130 and done.stdout == ""
@@ -291,3 +291,18 @@ def test_usage_mistakes_exit_with_2(arguments, capsys):
     out, err = capsys.readouterr()
     assert out == "" and err.count("\n") == 1
     assert err.startswith("ptq4dm: error: ") and "--help`)" in err
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["fly"], []])
+def test_what_needs_no_libraries_does_not_wait_for_them(arguments):
+    program = f"import sys\nsys.modules['torch'] = None\nfrom ptq4dm.cli.main import main\nmain({arguments!r})"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == (0 if "--help" in arguments else 2) and "Traceback" not in done.stderr
+    assert all(verb in done.stdout + done.stderr for verb in VERBS) or not arguments
+
+
+def test_help_has_a_line_for_every_verb_and_its_own_arguments(capsys):
+    for arguments, told in ((["--help"], "List the built-in models."), (["bench", "--help"], "--backend BACKEND")):
+        with pytest.raises(SystemExit) as stopped:
+            main(arguments)
+        assert stopped.value.code == 0 and told in capsys.readouterr().out

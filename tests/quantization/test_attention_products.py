@@ -75,13 +75,13 @@ def test_both_products_are_of_rounded_operands():
 
 @pytest.fixture(scope="module")
 def quantized():
-    return ptq4dm.quantize(tiny_pipeline(), RECIPE)
+    return ptq4dm.quantize(tiny_pipeline(attention=True), RECIPE)
 
 
 def test_the_paper_preset_rounds_every_layer_and_product(quantized):
     network = quantized.network
     assert RECIPE.attention_products and (RECIPE.ranges.metric, RECIPE.ranges.metric_options) == ("lp", {"p": 2.4})
-    names = list(attention_plan(tiny_unet()))
+    names = list(attention_plan(tiny_unet(attention=True)))
     assert product_names(network) == names and len(names) == 4
     facts = quantized.denoiser().facts
     assert facts["attention_products"] == dict.fromkeys(names, "")
@@ -97,8 +97,8 @@ def test_the_paper_preset_rounds_every_layer_and_product(quantized):
 
 
 def test_rounding_the_products_changes_the_answer_a_little(quantized):
-    without = ptq4dm.quantize(tiny_pipeline(), RECIPE.replace(attention_products=False)).network
-    float_ = tiny_pipeline().unet
+    without = ptq4dm.quantize(tiny_pipeline(attention=True), RECIPE.replace(attention_products=False)).network
+    float_ = tiny_pipeline(attention=True).unet
     x = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(1))
 
     def answer(network):
@@ -119,7 +119,7 @@ def test_it_is_saved_and_opened_by_both(quantized, tmp_path, capsys):
     assert torch.equal(unet(x, t).sample, expected)
     assert main(["inspect", str(folder)]) == 0
     assert "4 of 4 attentions multiply their matrices in 8 bits" in capsys.readouterr().out
-    tiny_pipeline().save_pretrained(tmp_path / "float")
+    tiny_pipeline(attention=True).save_pretrained(tmp_path / "float")
     with pytest.raises(ArtifactError, match="attention_products"):
         UNet2DModel.from_pretrained(
             tmp_path / "float" / "unet", quantization_config=ptq4dm.PTQ4DMConfig(calibrated=folder)
@@ -140,8 +140,8 @@ def test_what_cannot_be_is_said():
     with pytest.raises(RecipeError, match="attention_products = true goes with arithmetic = 'float-out' only"):
         ptq4dm.load_recipe(RECIPE.replace(arithmetic="qdq"))
     with pytest.raises(ArtifactError, match="no attention 'conv_in'"):
-        put_products(tiny_unet(), ["conv_in"])
-    network = tiny_unet()
+        put_products(tiny_unet(attention=True), ["conv_in"])
+    network = tiny_unet(attention=True)
     network.mid_block.attentions[0].norm_q = torch.nn.Identity()
     network.up_blocks[0].attentions[0].set_processor(SlicedAttnProcessor(1))
     reasons = attention_plan(network)

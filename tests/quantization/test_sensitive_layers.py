@@ -9,6 +9,7 @@ from tiny import tiny_pipeline, tiny_unet
 from weight_only_common import ENGINES, RECIPE, WEIGHTS, answer, of_time
 
 import ptq4dm
+from ptq4dm.quantization.half_layers import HalfConv2d, half_names
 from ptq4dm.quantization.weight_only import WeightOnlyConv, WeightOnlyLinear, weight_only_form, weight_only_names
 
 pytestmark = pytest.mark.filterwarnings("ignore::ptq4dm.errors.SimulatedWarning")
@@ -26,11 +27,12 @@ def sensitive_names(model):
 def test_sensitive_layers_hold_8_bits(sensitive, tmp_path):
     names, wanted = sensitive_names(sensitive), answer(sensitive.network)
     kinds = {type(sensitive.network.get_submodule(name)) for name in names}
-    assert WeightOnlyConv in kinds <= {WeightOnlyConv, WeightOnlyLinear}
-    assert {*names, *of_time(tiny_unet())[1:]} == {*weight_only_names(sensitive.network)}
+    assert WeightOnlyConv in kinds <= {WeightOnlyConv, WeightOnlyLinear, HalfConv2d}
+    halves = {*half_names(sensitive.network)} & {*names}  # the smallest of them
+    assert {*names, *of_time(tiny_unet())[1:]} - halves == {*weight_only_names(sensitive.network)}
     folder = sensitive.save(tmp_path / "int8")
     tensors = load_file(folder / "unet" / WEIGHTS)
-    assert all(tensors[f"{name}.weight"].dtype == torch.int8 for name in names)
+    assert all(tensors[f"{name}.weight"].dtype == (torch.float16 if name in halves else torch.int8) for name in names)
     loaded = UNet2DModel.from_pretrained(folder, subfolder="unet")
     assert torch.equal(answer(ptq4dm.load(folder).network), wanted) and torch.equal(answer(loaded), wanted)
     loaded.save_pretrained(tmp_path / "again")

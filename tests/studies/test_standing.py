@@ -32,10 +32,10 @@ def rows_by_chance(rng: np.random.Generator, number: int, gain: float = 0.0) -> 
 def test_chance_is_told_from_a_better_row() -> None:
     """Of 40 rows by chance some are better beyond their own interval in most studies, but hardly ever at once."""
     rng = np.random.default_rng(0)
-    found = [standing(rows_by_chance(rng, 40)) for _ in range(40)]
+    found = [standing(rows_by_chance(rng, 40)) for _ in range(16)]
     assert {item["compared"] for item in found} == {40}
-    assert sum(bool(item["better"]) for item in found) > 15
-    assert sum(bool(item["better_at_once"]) for item in found) <= 4
+    assert sum(bool(item["better"]) for item in found) > 6
+    assert sum(bool(item["better_at_once"]) for item in found) <= 2
     assert standing(rows_by_chance(rng, 40, gain=3.0))["better_at_once"] == ["timesteps: law 39"]
 
 

@@ -1,6 +1,7 @@
 """`ptq4dm`: the command line. One file a verb; every user error is one line on stderr and exit code 2."""
 
 import argparse
+import ast
 import errno
 import os
 import signal
@@ -10,6 +11,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
+from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
@@ -29,19 +31,29 @@ class Parser(argparse.ArgumentParser):
         sys.exit(refuse(f"{message} (see `{self.prog} --help`)"))
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The parser of all verbs."""
+def build_parser(verb: str | None = None) -> argparse.ArgumentParser:
+    """The parser of all verbs, with the arguments of one of them, or of all.
+
+    Only modules of verbs whose arguments are wanted are imported: libraries behind them take seconds.
+    """
     parser = Parser(
         prog="ptq4dm", description="Make a pretrained diffusion model 8-bit without training, and prove it."
     )
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     for name in VERBS:
-        verb = import_module(f"ptq4dm.cli.{name}")  # here, not above: it takes seconds, and Ctrl-C may come in them
-        summary = (verb.__doc__ or "").split("\n")[0]
+        summary = summary_of(name)
         own = verbs.add_parser(name, help=summary, description=summary)
-        verb.add_arguments(own)
-        own.set_defaults(run=verb.run)
+        if verb in (name, None):
+            module = import_module(f"ptq4dm.cli.{name}")
+            module.add_arguments(own)
+            own.set_defaults(run=module.run)
     return parser
+
+
+def summary_of(verb: str) -> str:
+    """The first line of what a verb's module says of itself, read without importing it."""
+    text = (Path(__file__).parent / f"{verb}.py").read_text(encoding="utf-8")
+    return (ast.get_docstring(ast.parse(text)) or "").split("\n")[0]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -63,7 +75,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run_verb(arguments: Sequence[str] | None) -> int:
     """Run one verb; 0, also where whoever reads standard output goes away."""
-    args = build_parser().parse_args(arguments)
+    words = sys.argv[1:] if arguments is None else arguments
+    verb = next((word for word in words if not word.startswith("-")), "")
+    args = build_parser(verb).parse_args(words)
     quieten()
     try:
         args.run(args)
@@ -131,9 +145,11 @@ def quieten() -> None:
     """Keep library chatter (tracing warnings, loading bars) off the user's terminal; PTQ4DM_DEBUG=1 shows it."""
     if os.environ.get("PTQ4DM_DEBUG"):
         return
+    warnings.filterwarnings("ignore")
+    if "diffusers" not in sys.modules:  # the verb has no use for it
+        return
     import diffusers
 
-    warnings.filterwarnings("ignore")
     diffusers.utils.logging.set_verbosity_error()
     diffusers.utils.logging.disable_progress_bar()
 

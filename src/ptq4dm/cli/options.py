@@ -5,8 +5,6 @@ import json
 import sys
 from typing import Any
 
-from ptq4dm.pipelines.schedulers import SCHEDULERS
-
 
 def positive(text: str) -> int:
     """A whole number of at least 1, for argparse."""
@@ -58,6 +56,10 @@ def add_device(parser: argparse.ArgumentParser) -> None:
 
 def add_sampling(parser: argparse.ArgumentParser, count: int) -> None:
     """--count, --scheduler, --steps, --batch-size."""
+    from ptq4dm.pipelines.schedulers import (
+        SCHEDULERS,
+    )  # here, not above: what draws nothing need not wait for diffusers
+
     parser.add_argument("--count", type=positive, default=count, help=f"pictures (default {count})")
     parser.add_argument("--scheduler", default="ddim", help=f"{', '.join(SCHEDULERS)} (default ddim)")
     parser.add_argument("--steps", type=positive, default=50, help="denoising steps (default 50)")

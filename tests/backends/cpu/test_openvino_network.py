@@ -60,7 +60,7 @@ def relative(a: Tensor, b: Tensor) -> float:
 @pytest.fixture(scope="module")
 def unet():
     torch.manual_seed(0)
-    return quantize_by_min_max(tiny_unet((8, 16), 16), torch.randn(4, 3, 16, 16), torch.tensor([1, 300, 600, 999]))
+    return quantize_by_min_max(tiny_unet((8, 16), 16, attention=True), torch.randn(4, 3, 16, 16), torch.tensor([1, 300, 600, 999]))
 
 
 @pytest.fixture(scope="module")
