@@ -4,7 +4,8 @@ What a layer of time gets wrong is the same for every picture: it does not avera
 answer is a gain or a shift that changes with t. They do next to no work (one row a call, not one a pixel), so their
 inputs need no integers, but they hold 7 % of the weights of `emoji-32`, so their weights do: all but those of the
 first, from which the others have the time-step, and which are few. Of a sensitive layer, rounding the inputs makes the
-most error; its weights in 8 bits, rounded with error feedback, cost little and a quarter of the room.
+most error; its weights in 8 bits, rounded with error feedback, cost little and a quarter of the room (but for the few
+of the most sensitive ones: `sensitivity.best_in_half`).
 """
 
 from abc import ABC, abstractmethod
