@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from functools import partial
+from importlib import import_module
 
 import pytest
 from tiny import tiny_pipeline
@@ -229,7 +230,7 @@ class Interrupt:
         if name == {during!r}:
             raise KeyboardInterrupt
 sys.meta_path.insert(0, Interrupt())
-from ptq4dm.cli.main import VERBS, main
+from ptq4dm.cli.main import main
 sys.exit(main(["inspect", "a model"]))
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
@@ -295,10 +296,16 @@ def test_usage_mistakes_exit_with_2(arguments, capsys):
 
 @pytest.mark.parametrize("arguments", [["--help"], ["fly"], []])
 def test_what_needs_no_libraries_does_not_wait_for_them(arguments):
-    program = f"import sys\nsys.modules['torch'] = None\nfrom ptq4dm.cli.main import main\nmain({arguments!r})"
+    without = "import sys\nsys.modules |= dict.fromkeys(('torch', 'diffusers'))\n"
+    program = f"{without}from ptq4dm.cli.main import main\nmain({arguments!r})"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == (0 if "--help" in arguments else 2) and "Traceback" not in done.stderr
     assert all(verb in done.stdout + done.stderr for verb in VERBS) or not arguments
+
+
+def test_the_help_says_of_every_verb_what_its_module_does():
+    found = {verb: import_module(f"ptq4dm.cli.{verb}").__doc__.split("\n")[0] for verb in VERBS}
+    assert found == VERBS
 
 
 def test_help_has_a_line_for_every_verb_and_its_own_arguments(capsys):

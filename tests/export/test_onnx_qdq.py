@@ -93,7 +93,7 @@ def test_a_smoothed_layer_means_the_same_to_onnx(source, shape, tmp_path):
 
 @pytest.mark.parametrize("rounded", [False, True], ids=["float-out", "qdq"])
 def test_a_whole_network_means_the_same_to_onnx_runtime(rounded, tmp_path):
-    network = randomized_network(tiny_unet((4, 8), 8), rounded)
+    network = randomized_network(tiny_unet((4, 8), 8, attention=True), rounded)
     path = export_qdq(network, Call((torch.randn(2, 3, 8, 8), torch.tensor([5, 6]))), tmp_path / "net.onnx")
     session = open_session(path, optimize=False)
     assert [item.name for item in session.get_inputs()] == ["sample", "timestep"]

@@ -91,10 +91,10 @@ def test_a_sensitive_layer_stays_in_float_within_the_recipes_share(network):
 
 def test_the_most_error_for_the_fewest_weights_is_held_in_float16():
     sizes, shares = {"a": 3, "b": 2, "c": 1, "d": 2}, {"a": 0.6, "b": 0.3, "c": 0.3, "d": 0.1}
-    assert best_in_half("abcd", shares, sizes, 1000) == {"c", "a"}  # 4 of 1000 together; b does not fit any more
-    assert best_in_half("abd", shares, sizes, 1000) == {"a"}
-    assert best_in_half("bd", shares, sizes, 750) == {"b"}
-    assert best_in_half("abcd", shares, sizes, 100) == set()
+    assert best_in_half(shares, sizes, 1000) == {"c", "a"}  # 4 of 1000 together; b does not fit any more
+    assert best_in_half(shares, {"a": 3, "b": 2, "d": 2}, 1000) == {"a"}
+    assert best_in_half(shares, {"b": 2, "d": 2}, 750) == {"b"}
+    assert best_in_half(shares, sizes, 100) == set()
 
 
 @pytest.mark.parametrize(("width", "kind"), [(256, WeightOnlyLinear), (2048, HalfLinear)])
@@ -104,6 +104,21 @@ def test_a_sensitive_layer_of_few_weights_is_held_in_float16(width, kind):
     batches = [(call.args, call.kwargs) for call in calls()]
     model = ptq4dm.quantize_module(network, batches, ptq4dm.load_recipe("w8a8"))
     assert planned(model.plan) == ["up", "down"] and type(model.network.skip) is kind  # 256 of 8 or 66 thousand weights
+
+
+@torch.no_grad()
+def test_what_has_no_form_in_float16_keeps_8_bits():
+    class Own(nn.Linear):
+        pass
+
+    for changed in ("kind", "size"):
+        network = Skips(2048).eval()
+        if changed == "kind":
+            network.skip.__class__ = Own
+        else:
+            network.skip.weight[0, 0] = 7e4  # float16 ends at 65,504
+        model = ptq4dm.quantize_module(network, [(call.args, call.kwargs) for call in calls()], "w8a8")
+        assert type(model.network.skip) is WeightOnlyLinear
 
 
 def test_layers_of_time_are_watched_at_every_time_step():

@@ -1,4 +1,4 @@
-"""Time the float network in every engine here and the INT8 one, alternating in one run: ratios with their spread."""
+"""Time the float network in every engine here and the INT8 one, alternating in one run: ratios and spread."""
 
 import argparse
 from pathlib import Path

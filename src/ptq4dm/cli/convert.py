@@ -1,4 +1,4 @@
-"""Write a checkpoint of improved-diffusion, guided-diffusion or the DDIM code as a diffusers pipeline folder."""
+"""Write a checkpoint of improved-diffusion, guided-diffusion or the DDIM code as a diffusers folder."""
 
 import argparse
 from pathlib import Path

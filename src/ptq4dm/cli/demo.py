@@ -1,4 +1,4 @@
-"""The whole job on the built-in model: quantize, draw, measure, and a page that shows it. Minutes on two cores."""
+"""The whole job on the built-in model: quantize, draw, measure, and a page that shows it."""
 
 import argparse
 import time

@@ -1,4 +1,4 @@
-"""Compare an artifact with its float model: the same noise, call by call and picture by picture; save the results."""
+"""Compare an artifact with its float model: the same noise, call by call and picture by picture."""
 
 import argparse
 from pathlib import Path

@@ -1,7 +1,6 @@
 """`ptq4dm`: the command line. One file a verb; every user error is one line on stderr and exit code 2."""
 
 import argparse
-import ast
 import errno
 import os
 import signal
@@ -11,15 +10,26 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
-from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import Final, NoReturn
 
 from ptq4dm.errors import PTQ4DMError
 
-VERBS = (
-    "demo", "quantize", "sample", "evaluate", "bench", "inspect", "report", "export", "convert", "study", "plan", "zoo"
-)  # fmt: skip
+VERBS: Final = {
+    "demo": "The whole job on the built-in model: quantize, draw, measure, and a page that shows it.",
+    "quantize": "Quantize a pretrained diffusion model to INT8 and save the artifact.",
+    "sample": "Draw pictures with a quantized model (or a float one) and save them as one sheet.",
+    "evaluate": "Compare an artifact with its float model: the same noise, call by call and picture by picture.",
+    "bench": "Time the float network in every engine here and the INT8 one, alternating in one run: ratios and spread.",
+    "inspect": "Show what an artifact holds: layers, ranges, recipe, calibration.",
+    "report": "Draw the report again from saved results.",
+    "export": "Write an artifact's denoiser as standard QDQ ONNX, for other runtimes.",
+    "convert": "Write a checkpoint of improved-diffusion, guided-diffusion or the DDIM code as a diffusers folder.",
+    "study": "Ask the paper's questions of a model: which operations, calibration data, metric, bits, samplers.",
+    "plan": "Choose which layers stay in float, for a number of layers or a fidelity, and write that as a recipe.",
+    "zoo": "List the built-in models.",
+}
+"""Each verb, and what it does: said here too, so that the help need not import all of them, which takes seconds."""
 INTERRUPTED = 130
 
 
@@ -40,20 +50,13 @@ def build_parser(verb: str | None = None) -> argparse.ArgumentParser:
         prog="ptq4dm", description="Make a pretrained diffusion model 8-bit without training, and prove it."
     )
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    for name in VERBS:
-        summary = summary_of(name)
+    for name, summary in VERBS.items():
         own = verbs.add_parser(name, help=summary, description=summary)
         if verb in (name, None):
             module = import_module(f"ptq4dm.cli.{name}")
             module.add_arguments(own)
             own.set_defaults(run=module.run)
     return parser
-
-
-def summary_of(verb: str) -> str:
-    """The first line of what a verb's module says of itself, read without importing it."""
-    text = (Path(__file__).parent / f"{verb}.py").read_text(encoding="utf-8")
-    return (ast.get_docstring(ast.parse(text)) or "").split("\n")[0]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -76,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run_verb(arguments: Sequence[str] | None) -> int:
     """Run one verb; 0, also where whoever reads standard output goes away."""
     words = sys.argv[1:] if arguments is None else arguments
-    verb = next((word for word in words if not word.startswith("-")), "")
+    verb = words[0] if words else ""  # options, the help's, come behind it
     args = build_parser(verb).parse_args(words)
     quieten()
     try:

@@ -1,4 +1,4 @@
-"""Choose which layers stay in float, for a number of layers or a target of fidelity, and write that as a recipe."""
+"""Choose which layers stay in float, for a number of layers or a fidelity, and write that as a recipe."""
 
 import argparse
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Ask the paper's questions of a model: which operations, calibration data, metric, bits, samplers; with error bars."""
+"""Ask the paper's questions of a model: which operations, calibration data, metric, bits, samplers."""
 
 import argparse
 from pathlib import Path

@@ -1,8 +1,9 @@
 """Layers left in float whose weights are held in float16: half the bytes, and next to no error.
 
 The first layer that follows the time-step, the most sensitive layers of few weights (`sensitivity.best_in_half`), and
-all that are too sensitive for INT8 where no calls are kept to round 8-bit weights by (`weight_only`), would otherwise take four times its room. float16 rounds weights to 1 part in 4,096, a
-thirtieth of what 8 bits do, and inputs are not rounded at all; the products are computed in the type of the input.
+all that are too sensitive for INT8 where no calls are kept to round 8-bit weights by (`weight_only`), would otherwise
+take four times its room. float16 rounds weights to 1 part in 4,096, a thirtieth of what 8 bits do, and inputs are not
+rounded at all; the products are computed in the type of the input.
 """
 
 from collections.abc import Iterable

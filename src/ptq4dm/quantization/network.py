@@ -41,8 +41,9 @@ def quantize_network(
 ) -> tuple[QuantizedDenoiser, RangeTable]:
     """Plan, observe, choose ranges, rewrite: a network of which the calibration calls are given.
 
-    span: the lowest and highest time-step that the bands cover. along: calls at time-steps all along that span, on
-    which the layers are watched that follow the time-step alone.
+    span: the lowest and highest time-step that the bands cover. along: calls at time-steps all along that span, for
+    the layers that follow the time-step alone: those whose inputs are rounded are watched on them, the weights of the
+    others are rounded by them.
     """
     layers = planned(make_plan(network, recipe.keep_float, min_channels=recipe.min_channels))
     edges = band_edges(recipe.ranges.bands, *span)
@@ -152,8 +153,8 @@ def sensitive_forms(
 ) -> dict[str, WeightOnlyLayer]:
     """The 8-bit forms of the `chosen` of `layers`, to be rounded; not of those that are better held in float16."""
     names = [name for name in layers if name in chosen]
-    sizes = {name: layers[name].weight.numel() for name in names}
-    halves = best_in_half(names, shares, sizes, sum(parameter.numel() for parameter in network.parameters()))
+    sizes = {name: layers[name].weight.numel() for name in half_forms(network, names)}
+    halves = best_in_half(shares, sizes, sum(parameter.numel() for parameter in network.parameters()))
     return weight_only_forms(network, [name for name in names if name not in halves])
 
 

@@ -60,7 +60,8 @@ def relative(a: Tensor, b: Tensor) -> float:
 @pytest.fixture(scope="module")
 def unet():
     torch.manual_seed(0)
-    return quantize_by_min_max(tiny_unet((8, 16), 16, attention=True), torch.randn(4, 3, 16, 16), torch.tensor([1, 300, 600, 999]))
+    network = tiny_unet((8, 16), 16, attention=True)
+    return quantize_by_min_max(network, torch.randn(4, 3, 16, 16), torch.tensor([1, 300, 600, 999]))
 
 
 @pytest.fixture(scope="module")

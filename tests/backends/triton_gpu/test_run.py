@@ -46,7 +46,7 @@ def quick_interpreter():
 
 @pytest.fixture(scope="module")
 def simulated():
-    return marked(quantized_copy(tiny_unet(size=8)), "float-out")
+    return marked(quantized_copy(tiny_unet(size=8, attention=True)), "float-out")
 
 
 @pytest.fixture(scope="module")
