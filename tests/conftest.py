@@ -4,6 +4,7 @@
 import gc
 import os
 import zlib
+from collections.abc import Iterator
 from typing import Any
 
 os.environ.setdefault("TRITON_INTERPRET", "1")
@@ -25,6 +26,14 @@ torch.set_num_threads(1)  # tiny networks: a second thread costs more than it gi
 def pipe() -> DDPMPipeline:
     """A tiny random `DDPMPipeline`; do not change it (build your own with `tiny.tiny_pipeline` for that)."""
     return tiny_pipeline()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def fewer_timesteps() -> Iterator[None]:
+    """Layers of time are seen at 32 time-steps, not at 256: half of what quantizing a tiny network takes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ptq4dm.calibration.calls.ALONG", 32)
+        yield
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -26,7 +26,7 @@ def quick_interpreter():
 
 @pytest.fixture(scope="module")
 def models():
-    pipe = tiny_pipeline((32, 64), SIDE, attention=True)
+    pipe = tiny_pipeline((32, 64), SIDE)
     short = {"samples": 8, "steps": 4, "batch_size": 8}
     recipe = ptq4dm.load_recipe("w8a8").replace(calibration=short, weights={"error_feedback": False})  # backends alike
     return {name: ptq4dm.quantize(pipe, recipe.replace(arithmetic=name)) for name in sorted(set(ARITHMETIC.values()))}

@@ -65,14 +65,6 @@ def two_samplers() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="package", autouse=True)
-def few_calls() -> Iterator[None]:
-    """Gains of layers measured on fewer calls: a fifth of the time of a study so small."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ptq4dm.quantization.gains.CALLS", 2)
-        yield
-
-
 @pytest.fixture(scope="session")
 def results(pipe: DDPMPipeline, sizes: Settings, folder: Path) -> dict[str, Any]:
     """All experiments."""
