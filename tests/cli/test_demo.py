@@ -21,6 +21,7 @@ from ptq4dm.pipelines.sampling import sample
 COUNT, STEPS = 2, 3
 FEWER = """
 float_share = 0.0
+time_in_float = false
 [calibration]
 samples = 5
 steps = 3
