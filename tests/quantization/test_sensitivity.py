@@ -6,6 +6,7 @@ from tiny import tiny_pipeline
 from torch import nn
 
 import ptq4dm
+from ptq4dm.calibration import calls as calibration_calls
 from ptq4dm.pipelines.denoiser import Call
 from ptq4dm.quantization.half_layers import HalfLinear
 from ptq4dm.quantization.plan import make_plan, planned
@@ -119,6 +120,18 @@ def test_what_has_no_form_in_float16_keeps_8_bits():
             network.skip.weight[0, 0] = 7e4  # float16 ends at 65,504
         model = ptq4dm.quantize_module(network, [(call.args, call.kwargs) for call in calls()], "w8a8")
         assert type(model.network.skip) is WeightOnlyLinear
+
+
+def test_layers_of_time_with_float_inputs_are_not_watched_along_all_time_steps():
+    pipeline, made = tiny_pipeline(), []
+    plain = {"calibration": {"samples": 2, "steps": 2}, "weights": {"error_feedback": False}, "float_share": 0.0}
+    for time_in_float in (False, True):
+        calls = []
+        with pipeline.unet.register_forward_pre_hook(lambda module, args, calls=calls: calls.append(1)):
+            ptq4dm.quantize(pipeline, ptq4dm.load_recipe("w8a8").replace(**plain, time_in_float=time_in_float))
+        made.append(len(calls))
+    along = calibration_calls.ALONG // calibration_calls.OBSERVED_AT_ONCE
+    assert made[0] - made[1] == 2 * along  # before inputs are smoothed and after
 
 
 def test_layers_of_time_are_watched_at_every_time_step():

@@ -149,12 +149,9 @@ def quieten() -> None:
     if os.environ.get("PTQ4DM_DEBUG"):
         return
     warnings.filterwarnings("ignore")
-    if "diffusers" not in sys.modules:  # the verb has no use for it
-        return
-    import diffusers
-
-    diffusers.utils.logging.set_verbosity_error()
-    diffusers.utils.logging.disable_progress_bar()
+    if diffusers := sys.modules.get("diffusers"):  # else the verb has no use for it
+        diffusers.utils.logging.set_verbosity_error()
+        diffusers.utils.logging.disable_progress_bar()
 
 
 if __name__ == "__main__":

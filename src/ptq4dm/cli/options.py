@@ -56,9 +56,7 @@ def add_device(parser: argparse.ArgumentParser) -> None:
 
 def add_sampling(parser: argparse.ArgumentParser, count: int) -> None:
     """--count, --scheduler, --steps, --batch-size."""
-    from ptq4dm.pipelines.schedulers import (
-        SCHEDULERS,
-    )  # here, not above: what draws nothing need not wait for diffusers
+    from ptq4dm.pipelines.schedulers import SCHEDULERS  # imports diffusers, which not every verb needs
 
     parser.add_argument("--count", type=positive, default=count, help=f"pictures (default {count})")
     parser.add_argument("--scheduler", default="ddim", help=f"{', '.join(SCHEDULERS)} (default ddim)")

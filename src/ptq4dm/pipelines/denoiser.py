@@ -109,7 +109,8 @@ def torch_device(name: str) -> torch.device:
         torch.zeros(1, device=device).cpu()  # `meta` is a device too, but holds no numbers
     except (RuntimeError, AssertionError, ImportError) as error:
         reason = str(error).split("\n")[0]
-        raise RecipeError(f"device {name!r} cannot be used here ({reason}): accepted are cpu, cuda, ...") from error
+        mend = "use cpu, or a device of torch's that is here"
+        raise RecipeError(f"device {name!r} cannot be used here ({reason}): {mend}") from error
     return device
 
 

@@ -54,18 +54,20 @@ HALF_FORMS: Final[dict[type, type]] = {
 }
 
 
-def half_form(layer: nn.Module) -> nn.Module:
-    """A layer with its weights in float16; the layer itself where it has no such form, or its weights no room in it."""
-    weight: Any = getattr(layer, "weight", None)
-    if type(layer) not in HALF_FORMS or not bool(torch.isfinite(weight.detach().half()).all()):
-        return layer
-    return empty_half_form(layer, weight.detach().half(), layer.bias)
+def has_half_form(layer: Any) -> bool:
+    """Whether a layer can hold its weights in float16: of a kind that has such a form, and none beyond its range."""
+    return type(layer) in HALF_FORMS and bool(torch.isfinite(layer.weight.detach().half()).all())
+
+
+def half_form(layer: Any) -> nn.Module:
+    """A layer with its weights in float16; the layer itself where it has no such form."""
+    return empty_half_form(layer, layer.weight.detach().half(), layer.bias) if has_half_form(layer) else layer
 
 
 def half_forms(network: nn.Module, names: Iterable[str]) -> dict[str, nn.Module]:
     """The float16 form of each named layer of a network that has one."""
     layers = {name: network.get_submodule(name) for name in names}
-    return {name: form for name, layer in layers.items() if (form := half_form(layer)) is not layer}
+    return {name: half_form(layer) for name, layer in layers.items() if has_half_form(layer)}
 
 
 def empty_half_form(layer: nn.Module, weight: Tensor, bias: Any) -> nn.Module:

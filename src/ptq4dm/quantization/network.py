@@ -13,7 +13,7 @@ from ptq4dm.quantization.error_feedback import RoundAll, round_all
 from ptq4dm.quantization.facts import product_facts, range_facts
 from ptq4dm.quantization.folding import Folds, fold
 from ptq4dm.quantization.gains import correct_gains
-from ptq4dm.quantization.half_layers import half_forms
+from ptq4dm.quantization.half_layers import half_forms, has_half_form
 from ptq4dm.quantization.layers import QuantizedLayer
 from ptq4dm.quantization.layers_qdq import round_outputs
 from ptq4dm.quantization.macs import count_macs
@@ -48,11 +48,12 @@ def quantize_network(
     layers = planned(make_plan(network, recipe.keep_float, min_channels=recipe.min_channels))
     edges = band_edges(recipe.ranges.bands, *span)
     timed = set(layers_of_time(network, along[0][0], along[-1][0], layers)) if along else set()
-    ranged = timed - set(linear_layers(network, timed, layers) if recipe.time_in_float else ())  # inputs are rounded
+    kept = set(linear_layers(network, timed, layers)) if recipe.time_in_float else set()  # inputs in float: no ranges
+    watched_along = timed - kept
 
     def watched(names: Sequence[str], smoothing: Mapping[str, Tensor] | None = None) -> dict[str, LayerStatistics]:
-        of_pictures = [name for name in names if name not in ranged]
-        of_time = [name for name in names if name in ranged]
+        of_pictures = [name for name in names if name not in watched_along]
+        of_time = [name for name in names if name in watched_along]
         found = observe(network, of_pictures, calls, edges, progress, smoothing)
         return found | (observe(network, of_time, along, edges, progress, smoothing) if of_time else {})
 
@@ -153,7 +154,7 @@ def sensitive_forms(
 ) -> dict[str, WeightOnlyLayer]:
     """The 8-bit forms of the `chosen` of `layers`, to be rounded; not of those that are better held in float16."""
     names = [name for name in layers if name in chosen]
-    sizes = {name: layers[name].weight.numel() for name in half_forms(network, names)}
+    sizes = {name: layers[name].weight.numel() for name in names if has_half_form(network.get_submodule(name))}
     halves = best_in_half(shares, sizes, sum(parameter.numel() for parameter in network.parameters()))
     return weight_only_forms(network, [name for name in names if name not in halves])
 

@@ -1,5 +1,6 @@
 """Whole networks on OpenVINO: the same numbers and the same signature as the simulated backend."""
 
+import dataclasses
 import re
 import warnings
 
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 import ptq4dm
 from ptq4dm.backends.cpu.openvino import compile_float
 from ptq4dm.backends.cpu.openvino.batches import FIXED_SIZES
+from ptq4dm.backends.cpu.openvino.executed import executed_layers
 from ptq4dm.backends.cpu.openvino.friendly import friendly_forwards
 from ptq4dm.backends.cpu.openvino.run import OpenVINOBackend
 from ptq4dm.backends.simulated import SimulatedBackend
@@ -83,6 +85,25 @@ def test_as_near_the_simulated_network_as_float32_is_to_float64(unet, deployed, 
     engine = deployed(x, t).sample
     assert relative(engine, simulated) < 0.01  # a flipped 8-bit step here and there; a wrong layer gives 0.1 and more
     assert engine.dtype == torch.float32 and len(deployed.ptq4dm_engine.graphs) == 1
+
+
+def test_every_graph_is_looked_at_whatever_its_batch_size(monkeypatch):
+    """One compiled later, in which the engine shows a layer in float, is warned of and reported."""
+    network = nn.Sequential(nn.Conv2d(16, 16, 3), nn.SiLU(), nn.Conv2d(16, 16, 1)).eval().requires_grad_(False)
+    pictures = torch.randn(9, 16, 5, 5)
+    module = OpenVINOBackend().prepare(quantize_by_min_max(network, pictures), Call((pictures[:2],)))
+    assert all(layer.int8 for layer in module.ptq4dm_engine.executed)
+
+    def with_one_in_float(*args):
+        first, *others = executed_layers(*args)
+        return (dataclasses.replace(first, int8=False), *others)
+
+    monkeypatch.setattr("ptq4dm.backends.cpu.openvino.run.executed_layers", with_one_in_float)
+    for batch in (3, 5, 7, 9):  # three more of their own, then the one of any batch
+        with pytest.warns(BackendWarning, match=r"does not show 1 of 2 quantized layers as run in INT8 \(0\)"):
+            module(pictures[:batch])
+        module(pictures[:batch])  # known already
+    assert [layer.int8 for layer in module.ptq4dm_engine.executed] == [False, True]
 
 
 def test_time_step_is_an_input(unet, deployed):

@@ -29,13 +29,19 @@ class ExecutedLayer:
 
 @dataclass(frozen=True)
 class Compiled:
-    """A graph on an engine. run: the bound tensors in, the flat outputs out; executed: what ran for each layer;
-    independent: whether each sample's answer is known to depend on its own inputs only."""
+    """A graph on an engine. run: the bound tensors in, the flat outputs out; seen: what runs for each layer, in each
+    form of the graph that was compiled so far, as for several batch sizes; independent: whether each sample's answer is
+    known to depend on its own inputs only."""
 
     run: Callable[[tuple[Tensor, ...]], list[Tensor]]
     output_spec: pytree.TreeSpec
-    executed: tuple[ExecutedLayer, ...] = ()
+    seen: Sequence[Sequence[ExecutedLayer]] = ()
     independent: bool = False
+
+    @property
+    def executed(self) -> tuple[ExecutedLayer, ...]:
+        """What runs for each layer, as `worst` has it of all forms."""
+        return tuple(worst(runs) for runs in zip(*self.seen, strict=True))
 
 
 class Engine:
@@ -63,8 +69,9 @@ class Engine:
 
     @property
     def executed(self) -> tuple[ExecutedLayer, ...]:
-        """What the engine really ran for each quantized layer; () before the first graph was compiled."""
-        return next((graph.executed for graph in self.graphs.values()), ())
+        """What the engine really runs for each quantized layer, as `worst` has it of all graphs so far; () before the
+        first."""
+        return tuple(worst(runs) for runs in zip(*(graph.executed for graph in self.graphs.values()), strict=True))
 
     def answer_of_none(self, bound: BoundCall) -> Any:
         """The answer to a batch of no samples, which no engine takes: empty, in the shapes that torch gives.
@@ -116,6 +123,11 @@ class Engine:
         order = torch.cat([rows for rows, _ in parts]).argsort()
         outputs = [torch.cat(column)[order] for column in zip(*(part for _, part in parts), strict=True)]
         return answer(outputs, graph.output_spec, bound.structured)
+
+
+def worst(runs: Sequence[ExecutedLayer]) -> ExecutedLayer:
+    """What to report for a layer that runs several times: one that is not INT8 if there is any."""
+    return min(runs, key=lambda run: run.int8)
 
 
 def warn_of_float(engine: str, executed: Sequence[ExecutedLayer]) -> None:

@@ -53,4 +53,4 @@ def compile_graph(network: nn.Module, bound: BoundCall) -> Compiled:
         optimized = Path(folder) / "optimized.onnx"
         graph = write_qdq(network, bound, Path(folder) / "qdq.onnx")
         session = open_session(graph.path, optimized, without=UNFUSED)
-        return Compiled(runner(session, graph), graph.output_spec, executed_layers(network, optimized))
+        return Compiled(runner(session, graph), graph.output_spec, [executed_layers(network, optimized)])

@@ -33,17 +33,24 @@ Shapes = tuple[tuple[int, ...], ...]
 class BatchRunner:
     """Runs a graph with a dynamic batch; compiles it for the sizes that occur. `first` is compiled for `shapes`.
 
-    independent: whether each sample's answer depends on its own inputs only, so that a batch may run in parts.
+    independent: whether each sample's answer depends on its own inputs only, so that a batch may run in parts. look:
+    called with each graph that is compiled.
     """
 
-    def __init__(self, model: "ov.Model", shapes: Shapes, independent: bool = False):
-        self.model, self.independent = model, independent
+    def __init__(
+        self,
+        model: "ov.Model",
+        shapes: Shapes,
+        independent: bool = False,
+        look: Callable[["ov.CompiledModel"], None] = lambda compiled: None,
+    ):
+        self.model, self.independent, self.look = model, independent, look
         self.dynamic: Run | None = None
         self.fixed: dict[Shapes, Run] = {}
         try:
             self.first, self.fixed[shapes] = self.compiled(shapes)
         except BackendError:  # some graphs compile only with a dynamic batch (Stable Video Diffusion's, 2026.4)
-            self.first = compile_model(model)
+            self.first = self.seen(compile_model(model))
             self.dynamic = runner(self.first)
 
     def __call__(self, tensors: tuple[Tensor, ...]) -> list[Tensor]:
@@ -59,15 +66,20 @@ class BatchRunner:
                 _, self.fixed[shapes] = self.compiled(shapes)
                 return self.fixed[shapes]
         if self.dynamic is None:
-            self.dynamic = runner(compile_model(self.model))
+            self.dynamic = runner(self.seen(compile_model(self.model)))
         return self.dynamic
 
     def compiled(self, shapes: Shapes) -> tuple["ov.CompiledModel", Run]:
         """A graph for inputs of these shapes only, and how to run it: whole, or its parts at once."""
         parts = parts_of(shapes) if self.independent else 1
         part = tuple((shape[0] // parts, *shape[1:]) if shape else shape for shape in shapes)
-        compiled = compile_model(fixed(self.model, part), parts)
+        compiled = self.seen(compile_model(fixed(self.model, part), parts))
         return compiled, runner(compiled) if parts == 1 else in_parts(compiled, parts)
+
+    def seen(self, compiled: "ov.CompiledModel") -> "ov.CompiledModel":
+        """The graph itself, looked at."""
+        self.look(compiled)
+        return compiled
 
 
 def parts_of(shapes: Shapes) -> int:

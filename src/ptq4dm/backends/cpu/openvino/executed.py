@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from ptq4dm.backends.cpu.engine import ExecutedLayer
+from ptq4dm.backends.cpu.engine import ExecutedLayer, worst
 
 if TYPE_CHECKING:
     import openvino as ov
@@ -25,7 +25,7 @@ def executed_layers(compiled: "ov.CompiledModel", layers: Iterable[str]) -> tupl
         for origin in text(info, "originalLayersNames").split(","):
             name = origin.split("/")[0]  # a fused node is called "name/DequantizationMultiply"
             nodes.setdefault(name, []).append(executed_layer(name, info))
-    return tuple(worst(nodes.get(name, []), name) for name in layers)
+    return tuple(worst(nodes.get(name, [ExecutedLayer(name, "missing", False)])) for name in layers)
 
 
 def executed_layer(name: str, info: Any) -> ExecutedLayer:
@@ -33,11 +33,6 @@ def executed_layer(name: str, info: Any) -> ExecutedLayer:
     primitive, precision = text(info, "primitiveType"), text(info, "runtimePrecision")
     int8 = primitive.lower().endswith(INTEGER) and precision in INTEGER
     return ExecutedLayer(name, text(info, "layerType"), int8, primitive, precision)
-
-
-def worst(runs: list[ExecutedLayer], name: str) -> ExecutedLayer:
-    """The node to report for a layer that is called several times: one that is not INT8 if there is any."""
-    return min(runs, key=lambda run: run.int8) if runs else ExecutedLayer(name, "missing", False)
 
 
 def text(info: Any, key: str) -> str:

@@ -1,9 +1,11 @@
 """The OpenVINO backend: INT8 convolutions and linears with float outputs, on a CPU."""
 
+from typing import TYPE_CHECKING
+
 from torch import nn
 
 from ptq4dm.backends.cpu.binding import BoundCall
-from ptq4dm.backends.cpu.engine import Compiled, Engine, warn_of_float
+from ptq4dm.backends.cpu.engine import Compiled, Engine, ExecutedLayer, warn_of_float
 from ptq4dm.backends.cpu.openvino.batches import BatchRunner, shapes_of
 from ptq4dm.backends.cpu.openvino.engine import why_unavailable
 from ptq4dm.backends.cpu.openvino.executed import executed_layers
@@ -13,6 +15,9 @@ from ptq4dm.backends.stand_in import stand_in
 from ptq4dm.errors import MissingDependencyError
 from ptq4dm.pipelines.denoiser import Call
 from ptq4dm.quantization.time_bands import each_band
+
+if TYPE_CHECKING:
+    import openvino as ov
 
 
 class OpenVINOBackend:
@@ -41,9 +46,14 @@ class OpenVINOBackend:
 
 
 def compile_graph(network: nn.Module, bound: BoundCall) -> Compiled:
-    """One INT8 graph for calls like `bound`, with what the engine really runs for each quantized layer."""
-    lowered = lower(network, bound)
-    run = BatchRunner(lowered.model, shapes_of(bound.tensors), lowered.independent)
-    executed = executed_layers(run.first, quantized_layers(network))
-    warn_of_float("OpenVINO", executed)
-    return Compiled(run, lowered.output_spec, executed, lowered.independent)
+    """One INT8 graph for calls like `bound`, with what the engine really runs for each quantized layer, whatever the
+    batch size that it is compiled for."""
+    lowered, layers = lower(network, bound), list(quantized_layers(network))
+    seen: list[tuple[ExecutedLayer, ...]] = []
+
+    def look(compiled: "ov.CompiledModel") -> None:
+        seen.append(executed_layers(compiled, layers))
+        warn_of_float("OpenVINO", seen[-1])
+
+    run = BatchRunner(lowered.model, shapes_of(bound.tensors), lowered.independent, look)
+    return Compiled(run, lowered.output_spec, seen, lowered.independent)
