@@ -6,6 +6,7 @@ where it ends, as in Behdin et al., "QuantEase: Optimization-based Quantization 
 e H eᵀ of the output is a parabola, so that the best integer is the one nearest to its vertex.
 """
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -30,23 +31,32 @@ def descended(
     e: weight less integers. weight: real weights (out, K) in steps, K = (taps, channels). second_moment: H (K, K), with
     a diagonal above zero. portable: `integers` are safe in pairs, see `numerics.pairs_are_safe`, and so is the result.
     """
-    width, found, diagonal = weight.shape[1], integers.clone(), second_moment.diagonal()
-    gradient = (weight - found) @ second_moment
+    second = second_moment.numpy()
+    width, diagonal = len(second), second.diagonal().copy()
+    found = np.ascontiguousarray(integers.numpy().T)  # one input's weights side by side, as they are looked at
+    gradient = second @ (weight.numpy().T - found)
     for _ in range(SWEEPS):
-        before = found.clone()
+        before = found.copy()
         for start in range(0, width, BLOCK):
             end = min(start + BLOCK, width)
-            own = gradient[:, start:end].clone()
+            own = gradient[start:end].copy()
             for j in range(start, end):
-                nearest = (found[:, j] + own[:, j - start] / diagonal[j]).round().clamp(-largest, largest)
+                nearest = within(np.rint(found[j] + own[j - start] / diagonal[j]), -largest, largest)
                 if portable and (other := partner(j, channels)) is not None:
-                    nearest = nearest.clamp(-PAIR_LIMIT - found[:, other], PAIR_LIMIT - found[:, other])
-                own -= torch.outer(nearest - found[:, j], second_moment[j, start:end])
-                found[:, j] = nearest
-            gradient -= (found - before)[:, start:end] @ second_moment[start:end]
-        if torch.equal(found, before):
+                    nearest = within(nearest, -PAIR_LIMIT - found[other], PAIR_LIMIT - found[other])
+                change = nearest - found[j]
+                if change.any():
+                    own[j - start + 1 :] -= np.multiply.outer(second[j, j + 1 : end], change)
+                    found[j] = nearest
+            gradient -= second[start:end].T @ (found - before)[start:end]
+        if np.array_equal(found, before):
             break
-    return found
+    return torch.from_numpy(found.T.copy())
+
+
+def within(values: np.ndarray, low: np.ndarray | float, high: np.ndarray | float) -> np.ndarray:
+    """The values, none below `low` nor above `high`."""
+    return np.minimum(np.maximum(values, low), high)
 
 
 def partner(place: int, channels: int) -> int | None:

@@ -11,12 +11,13 @@ their mean, since the bias takes the mean of the error back. What is found is th
 
 from collections.abc import Callable, Mapping, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ptq4dm.numerics import PAIR_LIMIT, WEIGHT_MAX
 from ptq4dm.pipelines.denoiser import Call
-from ptq4dm.quantization.descent import descended
+from ptq4dm.quantization.descent import descended, within
 from ptq4dm.quantization.input_moments import InputMoments, Rounded, moments_of_sets
 from ptq4dm.quantization.layers import weight_of
 from ptq4dm.quantization.weights import largest_integer
@@ -95,25 +96,22 @@ def best_integers(
 
 def with_feedback(weight: Tensor, weighted: Tensor, channels: int, portable: bool, largest: int = WEIGHT_MAX) -> Tensor:
     """`best_integers` by error feedback alone, for inputs in the order (taps, channels). weighted: of `carried`."""
-    width = weight.shape[1]
-    real, integers = weight.clone(), torch.zeros_like(weight)
+    factors = weighted.numpy()
+    wanted = np.ascontiguousarray(weight.numpy().T)  # one input's weights side by side, as they are rounded
+    real, integers, width = wanted.copy(), np.empty_like(wanted), len(wanted)
     for start in range(0, width, BLOCK):
         end = min(start + BLOCK, width)
-        errors = torch.zeros(len(real), end - start, dtype=real.dtype)
         for j in range(start, end):
-            place = j % channels  # of two channels side by side the first leaves room for the second
-            if not portable or (place % 2 == 0 and place + 1 == channels):
-                integers[:, j] = real[:, j].round().clamp(-largest, largest)
-            elif place % 2 == 0:
-                integers[:, j] = with_room(real[:, j], real[:, j + 1]).round().clamp(-largest, largest)
-            else:
-                first = integers[:, j - 1]
-                low, high = (-PAIR_LIMIT - first).clamp(min=-largest), (PAIR_LIMIT - first).clamp(max=largest)
-                integers[:, j] = real[:, j].round().clamp(low, high)
-            errors[:, j - start] = weight[:, j] - integers[:, j]
-            real[:, j + 1 : end] += torch.outer(errors[:, j - start], weighted[j, j + 1 : end])
-        real[:, end:] += errors @ weighted[start:end, end:]
-    return integers
+            own, low, high = real[j], -largest, largest
+            if portable and j % channels % 2:
+                first = integers[j - 1]
+                low, high = np.maximum(-PAIR_LIMIT - first, low), np.minimum(PAIR_LIMIT - first, high)
+            elif portable and j % channels + 1 < channels:  # of two channels side by side the first leaves room
+                own = with_room(own, real[j + 1])
+            integers[j] = within(np.rint(own), low, high)
+            real[j + 1 : end] += np.multiply.outer(factors[j, j + 1 : end], wanted[j] - integers[j])
+        real[end:] += factors[start:end, end:].T @ (wanted - integers)[start:end]
+    return torch.from_numpy(integers.T.copy())
 
 
 def carried(factor: Tensor) -> Tensor:
@@ -142,8 +140,8 @@ def damped(second: Tensor) -> tuple[Tensor, Tensor]:
         damping = max(10 * damping, lowest.eps * float(second.abs().max()))
 
 
-def with_room(first: Tensor, second: Tensor) -> Tensor:
+def with_room(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """The first of two weights, moved by half of what they are beyond the limit together."""
     total = first + second
-    beyond = (total.abs() - PAIR_LIMIT).clamp(min=0) * total.sign()
-    return torch.where(first * second > 0, first - beyond / 2, first)
+    beyond = np.maximum(np.abs(total) - PAIR_LIMIT, 0) * np.sign(total)
+    return np.where(first * second > 0, first - beyond / 2, first)

@@ -6,7 +6,7 @@ output, and at high t, where the network's answer is nearly x_t, two of them mad
 2 % of the multiply-adds.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -19,6 +19,7 @@ from ptq4dm.pipelines.denoiser import Call, layer_input
 from ptq4dm.pipelines.forwards import replaced_forward
 from ptq4dm.progress import progress
 from ptq4dm.quantization.layers import QuantizedLayer
+from ptq4dm.quantization.recorded import recording
 from ptq4dm.ranges.observe import evaluating
 
 CALLS = 2
@@ -36,20 +37,22 @@ def error_shares(
     """Each layer's share of the squared error of the output: that of the network in which it alone is quantized over
     that of the network with all `layers`, averaged over samples (so that every time-step counts alike).
 
-    network: the float network. calls: `CALLS` of them are taken, the first and the middle one.
+    network: the float network. calls: `CALLS` of them are taken, the first and the middle one. Where one layer alone is
+    quantized, those called before it answer as in the float network, and are not run again.
     """
     taken = taken_of(calls)
     shares = dict.fromkeys(layers, 0.0)
     rows = 0
     with progress("sensitivity", len(taken) * len(layers), shown) as advance:
         for call in taken:
-            expected = outputs(network, call)
+            with recording(network, list(layers)) as recorded:
+                expected = outputs(network, call)
             with instead(network, layers):
                 whole = squared_errors(outputs(network, call), expected)
             counted = whole > 0
             rows += int(counted.sum())
             for name, layer in layers.items():
-                with instead(network, {name: layer}):
+                with instead(network, {**recorded.before(name), name: layer}):
                     alone = squared_errors(outputs(network, call), expected)
                 shares[name] += float((alone[counted] / whole[counted]).sum())
                 advance(1)
@@ -101,10 +104,10 @@ def best_in_half(shares: Mapping[str, float], sizes: Mapping[str, int], total: i
 
 
 @contextmanager
-def instead(network: nn.Module, layers: Mapping[str, nn.Module]) -> Any:
+def instead(network: nn.Module, layers: Mapping[str, Callable[[Tensor], Tensor]]) -> Any:
     """While open, each of `layers` answers in place of the network's layer of that name, which itself is not run."""
 
-    def answer(layer: nn.Module) -> Any:
+    def answer(layer: Callable[[Tensor], Tensor]) -> Any:
         return lambda *args, **kwargs: layer(layer_input(args, kwargs))
 
     with ExitStack() as stack:

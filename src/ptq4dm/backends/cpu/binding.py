@@ -17,6 +17,7 @@ from diffusers.utils import BaseOutput
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from ptq4dm.backends.cpu.reads import reads_values
 from ptq4dm.errors import BackendError
 from ptq4dm.pipelines.denoiser import Call
 
@@ -112,8 +113,10 @@ def for_tracing(bound: BoundCall) -> tuple[Tensor, ...]:
 def check_nothing_baked(traceable: Traceable, traced: Callable[..., Any], tensors: tuple[Tensor, ...]) -> None:
     """Raise BackendError unless `traced` follows the network when one of its inputs takes another value.
 
-    A network that reads an input in Python (`.item()`, `float`, `if`) is traced with that value as a constant.
+    A network that reads an input in Python (`.item()`, `float`, `if`) is traced with that value as a constant. One that
+    takes no value into Python has nothing to branch on: a single other value of each input is enough.
     """
+    reads = reads_values(traceable, tensors)
     for index, name in enumerate(traceable.bound.names):
         for other in other_values(tensors[index]):
             changed = (*tensors[:index], other, *tensors[index + 1 :])
@@ -127,6 +130,8 @@ def check_nothing_baked(traceable: Traceable, traced: Callable[..., Any], tensor
                     f"{type(traceable.network).__name__} reads {name} in Python (as with .item() or if), so a graph "
                     "would hold it fixed: compute with it as a tensor, or use backend='simulated'"
                 )
+            if not reads:
+                break
 
 
 @torch.no_grad()
