@@ -10,6 +10,7 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from ptq4dm.backends.cpu.binding import BoundCall, Traceable, check_nothing_baked, for_tracing
+from ptq4dm.backends.cpu.reads import reads_values
 from ptq4dm.errors import BackendError, MissingDependencyError
 
 OPSET = 17
@@ -42,7 +43,7 @@ def trace_to_onnx(network: nn.Module, bound: BoundCall, path: Path, plain: bool 
             warnings.simplefilter("ignore")  # the tracer warns of every shape that a network checks in Python
             if not plain:
                 traced: Any = torch.jit.trace(traceable, tensors, strict=False, check_trace=False)
-                check_nothing_baked(traceable, traced, tensors)
+                check_nothing_baked(traceable, traced, tensors, reads_values(traceable, tensors))
             torch.onnx.export(
                 traceable,
                 tensors,

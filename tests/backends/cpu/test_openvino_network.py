@@ -15,11 +15,12 @@ from tiny import tiny_pipeline, tiny_unet
 from torch import Tensor, nn
 
 import ptq4dm
-from ptq4dm.backends.cpu.openvino import compile_float
+from ptq4dm.backends.cpu.openvino import compile_float, lower
 from ptq4dm.backends.cpu.openvino.batches import FIXED_SIZES
 from ptq4dm.backends.cpu.openvino.executed import executed_layers
 from ptq4dm.backends.cpu.openvino.friendly import friendly_forwards
 from ptq4dm.backends.cpu.openvino.run import OpenVINOBackend
+from ptq4dm.backends.cpu.reads import reads_values
 from ptq4dm.backends.simulated import SimulatedBackend
 from ptq4dm.errors import BackendError, BackendWarning
 from ptq4dm.numerics import asymmetric_params
@@ -67,8 +68,24 @@ def unet():
 
 
 @pytest.fixture(scope="module")
-def deployed(unet):
-    return OpenVINOBackend().prepare(unet, Call((torch.randn(4, 3, 16, 16), torch.tensor([1, 300, 600, 999]))))
+def reading():
+    """Whether each network that was traced was seen to read values in Python."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def deployed(unet, reading):
+    def noted(network, tensors):
+        reading.append(reads_values(network, tensors))
+        return reading[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lower, "reads_values", noted)
+        return OpenVINOBackend().prepare(unet, Call((torch.randn(4, 3, 16, 16), torch.tensor([1, 300, 600, 999]))))
+
+
+def test_a_unet_reads_no_values_so_it_is_traced_in_few_calls(deployed, reading):
+    assert reading == [False]
 
 
 def test_every_quantized_layer_ran_in_int8_under_its_name(unet, deployed):

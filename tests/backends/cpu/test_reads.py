@@ -5,10 +5,10 @@ import pytest
 import torch
 from torch import nn
 
-from ptq4dm.backends.cpu import binding
 from ptq4dm.backends.cpu.onnxruntime.float_baseline import compile_float
 from ptq4dm.backends.cpu.reads import reads_values
 from ptq4dm.errors import BackendError
+from ptq4dm.export import trace
 from ptq4dm.pipelines.denoiser import Call
 
 READING = {
@@ -83,6 +83,6 @@ def test_only_a_network_that_reads_is_called_with_many_values():
 
 
 def test_one_other_value_is_tried_where_no_reading_was_seen(monkeypatch):
-    monkeypatch.setattr(binding, "reads_values", lambda network, tensors: False)
+    monkeypatch.setattr(trace, "reads_values", lambda network, tensors: False)
     with pytest.raises(BackendError, match="Baked reads timestep in Python"):
         compile_float(Baked(), Call((torch.randn(2, 2), torch.tensor(3.0))))

@@ -17,7 +17,6 @@ from diffusers.utils import BaseOutput
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from ptq4dm.backends.cpu.reads import reads_values
 from ptq4dm.errors import BackendError
 from ptq4dm.pipelines.denoiser import Call
 
@@ -110,13 +109,15 @@ def for_tracing(bound: BoundCall) -> tuple[Tensor, ...]:
 
 
 @torch.no_grad()
-def check_nothing_baked(traceable: Traceable, traced: Callable[..., Any], tensors: tuple[Tensor, ...]) -> None:
+def check_nothing_baked(
+    traceable: Traceable, traced: Callable[..., Any], tensors: tuple[Tensor, ...], reads: bool
+) -> None:
     """Raise BackendError unless `traced` follows the network when one of its inputs takes another value.
 
-    A network that reads an input in Python (`.item()`, `float`, `if`) is traced with that value as a constant. One that
-    takes no value into Python has nothing to branch on: a single other value of each input is enough.
+    A network that reads an input in Python (`.item()`, `float`, `if`) is traced with that value as a constant. reads:
+    whether it takes any value into Python (`reads_values`); if not it has nothing to branch on, and a single other
+    value of each input is enough.
     """
-    reads = reads_values(traceable, tensors)
     for index, name in enumerate(traceable.bound.names):
         for other in other_values(tensors[index]):
             changed = (*tensors[:index], other, *tensors[index + 1 :])

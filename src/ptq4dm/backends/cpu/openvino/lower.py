@@ -28,6 +28,7 @@ from ptq4dm.backends.cpu.openvino.friendly import friendly_forwards
 from ptq4dm.backends.cpu.openvino.layer import can_express, layer_nodes
 from ptq4dm.backends.cpu.openvino.passes import quantize_before_resizing
 from ptq4dm.backends.cpu.openvino.unreported import unreported
+from ptq4dm.backends.cpu.reads import reads_values
 from ptq4dm.errors import BackendError
 from ptq4dm.pipelines.denoiser import RAISED_BY_CALLS
 from ptq4dm.pipelines.forwards import replaced_forward
@@ -129,6 +130,8 @@ def lower(network: nn.Module, bound: BoundCall, friendly: bool = True) -> Lowere
 
     traceable, tensors = Traceable(network, bound).eval(), small_batch(for_tracing(bound))
     try:
+        with layers_as_operators(layers):
+            reads = reads_values(traceable, tensors)
         with (
             layers_as_operators(layers),
             friendly_forwards(network if friendly else nn.Identity(), samples_of(tensors)),
@@ -136,7 +139,7 @@ def lower(network: nn.Module, bound: BoundCall, friendly: bool = True) -> Lowere
         ):
             warnings.simplefilter("ignore")  # the tracer warns of every shape that a network checks in Python
             traced: Any = torch.jit.trace(traceable, tensors, strict=False, check_trace=False)
-            check_nothing_baked(traceable, traced, tensors)
+            check_nothing_baked(traceable, traced, tensors, reads)
             independent = samples_independent(traced, tensors)
         with unreported():
             model = ov.convert_model(
