@@ -18,7 +18,7 @@ from common import AVX2, add_isa, add_model, open_pair, parser, save, under_each
 from torch import Tensor
 
 from ptq4dm.backends.cpu.openvino.run import OpenVINOBackend
-from ptq4dm.evaluation.bootstrap import paired_difference
+from ptq4dm.evaluation.bootstrap import mean_difference
 from ptq4dm.pipelines.denoiser import predict
 from ptq4dm.pipelines.sampling import seeded_start, trajectory
 from ptq4dm.pipelines.schedulers import make_scheduler
@@ -95,7 +95,7 @@ def summary(distances: Tensor) -> dict[str, float]:
 def compared(distances: Tensor, yardstick: Tensor) -> dict[str, Any]:
     """The difference of the means and the ratio of the geometric means, with 95 % intervals over pictures."""
     own, other = distances.mean(1).numpy(), yardstick.mean(1).numpy()
-    difference = paired_difference(lambda n: n @ own / n.sum(), lambda n: n @ other / n.sum(), len(own))
+    difference = mean_difference(own, other)
     logs = (distances.clamp(min=SMALLEST).log() - yardstick.clamp(min=SMALLEST).log()).mean(1)
     centre, half = logs.mean(), 1.96 * logs.std() / len(logs) ** 0.5
     return {

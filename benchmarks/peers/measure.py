@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from peers.peer import Deployed, Subject
-from ptq4dm.evaluation.bootstrap import mean_statistic, paired_difference
+from ptq4dm.evaluation.bootstrap import mean_difference
 from ptq4dm.evaluation.fidelity import CallErrors, compare_calls
 from ptq4dm.evaluation.speed import alternate, spread
 from ptq4dm.studies.rows import for_few
@@ -48,7 +48,7 @@ def fidelity_row(errors: CallErrors, ours: CallErrors) -> dict[str, Any]:
     own, other = ours.relative_l2.mean(1).numpy(), errors.relative_l2.mean(1).numpy()
     estimate = None
     if len(own) > 1:
-        estimate = for_few(paired_difference(mean_statistic(own), mean_statistic(other), len(own))).to_dict()
+        estimate = for_few(mean_difference(own, other)).to_dict()
     return {**errors.to_dict(), "per_picture": other.tolist(), "more_than_ours": estimate}
 
 

@@ -27,7 +27,7 @@ def quantize(
     x: Tensor, scale: Tensor, zero_point: Tensor, low: int = ACTIVATION_MIN, high: int = ACTIVATION_MAX
 ) -> Tensor:
     """Round `x` to integers, kept in the dtype of `x`. `scale` and `zero_point` broadcast against `x`."""
-    return torch.clamp(torch.round(x / scale) + zero_point, low, high)
+    return (x / scale).round_().add_(zero_point).clamp_(low, high)
 
 
 def dequantize(q: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
@@ -39,7 +39,7 @@ def fake_quantize(
     x: Tensor, scale: Tensor, zero_point: Tensor, low: int = ACTIVATION_MIN, high: int = ACTIVATION_MAX
 ) -> Tensor:
     """Quantize, then dequantize: `x` as a quantized layer sees it."""
-    return dequantize(quantize(x, scale, zero_point, low, high), scale, zero_point)
+    return quantize(x, scale, zero_point, low, high).sub_(zero_point).mul_(scale)
 
 
 def asymmetric_params(low: Tensor, high: Tensor, levels: int = ACTIVATION_MAX) -> tuple[Tensor, Tensor]:

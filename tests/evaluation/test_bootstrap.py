@@ -5,13 +5,25 @@ import pytest
 from scipy.stats import norm
 
 from ptq4dm.errors import EvaluationError
-from ptq4dm.evaluation.bootstrap import Statistic, bootstrap, mean_statistic, paired_difference, resample
+from ptq4dm.evaluation.bootstrap import (
+    Statistic,
+    bootstrap,
+    mean_difference,
+    mean_interval,
+    paired_difference,
+    resamples,
+)
 from ptq4dm.evaluation.frechet import frechet_statistic, gaussian
 from ptq4dm.evaluation.kernel_distance import kernel_statistic
 
 TRIALS = 120
 LEAST = 0.89
 """Of intervals of 95 %: fewer than this among 120 would happen once in 400 runs if they covered."""
+
+
+def mean_statistic(values: np.ndarray) -> Statistic:
+    """The mean of per-picture values (n,)."""
+    return lambda counts: float(counts @ values / counts.sum())
 
 
 def coverage(make, n: int, d: int, scale: float) -> tuple[float, float]:
@@ -90,7 +102,19 @@ def test_too_few_pictures_are_refused() -> None:
 
 
 def test_a_resample_holds_at_least_two_pictures() -> None:
-    rng = np.random.default_rng(0)
-    drawn = [resample(2, rng) for _ in range(50)]
-    assert all(counts.tolist() == [1.0, 1.0] for counts in drawn)
-    assert {int(resample(5, rng).sum()) for _ in range(20)} == {5}
+    assert resamples(2, 50, 0).tolist() == [[1.0, 1.0]] * 50
+
+
+def test_resamples_are_drawn_as_one_after_the_other() -> None:
+    rng = np.random.default_rng(3)
+    for counts in resamples(9, 20, 3):
+        np.testing.assert_array_equal(counts, rng.multinomial(9, np.full(9, 1 / 9)))
+
+
+def test_means_of_all_resamples_at_once_are_those_of_one_by_one() -> None:
+    first, second = np.random.default_rng(1).normal(size=(2, 40))
+    for found, wanted in (
+        (mean_interval(first), bootstrap(mean_statistic(first), 40)),
+        (mean_difference(first, second), paired_difference(mean_statistic(first), mean_statistic(second), 40)),
+    ):
+        assert found.to_dict() == pytest.approx(wanted.to_dict(), rel=1e-9)

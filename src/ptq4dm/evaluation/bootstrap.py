@@ -12,7 +12,7 @@ n); the tests show that it does so on synthetic Gaussians, with more and with fe
 The smallest detectable difference is (z_confidence + z_power) · se, at a power of 80 %.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any, Final
@@ -72,29 +72,43 @@ def bootstrap(
 
     Right for means, and for differences between models; not for one absolute distance between distributions.
     """
-    if n < 2:
-        raise EvaluationError(f"an interval needs at least 2 pictures, got {n}")
-    if replicates < 2 or not 0.0 < confidence < 1.0:
-        raise EvaluationError(f"replicates = {replicates} and confidence = {confidence}: at least 2, and in (0, 1)")
-    rng = np.random.default_rng(seed)
-    drawn = [statistic(resample(n, rng)) for _ in range(replicates)]
+    drawn = [statistic(counts) for counts in resamples(n, replicates, seed)]
+    return estimate(float(statistic(np.ones(n))), drawn, n, confidence)
+
+
+def mean_interval(
+    values: np.ndarray, replicates: int = REPLICATES, confidence: float = 0.95, seed: int = 0
+) -> Estimate:
+    """`bootstrap` of the mean of values (n,), of all resamples at once."""
+    values = np.asarray(values, dtype=np.float64)
+    drawn = resamples(len(values), replicates, seed) @ values / len(values)
+    return estimate(float(values.mean()), drawn, len(values), confidence)
+
+
+def mean_difference(first: np.ndarray, second: np.ndarray) -> Estimate:
+    """The mean of `second` (n,) less that of `first` (n,), of pictures of the same seeds, resampled together."""
+    return mean_interval(np.asarray(second, dtype=np.float64) - np.asarray(first, dtype=np.float64))
+
+
+def estimate(value: float, drawn: Sequence[float] | np.ndarray, n: int, confidence: float) -> Estimate:
+    """The value with the interval that its resampled ones give."""
+    if not 0.0 < confidence < 1.0:
+        raise EvaluationError(f"confidence = {confidence}: it should be in (0, 1)")
     error = float(np.std(drawn, ddof=1))
-    value = float(statistic(np.ones(n)))
     z = NormalDist().inv_cdf(0.5 + confidence / 2.0)
     detectable = (z + NormalDist().inv_cdf(POWER)) * error
     return Estimate(value, value - z * error, value + z * error, n, error, detectable, confidence)
 
 
-def resample(n: int, rng: np.random.Generator) -> np.ndarray:
-    """How often each of n pictures is drawn in n draws, (n,) float64. A draw of one picture alone, which has no
-    variance and no pairs, is drawn again; beyond a handful of pictures that never happens."""
-    while True:
-        counts = rng.multinomial(n, np.full(n, 1.0 / n))
-        if np.count_nonzero(counts) > 1:
-            return counts.astype(np.float64)
-
-
-def mean_statistic(values: np.ndarray) -> Statistic:
-    """The mean of per-picture values (n,)."""
-    values = np.asarray(values, dtype=np.float64)
-    return lambda counts: float(counts @ values / counts.sum())
+def resamples(n: int, replicates: int, seed: int) -> np.ndarray:
+    """How often each of n pictures is drawn in n draws, (replicates, n) float64. A draw of one picture alone, which has
+    no variance and no pairs, is drawn again; beyond a handful of pictures that never happens."""
+    if n < 2:
+        raise EvaluationError(f"an interval needs at least 2 pictures, got {n}")
+    if replicates < 2:
+        raise EvaluationError(f"replicates = {replicates}: at least 2")
+    rng, shares = np.random.default_rng(seed), np.full(n, 1.0 / n)
+    counts = rng.multinomial(n, shares, size=replicates)
+    while (alone := np.count_nonzero(counts, axis=1) == 1).any():
+        counts[alone] = rng.multinomial(n, shares, size=int(alone.sum()))
+    return counts.astype(np.float64)

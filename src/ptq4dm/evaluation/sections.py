@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ptq4dm.backends.cpu.engine import Engine
 from ptq4dm.errors import MissingDependencyError
-from ptq4dm.evaluation.bootstrap import bootstrap, mean_statistic
+from ptq4dm.evaluation.bootstrap import mean_interval
 from ptq4dm.evaluation.distribution import distribution
 from ptq4dm.evaluation.features import Extractor, feature_distance, make_extractor
 from ptq4dm.evaluation.fidelity import FloatWalk, mean_db, picture_psnr
@@ -50,7 +50,7 @@ def fidelity(
         "identical": len(decibels) - len(finite),
     }
     if len(finite) > 1:
-        interval = bootstrap(mean_statistic(finite.numpy()), len(finite))
+        interval = mean_interval(finite.numpy())
         pictures["psnr_interval"] = [interval.low, interval.high]
     if extractors:
         distances = feature_distance(extractors[0], drawn["float"], drawn["int8"])

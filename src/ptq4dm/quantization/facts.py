@@ -12,7 +12,7 @@ from ptq4dm.pipelines.unconditional import why_not_unconditional
 from ptq4dm.quantization.attention_products import attention_plan, product_names
 from ptq4dm.quantization.plan import ATTENTION, float_by_method
 from ptq4dm.quantization.quantized_model import QuantizedDenoiser, tensor_bytes
-from ptq4dm.ranges.range_table import RangeTable
+from ptq4dm.ranges.range_table import RangeTable, summary_of
 
 SHOWN_LAYERS = 6
 OF_A_MODEL: Final = {"model": (dict,), "calibration": (dict,)}
@@ -99,9 +99,10 @@ def range_facts(ranges: RangeTable, layers: Collection[str]) -> list[dict[str, A
     Of layers that share an input (the projections of the time embedding) the first stands for all.
     """
     rows, seen = [], set()
-    for name, bands in ranges.summary().items():
+    for name, statistics in ranges.statistics.items():
+        bands = summary_of(statistics) if name in layers else ()
         filled = [band for band in bands if band["min"] is not None and band["from"] is not None]
-        if name not in layers or len(filled) < 2:
+        if len(filled) < 2:
             continue
         chosen = ranges.ranges[name]
         row = {

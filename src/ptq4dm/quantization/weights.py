@@ -141,20 +141,24 @@ def rounded(pairs: Pairs, scale: Tensor, portable: bool, bound: int = WEIGHT_MAX
 
 
 def nearest_safe(a: Tensor, b: Tensor, p: Tensor, q: Tensor, pairs: Pairs) -> tuple[Tensor, Tensor]:
-    """The safe integers nearest to the real pair (a, b), weighted by the costs; `p`, `q` are its roundings.
+    """The safe integers nearest to the real pair (a, b), weighted by the costs; `p`, `q` are its roundings, and are
+    written into.
 
     Exact: opposite signs are always safe, and for equal signs, with separable convex costs and one limit on the sum,
     the best integers lie on p + q = +-128, where the cost is a parabola in p: its vertex, rounded, is the best.
     """
-    total = p + q
-    over = total.abs() > PAIR_LIMIT
-    if not bool(over.any()):
+    sums = (p + q).view(-1)
+    over = (sums.abs() > PAIR_LIMIT).nonzero().squeeze(1)  # few of all, at the scales that win
+    if not len(over):
         return p, q
-    sign = total.sign()
-    share = pairs.first_cost / (pairs.first_cost + pairs.second_cost)
-    vertex = (b * sign).neg_().add_(PAIR_LIMIT).sub_(a * sign).mul_(1 - share).add_(a * sign)
+    sign, cost = sums[over].sign(), over % pairs.first.numel()
+    first, second = pairs.first_cost.view(-1)[cost], pairs.second_cost.view(-1)[cost]
+    own = a.view(-1)[over].mul_(sign)
+    vertex = b.view(-1)[over].mul_(sign).neg_().add_(PAIR_LIMIT).sub_(own).mul_(1 - first / (first + second)).add_(own)
     moved = vertex.round_().clamp_(PAIR_LIMIT - WEIGHT_MAX, WEIGHT_MAX)
-    return torch.where(over, moved * sign, p), torch.where(over, (PAIR_LIMIT - moved) * sign, q)
+    p.view(-1)[over] = moved * sign
+    q.view(-1)[over] = (PAIR_LIMIT - moved).mul_(sign)
+    return p, q
 
 
 def split_pairs(paired: Tensor, costs: Tensor) -> Pairs:

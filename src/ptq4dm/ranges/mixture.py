@@ -48,8 +48,8 @@ def mixture_of(statistics: LayerStatistics, band_weights: Tensor | None = None) 
     else:
         used = band_weights > 0
         check_bands(statistics, used)
-        shares = band_weights.double() / totals.clamp(min=1)
-        mass = (shares.unsqueeze(1) * statistics.counts).sum(0)
+        shares = band_weights[used].double() / totals[used].clamp(min=1)
+        mass = (shares.unsqueeze(1) * statistics.counts[used]).sum(0)
     if not bool(used.any()):
         raise CalibrationError("a layer's input was empty in every calibration call: check the calibration inputs")
     low, high = float(statistics.low[used].min()), float(statistics.high[used].max())

@@ -37,7 +37,7 @@ import numpy as np
 from scipy.stats import t as student_t
 from torch import Tensor
 
-from ptq4dm.evaluation.bootstrap import POWER, Estimate, mean_statistic, paired_difference
+from ptq4dm.evaluation.bootstrap import POWER, Estimate, mean_difference
 from ptq4dm.evaluation.features import Extractor, feature_distance
 from ptq4dm.evaluation.fidelity import CallErrors, mean_db, picture_psnr
 from ptq4dm.studies.store import Row
@@ -103,7 +103,7 @@ def difference(row: Row, baseline: Row, name: str) -> dict[str, Any] | None:
     if len(pairs) < 2:
         return None
     first, second = np.asarray(pairs).T
-    return for_few(paired_difference(mean_statistic(first), mean_statistic(second), len(pairs))).to_dict()
+    return for_few(mean_difference(first, second)).to_dict()
 
 
 def interval_of_mean(values: Sequence[float]) -> tuple[float, float] | None:
