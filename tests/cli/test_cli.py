@@ -56,8 +56,9 @@ def test_inspect_lists_every_layer(place, capsys):
     shown = capsys.readouterr().out
     assert "conv_in" in shown and data["float_by_method"]["attention products and softmax"] > 0
     assert "in float by the method: " in shown and " attention products and softmax" in shown
-    calls = (data["calls_made"], data["sensitivity_calls"])
-    assert all(calls) and "calibration: {} calls of the network for pictures, {} to find".format(*calls) in shown
+    made, saved, searched = (data[key] for key in ("calls_made", "calls_saved", "sensitivity_calls"))
+    assert made and searched and f"calibration: {made} calls of the network for pictures" in shown
+    assert (f" ({saved} more saved: " in shown) == (saved > 0) and f", {searched} to find sensitive layers" in shown
     assert data["smoothed"] == data["quantized"] and data["folded"] == 0
 
 

@@ -94,6 +94,21 @@ def test_a_metric_that_returns_nonsense_names_the_layer():
         choose_ranges({"mid.conv": statistics_of(torch.tensor([-1.0, 2.0]))}, own)
 
 
+def test_layers_of_one_input_are_searched_once():
+    calls = []
+
+    def metric(values, weights, quantized):
+        calls.append(len(values))
+        return (quantized - values).square() @ weights
+
+    shared, own = statistics(1), statistics(2)
+    alone = choose_ranges({"a": shared, "c": own}, RangeRecipe(metric=metric)).ranges
+    made = len(calls)
+    found = choose_ranges({"a": shared, "b": statistics(1), "c": own}, RangeRecipe(metric=metric)).ranges
+    assert found == {"a": alone["a"], "b": alone["a"], "c": alone["c"]} and found["a"] != found["c"]
+    assert len(calls) == 2 * made
+
+
 def test_summary_is_plain_data_of_the_bands(table):
     rows = json.loads(json.dumps(table.summary(), allow_nan=False))["a"]
     assert [(row["from"], row["to"]) for row in rows] == [(0, 250), (250, 500), (500, 750), (750, 1000)]

@@ -24,6 +24,13 @@ def test_every_picture_shows_something():
     assert float(zoo.pictures("emoji-32").flatten(1).std(1).min()) > 0.05
 
 
+def test_the_artifact_is_as_small_as_promised():
+    """By the bytes of the two files of weights."""
+    whole, small = (sum(file.stat().st_size for file in (folder("emoji-32") / "unet").glob("*.safetensors"))
+                    for folder in (zoo.model_folder, zoo.int8_folder))  # fmt: skip
+    assert whole / small >= 3.8
+
+
 @pytest.mark.parametrize("function", [zoo.model_folder, zoo.int8_folder, zoo.pictures])
 def test_unknown_name(function):
     with pytest.raises(ModelError, match="no built-in model 'emoji-64': accepted are emoji-32"):

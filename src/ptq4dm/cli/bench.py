@@ -7,7 +7,7 @@ from typing import Any
 from ptq4dm.cli.options import add_backend, add_device, add_json, note, positive, show
 from ptq4dm.evaluation.environment import environment
 from ptq4dm.evaluation.evaluate import check_pair
-from ptq4dm.evaluation.measure import device_notes, network_speed, prepare_engines, sampling_speed
+from ptq4dm.evaluation.measure import device_notes, network_speed, on_backend, prepare_engines, sampling_speed
 from ptq4dm.evaluation.sections import executed
 from ptq4dm.evaluation.text import executed_line, speed_lines
 from ptq4dm.files import require_writable, write_json
@@ -40,9 +40,10 @@ def run(args: argparse.Namespace) -> None:
     check_pair(model, pipeline)
     torch_device(args.device)
     example = example_call(pipeline, args.batch)
-    deployed: Any = model.to_module(args.backend)
+    deployed = on_backend(model, args.backend, shown)
     engine = str(deployed.ptq4dm_backend)
-    engines = prepare_engines(pipeline.denoiser, {engine: lambda: model.to_module(engine)}, example, device=args.device)
+    builds = {engine: lambda: model.to_module(engine)}
+    engines = prepare_engines(pipeline.denoiser, builds, example, device=args.device, shown=shown)
     ran = executed(deployed, engine)
     notes = [*deployed.ptq4dm_notes, *engines.notes, *device_notes(args.device)]
     data: dict[str, Any] = {"call": network_speed(engines.networks, example, model.plan, args.rounds, shown)}

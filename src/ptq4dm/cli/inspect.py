@@ -52,6 +52,7 @@ def run(args: argparse.Namespace) -> None:
         folded += sum(len(names) for names in denoiser.facts.get("folded", {}).values())
     calibration = model.facts.get("calibration", {})
     made, searched = calibration.get("calls_made"), calibration.get("sensitivity_calls", 0)
+    saved = calibration.get("calls_saved")
     rows_made, rows_of_running = (
         sum(calibration[key].values()) if key in calibration else None for key in ("rows_made", "rows_of_running")
     )
@@ -68,6 +69,7 @@ def run(args: argparse.Namespace) -> None:
         "gains": gains,
         "time_bands": time_bands,
         "calls_made": made,
+        "calls_saved": saved,
         "sensitivity_calls": searched,
         "left_in_float": stays,
         "rows_made": rows_made,
@@ -95,6 +97,7 @@ def run(args: argparse.Namespace) -> None:
     total += "".join(f"\n{bands_words(found)}" for found in time_bands.values())
     if made is not None:
         total += f"\ncalibration: {made} calls of the network for pictures"
+        total += f" ({saved} more saved: a picture is left once it has reached its time-step)" if saved else ""
         total += f", {searched} to find sensitive layers" if searched else ""
         if rows_made is not None:
             total += (

@@ -32,7 +32,8 @@ def run(args: argparse.Namespace) -> None:
     if args.out.suffix.lower() in SUFFIXES[1:]:
         raise EvaluationError(f"--out {args.out}: the sheet is written as PNG: name a .png file")
     require_writable(args.out)
-    subject = open_subject(args.model, args.is_float, args.backend, args.device)
+    sampler = (args.scheduler, args.steps)
+    subject = open_subject(args.model, args.is_float, args.backend, args.device, sampler, shown=not args.json)
     started = time.perf_counter()
     pictures = sample(
         subject.network,

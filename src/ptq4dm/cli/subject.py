@@ -1,13 +1,14 @@
 """What `sample` draws with: a float model, or a quantized one on a backend."""
 
 from dataclasses import dataclass
-from typing import Any
 
 from torch import nn
 
 from ptq4dm.errors import ModelError
+from ptq4dm.evaluation.measure import on_backend
 from ptq4dm.pipelines.denoiser import network_on, torch_device
 from ptq4dm.pipelines.pipeline import Pipeline, open_pipeline
+from ptq4dm.pipelines.schedulers import require_steps
 from ptq4dm.quantization.artifact import load
 from ptq4dm.quantization.quantized_model import pipeline_on
 
@@ -22,8 +23,13 @@ class Subject:
     notes: tuple[str, ...] = ()
 
 
-def open_subject(model: str, is_float: bool, backend: str, device: str) -> Subject:
-    """Open a float model or an artifact. Raises PTQ4DMError."""
+def open_subject(
+    model: str, is_float: bool, backend: str, device: str, sampler: tuple[str, int], shown: bool = False
+) -> Subject:
+    """Open a float model or an artifact, to draw with a scheduler in so many steps. shown: a bar while engines compile.
+
+    Raises PTQ4DMError.
+    """
     if is_float:
         if backend != "auto":
             raise ModelError(
@@ -35,6 +41,8 @@ def open_subject(model: str, is_float: bool, backend: str, device: str) -> Subje
     quantized = load(model)
     if quantized.pipeline is None:
         raise ModelError(f"{model} holds a bare module, which has no pipeline to draw with: use it in Python")
-    module: Any = quantized.to_module("simulated" if elsewhere and backend == "auto" else backend)
+    name, steps = sampler
+    require_steps(name, quantized.pipeline.scheduler.config, steps)
+    module = on_backend(quantized, "simulated" if elsewhere and backend == "auto" else backend, shown)
     network = network_on(module, device) if module.ptq4dm_backend == "simulated" else module
     return Subject(network, quantized.pipeline, module.ptq4dm_backend, module.ptq4dm_notes)

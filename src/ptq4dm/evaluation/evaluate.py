@@ -31,13 +31,22 @@ from ptq4dm.evaluation.commands import FIRST_SEED, RECIPE, commands
 from ptq4dm.evaluation.environment import environment
 from ptq4dm.evaluation.fidelity import compare_calls
 from ptq4dm.evaluation.layer_errors import layer_errors
-from ptq4dm.evaluation.measure import INT8, ROUNDS, device_notes, network_speed, prepare_engines, sampling_speed
+from ptq4dm.evaluation.measure import (
+    INT8,
+    ROUNDS,
+    device_notes,
+    network_speed,
+    on_backend,
+    prepare_engines,
+    sampling_speed,
+)
 from ptq4dm.evaluation.sections import SIMULATED, aims, distributions, executed, fidelity, find_extractors
 from ptq4dm.evaluation.sheet import write_sheet
 from ptq4dm.files import exclusive, make_folder, new_files, write_json, write_tensors
 from ptq4dm.pipelines.denoiser import network_on
 from ptq4dm.pipelines.pipeline import Pipeline, require_unconditional
 from ptq4dm.pipelines.sampling import sample
+from ptq4dm.pipelines.schedulers import require_steps
 from ptq4dm.quantization.quantized_model import QuantizedModel, example_call, pipeline_on
 from ptq4dm.quantization.summary import summary
 from ptq4dm.quantization.time_bands import bands_words
@@ -93,12 +102,13 @@ def evaluate(
     """
     seeds = list(seeds) if seeds is not None else list(range(seed, seed + pictures))
     check_pair(model, pipeline)
+    require_steps(sampler, pipeline.scheduler.config, steps)
     float_pipeline, simulated = pipeline_on(pipeline, device), network_on(model.network, device)
     out = Path(out)
     extractors, notes = find_extractors(features, inception)
     with exclusive(out):
         make_folder(out)
-        deployed: Any = model.to_module(backend)  # carries its backend's name and notes
+        deployed = on_backend(model, backend, shown)
         engine = str(deployed.ptq4dm_backend)
         notes += [*map(str, deployed.ptq4dm_notes), *device_notes(device)]
         notes += [bands_words(found)] if (found := model.denoiser().facts.get("time_bands")) else []
@@ -203,7 +213,8 @@ def measured_speed(
     The INT8 network is built once more, so that its memory is seen apart from that of the engines `auto` tried.
     """
     example = example_call(pipeline, SPEED_BATCH)
-    engines = prepare_engines(pipeline.denoiser, {engine: lambda: model.to_module(engine)}, example, device=device)
+    builds = {engine: lambda: model.to_module(engine)}
+    engines = prepare_engines(pipeline.denoiser, builds, example, device=device, shown=shown)
     networks = engines.networks | {(engine, INT8): deployed}
     speed = network_speed(networks, example, model.plan, rounds, shown)
     few = min(rounds, SPEED_TRAJECTORIES)

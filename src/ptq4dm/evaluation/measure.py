@@ -7,8 +7,9 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
+from ptq4dm.backends.registry import find_backend
 from ptq4dm.backends.stand_in import stands_in
-from ptq4dm.evaluation.baselines import EAGER, float_engines
+from ptq4dm.evaluation.baselines import EAGER, FLOAT_ENGINES, REWRITTEN, float_engines
 from ptq4dm.evaluation.hardware import (
     peak_memory,
     release_free_memory,
@@ -20,8 +21,9 @@ from ptq4dm.evaluation.speed import alternate, fastest, median_confidence, predi
 from ptq4dm.pipelines.denoiser import Call, call_on, network_on, output_tensor, placement
 from ptq4dm.pipelines.pipeline import Pipeline
 from ptq4dm.pipelines.sampling import sample
+from ptq4dm.progress import progress
 from ptq4dm.quantization.plan import LayerPlan
-from ptq4dm.quantization.quantized_model import tensor_bytes
+from ptq4dm.quantization.quantized_model import QuantizedModel, tensor_bytes
 
 ROUNDS: Final = 12
 FP32, INT8 = "FP32", "INT8"
@@ -38,30 +40,51 @@ class Engines:
     notes: list[str]
 
 
+def on_backend(model: QuantizedModel, backend: str, shown: bool = False) -> Any:
+    """The quantized network on a backend, with its name and notes. shown: a bar, since engines take a while to compile.
+
+    Raises BackendError.
+    """
+    if backend != "auto":
+        find_backend(backend, model.recipe.arithmetic)  # a mistake is told of before a bar is drawn
+    with progress("compiling", 1, shown) as advance:
+        module = model.to_module(backend)
+        advance(1)
+    return module
+
+
 def prepare_engines(
     network: nn.Module,
     int8: Mapping[str, Callable[[], nn.Module]],
     example: Call,
     rewritten: bool = False,
     device: str = "cpu",
+    shown: bool = False,
 ) -> Engines:
     """Build the float network on every engine here and the INT8 ones by engine name, watching the memory of each.
 
     network: on the CPU, where the engines compile it. rewritten: FP32 with the graph rewritten as for INT8 too.
-    device: where eager PyTorch runs it, and the simulated INT8 network.
+    device: where eager PyTorch runs it, and the simulated INT8 network. shown: a bar.
     """
     memory: list[dict[str, Any]] = []
     eager = network_on(network, device)
+    count = 1 + len(FLOAT_ENGINES) + (len(REWRITTEN) if rewritten else 0) + len(int8)
+    with progress("compiling engines", count, shown) as advance:
 
-    def watched_float(name: str, build: Callable[[], nn.Module]) -> nn.Module:
-        if name == EAGER:
-            return watched("float, PyTorch eager", lambda: eager, example, memory, tensor_bytes(network))
-        return watched(f"float, {name}", build, example, memory)
+        def watched_float(name: str, build: Callable[[], nn.Module]) -> nn.Module:
+            title, held = f"float, {name}", 0
+            if name == EAGER:
+                title, build, held = "float, PyTorch eager", lambda: eager, tensor_bytes(network)
+            module = watched(title, build, example, memory, held)
+            advance(1)
+            return module
 
-    engines, notes = float_engines(network, example, watched_float, rewritten)
-    networks: Contestants = {(name, FP32): module for name, module in engines.items()}
-    for name, build in int8.items():
-        networks[name, INT8] = watched(f"INT8, {name}", lambda build=build: placed(build(), device), example, memory)
+        engines, notes = float_engines(network, example, watched_float, rewritten)
+        networks: Contestants = {(name, FP32): module for name, module in engines.items()}
+        for name, build in int8.items():
+            module = watched(f"INT8, {name}", lambda build=build: placed(build(), device), example, memory)
+            networks[name, INT8] = module
+            advance(1)
     return Engines(networks, memory, notes)
 
 

@@ -87,6 +87,12 @@ def make_scheduler(name: str, config: Mapping[str, Any]) -> SchedulerMixin:
         ) from error
 
 
+def require_steps(name: str, config: Mapping[str, Any], steps: int) -> None:
+    """Raise RecipeError unless the scheduler called `name` can be made and take so many steps: to be asked before long
+    work is done for them."""
+    set_steps(make_scheduler(name, config), steps)
+
+
 def set_steps(scheduler: Any, steps: int) -> None:
     """Choose the time-steps that `scheduler` will visit. Raises RecipeError if it cannot make `steps` steps."""
     fewest, most = FEWEST_STEPS.get(type(scheduler), 1), int(scheduler.config.num_train_timesteps)

@@ -1,5 +1,6 @@
 """One weighted histogram of a layer: its bands of time-steps put together under a law of t."""
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +20,12 @@ class Mixture:
     low: float
     high: float
     width: float
+
+    @property
+    def key(self) -> Hashable:
+        """The same for mixtures that are alike to the bit."""
+        values, weights = (part.numpy().tobytes() for part in (self.values, self.weights))
+        return self.low, self.high, self.width, values, weights
 
     def quantile(self, share: float) -> float:
         """The value below which `share` of the mass lies, to within a bin."""

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -92,15 +92,19 @@ def choose_ranges(
     weights = None if band_weights is None else torch.as_tensor(band_weights, dtype=torch.float64)
     if weights is not None and not bool((torch.isfinite(weights) & (weights >= 0)).all()):
         raise CalibrationError(f"band weights {weights.tolist()} should be finite and not negative")
-    ranges = {}
+    ranges: dict[str, InputRange] = {}
+    found: dict[Hashable, InputRange] = {}  # several layers may be given one and the same input
     with progress("choosing ranges", len(statistics), shown) as advance:
         for name, item in statistics.items():
             mixture = mixture_of(item, weights)
             require_squarable(name, mixture)
-            try:
-                ranges[name] = search_range(mixture, metric, levels)
-            except RecipeError as error:
-                raise RecipeError(f"layer {name}, input from {mixture.low:g} to {mixture.high:g}: {error}") from error
+            if mixture.key not in found:
+                try:
+                    found[mixture.key] = search_range(mixture, metric, levels)
+                except RecipeError as error:
+                    span = f"input from {mixture.low:g} to {mixture.high:g}"
+                    raise RecipeError(f"layer {name}, {span}: {error}") from error
+            ranges[name] = found[mixture.key]
             advance(1)
     facts = {
         **plain(dataclasses.asdict(recipe)),
