@@ -26,7 +26,7 @@ PAIR_LIMIT = 128
 def quantize(
     x: Tensor, scale: Tensor, zero_point: Tensor, low: int = ACTIVATION_MIN, high: int = ACTIVATION_MAX
 ) -> Tensor:
-    """Round `x` to integers, kept in the dtype of `x`. `scale` and `zero_point` broadcast against `x`."""
+    """Round `x` to integers, kept in its dtype. `scale` broadcasts against `x`, `zero_point` against x / scale."""
     return (x / scale).round_().add_(zero_point).clamp_(low, high)
 
 
@@ -39,7 +39,7 @@ def fake_quantize(
     x: Tensor, scale: Tensor, zero_point: Tensor, low: int = ACTIVATION_MIN, high: int = ACTIVATION_MAX
 ) -> Tensor:
     """Quantize, then dequantize: `x` as a quantized layer sees it."""
-    return quantize(x, scale, zero_point, low, high).sub_(zero_point).mul_(scale)
+    return quantize(x, scale, zero_point, low, high).sub_(zero_point).mul_(scale)  # `dequantize` in place
 
 
 def asymmetric_params(low: Tensor, high: Tensor, levels: int = ACTIVATION_MAX) -> tuple[Tensor, Tensor]:

@@ -15,6 +15,7 @@ from tiny import tiny_pipeline
 from ptq4dm.cli.main import VERBS, main
 from ptq4dm.errors import ArtifactError
 from ptq4dm.evaluation.text import executed_line
+from ptq4dm.quantization.quantized_model import QuantizedModel
 
 RECIPE = "[calibration]\nsamples = 4\nsteps = 3\nbatch_size = 4\n"
 
@@ -84,6 +85,25 @@ def test_layers_that_an_engine_left_in_float_are_named():
         "onnxruntime ran 2 of 3 quantized layers in INT8, not b"
     )
     assert executed_line(None) == ""
+
+
+@pytest.mark.parametrize("wrong", [["--scheduler", "magic"], ["--steps", "1001"]])
+def test_what_cannot_be_drawn_is_told_before_anything_is_compiled(place, capsys, tmp_path, monkeypatch, wrong):
+    monkeypatch.setattr(QuantizedModel, "to_module", lambda *args: pytest.fail("compiled"))
+    drawn = ["sample", place / "int8", "--out", tmp_path / "a.png"]
+    compared = ["evaluate", place / "int8", "--float", place / "float", "--out", tmp_path / "r"]
+    for command in (drawn, compared):
+        assert main([*map(str, command), *wrong]) == 2
+        assert wrong[1] in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_bench_asks_for_its_steps_before_anything_is_compiled(place, capsys, monkeypatch):
+    monkeypatch.setattr(QuantizedModel, "to_module", lambda *args: pytest.fail("compiled"))
+    monkeypatch.setattr("ptq4dm.cli.bench.STEPS", 1001)
+    command = ["bench", place / "int8", "--float", place / "float", "--pictures", 1]
+    assert main([*map(str, command)]) == 2
+    assert "steps = 1001" in capsys.readouterr().err
 
 
 def test_sample_draws_with_the_float_model_too(place, capsys, tmp_path):

@@ -99,15 +99,23 @@ def test_too_few_pictures_are_refused() -> None:
         bootstrap(mean_statistic(np.ones(1)), 1)
     with pytest.raises(EvaluationError, match=r"confidence = 1\.5"):
         bootstrap(mean_statistic(np.ones(4)), 4, confidence=1.5)
+    with pytest.raises(EvaluationError, match="at least 2 pictures, got 1"):
+        mean_interval(np.ones(1))
+    with pytest.raises(EvaluationError, match=r"shapes \(1,\) and \(4,\)"):
+        mean_difference(np.ones(1), np.ones(4))
 
 
 def test_a_resample_holds_at_least_two_pictures() -> None:
-    assert resamples(2, 50, 0).tolist() == [[1.0, 1.0]] * 50
+    (drawn,) = resamples(2, 50, 0)
+    assert drawn.tolist() == [[1.0, 1.0]] * 50
 
 
-def test_resamples_are_drawn_as_one_after_the_other() -> None:
+def test_resamples_are_drawn_as_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ptq4dm.evaluation.bootstrap.AT_ONCE", 30)
     rng = np.random.default_rng(3)
-    for counts in resamples(9, 20, 3):
+    drawn = list(resamples(9, 20, 3))
+    assert [len(some) for some in drawn] == [3] * 6 + [2]
+    for counts in np.concatenate(drawn):
         np.testing.assert_array_equal(counts, rng.multinomial(9, np.full(9, 1 / 9)))
 
 

@@ -38,6 +38,10 @@ def test_each_weight_becomes_the_best_integer_beside_the_others(channels, taps, 
     found = descended(weight, begun, second, channels, portable, largest)
     assert torch.equal(found, one_by_one(weight, begun, second, channels, portable, largest))
     assert torch.equal(begun, before) and not torch.equal(found, begun)
+    for row in range(3):  # each by itself: whose memory is that of the weights seen the other way round
+        one = begun[row : row + 1].clone()
+        alone = descended(weight[row : row + 1], one, second, channels, portable, largest)
+        assert torch.equal(one, before[row : row + 1]) and torch.equal(alone, found[row : row + 1])
 
 
 @given(

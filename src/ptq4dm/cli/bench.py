@@ -7,14 +7,18 @@ from typing import Any
 from ptq4dm.cli.options import add_backend, add_device, add_json, note, positive, show
 from ptq4dm.evaluation.environment import environment
 from ptq4dm.evaluation.evaluate import check_pair
-from ptq4dm.evaluation.measure import device_notes, network_speed, on_backend, prepare_engines, sampling_speed
+from ptq4dm.evaluation.measure import device_notes, network_speed, prepare_engines, sampling_speed
 from ptq4dm.evaluation.sections import executed
 from ptq4dm.evaluation.text import executed_line, speed_lines
 from ptq4dm.files import require_writable, write_json
 from ptq4dm.pipelines.denoiser import torch_device
 from ptq4dm.pipelines.pipeline import open_pipeline
+from ptq4dm.pipelines.schedulers import require_steps
 from ptq4dm.quantization.artifact import load
-from ptq4dm.quantization.quantized_model import example_call
+from ptq4dm.quantization.quantized_model import compiled, example_call
+
+STEPS = 50
+"""Of DDIM, in which pictures are drawn."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,8 +43,10 @@ def run(args: argparse.Namespace) -> None:
     pipeline = open_pipeline(args.float_model or model.facts["model"]["name"])
     check_pair(model, pipeline)
     torch_device(args.device)
+    if args.pictures:
+        require_steps("ddim", pipeline.scheduler.config, STEPS)
     example = example_call(pipeline, args.batch)
-    deployed = on_backend(model, args.backend, shown)
+    deployed = compiled(model, args.backend, shown)
     engine = str(deployed.ptq4dm_backend)
     builds = {engine: lambda: model.to_module(engine)}
     engines = prepare_engines(pipeline.denoiser, builds, example, device=args.device, shown=shown)
@@ -49,7 +55,7 @@ def run(args: argparse.Namespace) -> None:
     data: dict[str, Any] = {"call": network_speed(engines.networks, example, model.plan, args.rounds, shown)}
     if args.pictures:
         seeds = range(args.pictures)
-        data["sampling"] = sampling_speed(engines.networks, pipeline, "ddim", 50, seeds, args.batch, shown=shown)
+        data["sampling"] = sampling_speed(engines.networks, pipeline, "ddim", STEPS, seeds, args.batch, shown=shown)
     data |= {"executed": ran, "memory": {"rows": engines.memory}, "environment": environment(), "notes": notes}
     if args.out:
         write_json(args.out, data)

@@ -5,12 +5,11 @@ from dataclasses import dataclass
 from torch import nn
 
 from ptq4dm.errors import ModelError
-from ptq4dm.evaluation.measure import on_backend
 from ptq4dm.pipelines.denoiser import network_on, torch_device
 from ptq4dm.pipelines.pipeline import Pipeline, open_pipeline
 from ptq4dm.pipelines.schedulers import require_steps
 from ptq4dm.quantization.artifact import load
-from ptq4dm.quantization.quantized_model import pipeline_on
+from ptq4dm.quantization.quantized_model import compiled, pipeline_on
 
 
 @dataclass(frozen=True)
@@ -43,6 +42,6 @@ def open_subject(
         raise ModelError(f"{model} holds a bare module, which has no pipeline to draw with: use it in Python")
     name, steps = sampler
     require_steps(name, quantized.pipeline.scheduler.config, steps)
-    module = on_backend(quantized, "simulated" if elsewhere and backend == "auto" else backend, shown)
+    module = compiled(quantized, "simulated" if elsewhere and backend == "auto" else backend, shown)
     network = network_on(module, device) if module.ptq4dm_backend == "simulated" else module
     return Subject(network, quantized.pipeline, module.ptq4dm_backend, module.ptq4dm_notes)

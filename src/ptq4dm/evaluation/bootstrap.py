@@ -12,7 +12,7 @@ n); the tests show that it does so on synthetic Gaussians, with more and with fe
 The smallest detectable difference is (z_confidence + z_power) · se, at a power of 80 %.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any, Final
@@ -26,6 +26,8 @@ Statistic = Callable[[np.ndarray], float]
 
 REPLICATES: Final = 400
 POWER: Final = 0.8
+AT_ONCE: Final = 1 << 20
+"""Counts that are drawn at once: 8 MB."""
 
 
 @dataclass(frozen=True)
@@ -72,43 +74,55 @@ def bootstrap(
 
     Right for means, and for differences between models; not for one absolute distance between distributions.
     """
-    drawn = [statistic(counts) for counts in resamples(n, replicates, seed)]
+    check(n, replicates, confidence)
+    drawn = [statistic(counts) for some in resamples(n, replicates, seed) for counts in some]
     return estimate(float(statistic(np.ones(n))), drawn, n, confidence)
 
 
 def mean_interval(
     values: np.ndarray, replicates: int = REPLICATES, confidence: float = 0.95, seed: int = 0
 ) -> Estimate:
-    """`bootstrap` of the mean of values (n,), of all resamples at once."""
+    """`bootstrap` of the mean of values (n,), of many resamples at once."""
     values = np.asarray(values, dtype=np.float64)
-    drawn = resamples(len(values), replicates, seed) @ values / len(values)
+    check(len(values), replicates, confidence)
+    drawn = np.concatenate([some @ values for some in resamples(len(values), replicates, seed)]) / len(values)
     return estimate(float(values.mean()), drawn, len(values), confidence)
 
 
 def mean_difference(first: np.ndarray, second: np.ndarray) -> Estimate:
-    """The mean of `second` (n,) less that of `first` (n,), of pictures of the same seeds, resampled together."""
-    return mean_interval(np.asarray(second, dtype=np.float64) - np.asarray(first, dtype=np.float64))
+    """The mean of `second` (n,) less that of `first` (n,), of pictures of the same seeds, resampled together.
+
+    Raises EvaluationError unless there are as many of both, and 2 at least.
+    """
+    first, second = (np.asarray(values, dtype=np.float64) for values in (first, second))
+    if first.shape != second.shape:
+        raise EvaluationError(f"values of shapes {first.shape} and {second.shape} are not of the same pictures")
+    return mean_interval(second - first)
 
 
 def estimate(value: float, drawn: Sequence[float] | np.ndarray, n: int, confidence: float) -> Estimate:
     """The value with the interval that its resampled ones give."""
-    if not 0.0 < confidence < 1.0:
-        raise EvaluationError(f"confidence = {confidence}: it should be in (0, 1)")
     error = float(np.std(drawn, ddof=1))
     z = NormalDist().inv_cdf(0.5 + confidence / 2.0)
     detectable = (z + NormalDist().inv_cdf(POWER)) * error
     return Estimate(value, value - z * error, value + z * error, n, error, detectable, confidence)
 
 
-def resamples(n: int, replicates: int, seed: int) -> np.ndarray:
-    """How often each of n pictures is drawn in n draws, (replicates, n) float64. A draw of one picture alone, which has
-    no variance and no pairs, is drawn again; beyond a handful of pictures that never happens."""
+def check(n: int, replicates: int, confidence: float) -> None:
+    """Raise EvaluationError where no interval can be had."""
     if n < 2:
         raise EvaluationError(f"an interval needs at least 2 pictures, got {n}")
-    if replicates < 2:
-        raise EvaluationError(f"replicates = {replicates}: at least 2")
-    rng, shares = np.random.default_rng(seed), np.full(n, 1.0 / n)
-    counts = rng.multinomial(n, shares, size=replicates)
-    while (alone := np.count_nonzero(counts, axis=1) == 1).any():
-        counts[alone] = rng.multinomial(n, shares, size=int(alone.sum()))
-    return counts.astype(np.float64)
+    if replicates < 2 or not 0.0 < confidence < 1.0:
+        raise EvaluationError(f"replicates = {replicates} and confidence = {confidence}: at least 2, and in (0, 1)")
+
+
+def resamples(n: int, replicates: int, seed: int) -> Iterator[np.ndarray]:
+    """How often each of n pictures is drawn in n draws, (some, n) float64 until there are `replicates`. A draw of one
+    picture alone, which has no variance and no pairs, is drawn again; beyond a handful of pictures that never
+    happens."""
+    rng, shares, rows = np.random.default_rng(seed), np.full(n, 1.0 / n), max(1, AT_ONCE // n)
+    for start in range(0, replicates, rows):
+        counts = rng.multinomial(n, shares, size=min(rows, replicates - start))
+        while (alone := np.count_nonzero(counts, axis=1) == 1).any():
+            counts[alone] = rng.multinomial(n, shares, size=int(alone.sum()))
+        yield counts.astype(np.float64)

@@ -36,7 +36,6 @@ from ptq4dm.evaluation.measure import (
     ROUNDS,
     device_notes,
     network_speed,
-    on_backend,
     prepare_engines,
     sampling_speed,
 )
@@ -47,7 +46,7 @@ from ptq4dm.pipelines.denoiser import network_on
 from ptq4dm.pipelines.pipeline import Pipeline, require_unconditional
 from ptq4dm.pipelines.sampling import sample
 from ptq4dm.pipelines.schedulers import require_steps
-from ptq4dm.quantization.quantized_model import QuantizedModel, example_call, pipeline_on
+from ptq4dm.quantization.quantized_model import QuantizedModel, compiled, example_call, pipeline_on
 from ptq4dm.quantization.summary import summary
 from ptq4dm.quantization.time_bands import bands_words
 
@@ -108,7 +107,7 @@ def evaluate(
     extractors, notes = find_extractors(features, inception)
     with exclusive(out):
         make_folder(out)
-        deployed = on_backend(model, backend, shown)
+        deployed = compiled(model, backend, shown)
         engine = str(deployed.ptq4dm_backend)
         notes += [*map(str, deployed.ptq4dm_notes), *device_notes(device)]
         notes += [bands_words(found)] if (found := model.denoiser().facts.get("time_bands")) else []

@@ -7,7 +7,6 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from ptq4dm.backends.registry import find_backend
 from ptq4dm.backends.stand_in import stands_in
 from ptq4dm.evaluation.baselines import EAGER, FLOAT_ENGINES, REWRITTEN, float_engines
 from ptq4dm.evaluation.hardware import (
@@ -23,7 +22,7 @@ from ptq4dm.pipelines.pipeline import Pipeline
 from ptq4dm.pipelines.sampling import sample
 from ptq4dm.progress import progress
 from ptq4dm.quantization.plan import LayerPlan
-from ptq4dm.quantization.quantized_model import QuantizedModel, tensor_bytes
+from ptq4dm.quantization.quantized_model import tensor_bytes
 
 ROUNDS: Final = 12
 FP32, INT8 = "FP32", "INT8"
@@ -38,19 +37,6 @@ class Engines:
     networks: Contestants
     memory: list[dict[str, Any]]
     notes: list[str]
-
-
-def on_backend(model: QuantizedModel, backend: str, shown: bool = False) -> Any:
-    """The quantized network on a backend, with its name and notes. shown: a bar, since engines take a while to compile.
-
-    Raises BackendError.
-    """
-    if backend != "auto":
-        find_backend(backend, model.recipe.arithmetic)  # a mistake is told of before a bar is drawn
-    with progress("compiling", 1, shown) as advance:
-        module = model.to_module(backend)
-        advance(1)
-    return module
 
 
 def prepare_engines(
@@ -75,9 +61,10 @@ def prepare_engines(
             title, held = f"float, {name}", 0
             if name == EAGER:
                 title, build, held = "float, PyTorch eager", lambda: eager, tensor_bytes(network)
-            module = watched(title, build, example, memory, held)
-            advance(1)
-            return module
+            try:
+                return watched(title, build, example, memory, held)
+            finally:
+                advance(1)  # one that is not here too
 
         engines, notes = float_engines(network, example, watched_float, rewritten)
         networks: Contestants = {(name, FP32): module for name, module in engines.items()}

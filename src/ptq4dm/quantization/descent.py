@@ -33,7 +33,7 @@ def descended(
     """
     second = second_moment.numpy()
     width, diagonal = len(second), second.diagonal().copy()
-    found = np.ascontiguousarray(integers.numpy().T)  # one input's weights side by side, as they are looked at
+    found = integers.numpy().T.copy()  # one input's weights side by side, as they are looked at
     gradient = second @ (weight.numpy().T - found)
     for _ in range(SWEEPS):
         before = found.copy()

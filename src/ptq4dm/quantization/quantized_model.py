@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ptq4dm.errors import BackendError, ModelError
 from ptq4dm.pipelines.denoiser import Call, network_on, torch_device
 from ptq4dm.pipelines.pipeline import Pipeline
+from ptq4dm.progress import progress
 from ptq4dm.quantization.plan import LayerPlan
 from ptq4dm.quantization.time_axis import watch_time
 from ptq4dm.recipe import Recipe
@@ -156,6 +157,21 @@ def exchange(source: DiffusionPipeline, others: Mapping[int, nn.Module]) -> None
     for part in vars(source).values():
         if isinstance(part, DiffusionPipeline):
             exchange(part, others)
+
+
+def compiled(model: QuantizedModel, backend: str, shown: bool = False) -> Any:
+    """The only denoiser on a backend, with its name and notes. shown: a bar, since engines take a while to compile.
+
+    Raises BackendError.
+    """
+    from ptq4dm.backends.registry import find_backend  # as above
+
+    if backend != "auto":
+        find_backend(backend, model.recipe.arithmetic)  # a mistake is told of before a bar is drawn
+    with progress("compiling", 1, shown) as advance:
+        module = model.to_module(backend)
+        advance(1)
+    return module
 
 
 def pipeline_on(pipeline: Pipeline, device: str) -> Pipeline:

@@ -32,26 +32,25 @@ def saying(answer: Tensor) -> Callable[[Tensor], Tensor]:
 @contextmanager
 def recording(network: nn.Module, names: Sequence[str], room: int = ROOM) -> Iterator[Recorded]:
     """While open, for one call of `network`, the answers of the layers of these names are kept."""
-    recorded, free, again = Recorded(), room, set[str]()
+    recorded, free = Recorded(), room
 
     def hook(name: str) -> Callable[..., None]:
         def watch(module: nn.Module, args: Any, output: Tensor) -> None:
             nonlocal free
-            if name in recorded.order:
-                again.add(name)
+            if name in recorded.order:  # called again: which of its answers to say would be a guess
+                free += recorded.kept.pop(name).nbytes if name in recorded.kept else 0
                 return
             recorded.order.append(name)
-            free -= output.nbytes
-            if free >= 0:
+            if output.nbytes <= free:
+                free -= output.nbytes
                 recorded.kept[name] = output.clone()
 
         return watch
 
-    handles = [network.get_submodule(name).register_forward_hook(hook(name)) for name in names]
+    # before hooks of others, which will see an answer that is said again too
+    handles = [network.get_submodule(name).register_forward_hook(hook(name), prepend=True) for name in names]
     try:
         yield recorded
     finally:
         for handle in handles:
             handle.remove()
-        for name in again:
-            recorded.kept.pop(name, None)

@@ -71,10 +71,6 @@ class RangeTable:
             raise ArtifactError(f"{path} is damaged ({error!r}): calibrate again") from error
         return RangeTable(ranges, statistics, head["facts"])
 
-    def summary(self) -> dict[str, list[dict[str, Any]]]:
-        """Per layer, per band of time-steps: its edges, min, max and percentiles of the input (None where empty)."""
-        return {name: summary_of(item) for name, item in self.statistics.items()}
-
 
 def choose_ranges(
     statistics: Mapping[str, LayerStatistics],
@@ -98,13 +94,14 @@ def choose_ranges(
         for name, item in statistics.items():
             mixture = mixture_of(item, weights)
             require_squarable(name, mixture)
-            if mixture.key not in found:
+            key = mixture.key
+            if key not in found:
                 try:
-                    found[mixture.key] = search_range(mixture, metric, levels)
+                    found[key] = search_range(mixture, metric, levels)
                 except RecipeError as error:
                     span = f"input from {mixture.low:g} to {mixture.high:g}"
                     raise RecipeError(f"layer {name}, {span}: {error}") from error
-            ranges[name] = found[mixture.key]
+            ranges[name] = found[key]
             advance(1)
     facts = {
         **plain(dataclasses.asdict(recipe)),
@@ -145,7 +142,7 @@ def checked_range(chosen: InputRange) -> InputRange:
 
 
 def summary_of(item: LayerStatistics) -> list[dict[str, Any]]:
-    """One row a band: low and high edge, min, max, percentiles as plain numbers."""
+    """One row a band of time-steps, as plain data: its edges, min, max and percentiles of the input, None if empty."""
     rows: list[dict[str, Any]] = []
     for index in range(item.bands):
         edges = [edge if math.isfinite(edge) else None for edge in item.edges[index : index + 2]]

@@ -1,4 +1,6 @@
-"""Reading a tensor's value in Python: every way there is, and what is none."""
+"""Reading a tensor's value in Python: in many ways, and what is none."""
+
+import copy
 
 import numpy as np
 import pytest
@@ -27,6 +29,15 @@ READING = {
     "slice": lambda x, t: x[:, : t[0]],
     "in": lambda x, t: x * (5 in t),
     "max": lambda x, t: x * max(t),
+    "numbers made into a tensor": lambda x, t: x * torch.tensor([t[0], t[1]])[:, None],
+    "a tensor like it of numbers": lambda x, t: x * x.new_tensor([t[0], t[1]])[:, None],
+    "the old constructor": lambda x, t: x * torch.Tensor([t[0], t[1]])[:, None],
+    "a function of each value": lambda x, t: x * t.clone().apply_(lambda value: 2 * value)[:, None],
+    "a copy": lambda x, t: x * copy.deepcopy(t)[:, None],
+    "how many are not zero": lambda x, t: x if (t > 6).nonzero().numel() else -x,
+    "how many a mask lets through": lambda x, t: x if len(t[t > 6]) else -x,
+    "how many differ": lambda x, t: x * len(t.unique()),
+    "how often": lambda x, t: torch.repeat_interleave(x, t, 0),
     "control flow as an operator": lambda x, t: torch.cond(t[0] > 3, lambda x: x, lambda x: -x, (x,)),
 }
 NOT_READING = {
@@ -34,13 +45,13 @@ NOT_READING = {
     "sizes": lambda x, t: x * t.numel() * x.shape[0] * len(t) * x.dim(),
     "types": lambda x, t: x.to(torch.promote_types(x.dtype, t.dtype)),
     "choice by a tensor": lambda x, t: torch.where(t[:, None] > 3, x, -x),
-    "masks": lambda x, t: x[x > 0],
+    "rows by number": lambda x, t: x[(t - 5) // 2] * t[:, None],
     "rows": lambda x, t: sum(row for row in x) * t.sum(),
 }
 
 
 @pytest.mark.parametrize("way", READING)
-def test_every_way_to_read_a_value_is_seen(way):
+def test_reading_is_seen(way):
     assert reads_values(READING[way], (torch.randn(2, 3), torch.tensor([5, 7])))
 
 
@@ -59,6 +70,13 @@ class Counted(nn.Module):
     def forward(self, x, timestep):
         self.made += 1
         return x * timestep
+
+
+class Blind(nn.Module):
+    """No number for most noise levels, and a constant of every trace."""
+
+    def forward(self, x, sigma):
+        return x * (sigma - 20).sqrt() * sigma.item()
 
 
 class Branching(Counted):
@@ -86,3 +104,9 @@ def test_one_other_value_is_tried_where_no_reading_was_seen(monkeypatch):
     monkeypatch.setattr(trace, "reads_values", lambda network, tensors: False)
     with pytest.raises(BackendError, match="Baked reads timestep in Python"):
         compile_float(Baked(), Call((torch.randn(2, 2), torch.tensor(3.0))))
+
+
+def test_an_answer_that_is_no_number_proves_nothing(monkeypatch):
+    monkeypatch.setattr(trace, "reads_values", lambda network, tensors: False)
+    with pytest.raises(BackendError, match="Blind reads sigma in Python"):
+        compile_float(Blind(), Call((torch.randn(2, 2), torch.tensor(3.0))))

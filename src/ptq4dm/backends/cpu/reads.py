@@ -9,15 +9,19 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-UNDISPATCHED = frozenset(
+READERS = frozenset(
     getattr(Tensor, name)
-    for name in ("numpy", "tolist", "__array__", "__dlpack__", "data_ptr", "storage", "untyped_storage")
-)
-"""Methods that hand out the values of a tensor without an operator that could be watched."""
+    for name in ("numpy", "tolist", "__array__", "__dlpack__", "__deepcopy__", "data_ptr", "storage", "untyped_storage",
+                 "apply_", "map_", "__float__", "__int__", "__index__", "__bool__", "__complex__")
+)  # fmt: skip
+"""Methods that hand out the values of a tensor, those that Python itself calls among them."""
+MAKERS = frozenset({torch.tensor, torch.as_tensor, torch.asarray, Tensor.new_tensor})
+"""Functions that make a tensor of numbers, and read those that stand in tensors."""
 
 
 class _Operators(TorchDispatchMode):
-    """Notes operators that answer with something else than tensors: `.item()` and `if` call one, `torch.equal` is."""
+    """Notes operators of which Python learns values: `.item()` and `if` call one, `torch.equal` is one, and how long
+    the answer of `nonzero` or of a mask is depends on the values it is given."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -25,21 +29,31 @@ class _Operators(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """The operator's own answer."""
-        if any("Tensor" not in str(answer.type) for answer in func._schema.returns):
-            self.seen |= any(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves((args, kwargs)))
+        self.seen = self.seen or tells(func, [*args, *(kwargs or {}).values()])
         return func(*args, **(kwargs or {}))
 
 
-class _Methods(TorchFunctionMode):
-    """Notes methods that are `UNDISPATCHED`."""
+def tells(func: Any, arguments: list[Any]) -> bool:
+    """Whether values of tensors among the arguments can be told from an operator's answer without looking into it."""
+    given = [leaf for leaf in pytree.tree_leaves(arguments) if isinstance(leaf, Tensor)]
+    if any("Tensor" not in str(answer.type) for answer in func._schema.returns):
+        return bool(given)
+    if func is torch.ops.aten.index.Tensor:  # by numbers it has the length of these, by a mask that of what is set
+        return any(item.dtype in (torch.bool, torch.uint8) for item in given[1:])
+    return torch.Tag.dynamic_output_shape in func.tags
+
+
+class _Functions(TorchFunctionMode):
+    """Notes what reaches values without an operator."""
 
     def __init__(self) -> None:
         super().__init__()
         self.seen = False
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """The method's own answer."""
-        self.seen |= func in UNDISPATCHED
+        """The function's own answer."""
+        made = func in MAKERS and any(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves((args, kwargs)))
+        self.seen = self.seen or func in READERS or made
         return func(*args, **(kwargs or {}))
 
 
@@ -49,9 +63,9 @@ def reads_values(network: Callable[..., Any], tensors: tuple[Tensor, ...]) -> bo
 
     True too where that cannot be watched (control flow as an operator).
     """
-    with _Methods() as methods, _Operators() as operators:
+    with _Functions() as functions, _Operators() as operators:
         try:
             network(*tensors)
-        except (NotImplementedError, RuntimeError):
+        except RuntimeError:
             return True
-    return methods.seen or operators.seen
+    return functions.seen or operators.seen

@@ -130,17 +130,13 @@ def lower(network: nn.Module, bound: BoundCall, friendly: bool = True) -> Lowere
 
     traceable, tensors = Traceable(network, bound).eval(), small_batch(for_tracing(bound))
     try:
-        with layers_as_operators(layers):
-            reads = reads_values(traceable, tensors)
-        with (
-            layers_as_operators(layers),
-            friendly_forwards(network if friendly else nn.Identity(), samples_of(tensors)),
-            warnings.catch_warnings(),
-        ):
+        with layers_as_operators(layers), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the tracer warns of every shape that a network checks in Python
-            traced: Any = torch.jit.trace(traceable, tensors, strict=False, check_trace=False)
-            check_nothing_baked(traceable, traced, tensors, reads)
-            independent = samples_independent(traced, tensors)
+            reads = reads_values(traceable, tensors)  # of the network itself: its friendly forms fold constants
+            with friendly_forwards(network if friendly else nn.Identity(), samples_of(tensors)):
+                traced: Any = torch.jit.trace(traceable, tensors, strict=False, check_trace=False)
+                check_nothing_baked(traceable, traced, tensors, reads)
+                independent = samples_independent(traced, tensors)
         with unreported():
             model = ov.convert_model(
                 traced,
