@@ -47,3 +47,8 @@ class SavingWarning(UserWarning):
 
 class TimeAxisWarning(UserWarning):
     """A quantized network is used over time-steps much different from those that it was calibrated on."""
+
+
+def first_line(error: Exception) -> str:
+    """What an error of someone else's code says, in one line."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

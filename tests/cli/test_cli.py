@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -96,6 +97,38 @@ def test_what_cannot_be_drawn_is_told_before_anything_is_compiled(place, capsys,
         assert main([*map(str, command), *wrong]) == 2
         assert wrong[1] in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+UNET, SCHEDULER = "unet/config.json", "scheduler/scheduler_config.json"
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "says"),
+    [
+        (UNET, {"sample_size": 7}, "the network fails at pictures of 3 x 7 x 7"),
+        (UNET, {"sample_size": [16, 9]}, "the network fails at pictures of 3 x 16 x 9"),
+        (SCHEDULER, {"timestep_spacing": "odd"}, "cannot be set to 3 steps (odd is not supported"),
+        (SCHEDULER, {"steps_offset": 2000}, "would visit time-step 2666: accepted are 0 to 999"),
+        (SCHEDULER, {"trained_betas": [0.1, 0.2]}, "2 trained_betas for num_train_timesteps = 1000"),
+        (SCHEDULER, {"clip_sample_range": "x"}, "DDIMScheduler fails at time-step 666"),
+        (SCHEDULER, {"num_train_timesteps": 0}, "num_train_timesteps is 0, not a whole number above 0"),
+    ],
+)
+def test_a_config_that_cannot_be_drawn_with_is_one_line(place, capsys, tmp_path, file, change, says):
+    shutil.copytree(place / "float", tmp_path / "float")
+    config = tmp_path / "float" / file
+    config.write_text(json.dumps(json.loads(config.read_text()) | change))
+    quantized = ["quantize", tmp_path / "float", "--recipe", place / "tiny.toml", "--out", tmp_path / "int8"]
+    drawn = ["sample", tmp_path / "float", "--float", "--count", 1, "--steps", 3, "--out", tmp_path / "a.png"]
+    for command in (quantized, drawn):
+        assert says in refused(capsys, *command, "--json")
+    assert [item.name for item in tmp_path.iterdir()] == ["float"]
+
+
+def test_export_says_what_the_default_arithmetic_means_elsewhere(place, capsys, tmp_path):
+    assert main(["export", str(place / "int8"), "--out", str(tmp_path / "m.onnx")]) == 0
+    assert 'quantize with a recipe of arithmetic = "qdq"' in capsys.readouterr().err.replace("'", '"')
+    assert (tmp_path / "m.onnx").stat().st_size > 1000
 
 
 def test_bench_asks_for_its_steps_before_anything_is_compiled(place, capsys, monkeypatch):

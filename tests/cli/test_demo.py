@@ -51,6 +51,12 @@ def page(place):
     return (place / "report.html").read_text()
 
 
+def test_its_page_is_drawn_again_from_its_folder(place, page):
+    (place / "report.html").unlink()
+    assert main(["report", str(place)]) == 0
+    assert (place / "report.html").read_text() == page
+
+
 @pytest.fixture(scope="module")
 def words(page):
     """What a person reads of it."""

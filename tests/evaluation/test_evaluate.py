@@ -196,6 +196,7 @@ def test_ratios_are_against_every_float_engine_and_the_fastest_is_marked() -> No
     assert [name for name, ratio in ratios.items() if ratio["fastest_float"]] == ["openvino"]
     assert {ratio["confidence"] for ratio in ratios.values()} == {0.75}  # of 3 rounds: 1 - 2^-2
     tables = speed_tables(times, 3)
+    assert [row["seconds"] for row in tables["rows"]] == list(times.values())
     assert tables["spread"].endswith("ratios: 75 % interval of the median of paired rounds")
     assert "(3.00 to 3.00, 75 % interval)" in "\n".join(speed_lines(tables))
     rows = tables["rows"]

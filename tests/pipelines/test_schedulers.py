@@ -46,6 +46,15 @@ def test_a_config_that_no_scheduler_takes_is_told(name, config, message):
         make_scheduler(name, config)
 
 
+@pytest.mark.parametrize("name", ["ddpm", "ddim", "pndm"])
+def test_a_time_step_beyond_the_last_is_refused(name):
+    """Of an offset of 1, which many models have, the last of all 1000 steps."""
+    scheduler = make_scheduler(name, {"timestep_spacing": "leading", "steps_offset": 1, "skip_prk_steps": True})
+    set_steps(scheduler, 500)
+    with pytest.raises(RecipeError, match="steps_offset = 1 would visit time-step 1000: accepted are 0 to 999"):
+        set_steps(scheduler, 1000)
+
+
 def test_pndm_does_not_take_a_predicted_picture_for_noise():
     with pytest.raises(RecipeError, match="'pndm' cannot follow the model's prediction_type 'sample'"):
         make_scheduler("pndm", {"prediction_type": "sample"})

@@ -14,6 +14,9 @@ from ptq4dm.quantization.quantized_model import pipeline_on
 from ptq4dm.recipe import load_recipe
 from ptq4dm.report.report import PAGE, build_report
 
+RESULTS = "results"
+"""The results folder, in the demo's."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of this verb."""
@@ -53,7 +56,7 @@ def work_through(args: argparse.Namespace, page: Path) -> None:
     evaluate(
         model,
         pipeline,
-        args.out / "results",
+        args.out / RESULTS,
         pictures=args.count,
         steps=args.steps,
         seed=FIRST_SEED + args.seed,
@@ -64,6 +67,6 @@ def work_through(args: argparse.Namespace, page: Path) -> None:
     )
     if shown:
         note("3/3 draw the page")
-    build_report(args.out / "results", page)
+    build_report(args.out / RESULTS, page)
     seconds = time.perf_counter() - started
     show(args, {"report": str(page), "seconds": round(seconds, 1)}, f"open {page} (made in {seconds:.0f} s)")

@@ -156,6 +156,7 @@ def speed_tables(times: Mapping[tuple[str, str], Sequence[float]], rounds: int) 
         taken = spread(values)
         row = {"engine": engine, "precision": precision}
         row |= {"seconds_median": taken.median, "seconds_low": taken.low, "seconds_high": taken.high}
+        row |= {"seconds": list(values)}
         if (EAGER, FP32) in times:
             row["ratio_to_eager"] = speedup(times[EAGER, FP32], values).median
         rows.append(row)

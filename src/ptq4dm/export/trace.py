@@ -11,7 +11,7 @@ from torch.utils import _pytree as pytree
 
 from ptq4dm.backends.cpu.binding import BoundCall, Traceable, check_nothing_baked, for_tracing
 from ptq4dm.backends.cpu.reads import reads_values
-from ptq4dm.errors import BackendError, MissingDependencyError
+from ptq4dm.errors import BackendError, MissingDependencyError, first_line
 
 OPSET = 17
 
@@ -55,7 +55,7 @@ def trace_to_onnx(network: nn.Module, bound: BoundCall, path: Path, plain: bool 
                 dynamo=False,
             )
     except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        first = first_line(error)
         raise BackendError(f"{type(network).__name__} cannot be said in ONNX ({first}): use another backend") from error
     assert traceable.output_spec is not None
     return TracedGraph(path, bound.names, outputs, traceable.output_spec)

@@ -14,7 +14,7 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import nn
 
-from ptq4dm.errors import CalibrationError
+from ptq4dm.errors import CalibrationError, first_line
 from ptq4dm.pipelines.processors import processors_restored
 
 
@@ -49,7 +49,7 @@ def run_watched(source: Any, inputs: Mapping[str, Any], watcher: Watcher) -> Non
     except Enough:
         return
     except (TypeError, ValueError) as error:
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        first = first_line(error)
         raise CalibrationError(
             f"{type(source).__name__} does not take the calibration inputs {sorted(inputs)}: {first}"
         ) from error

@@ -10,7 +10,7 @@ from diffusers.utils import BaseOutput
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from ptq4dm.errors import ModelError, RecipeError
+from ptq4dm.errors import ModelError, RecipeError, first_line
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,17 @@ TimedCall = tuple[Call, Tensor | None]
 def predict(network: nn.Module, x_t: Tensor, timestep: Tensor) -> Tensor:
     """Call the network without gradients: ε_θ(x_t, t), shape (batch, channels, height, width).
 
-    x_t: (batch, channels, height, width). timestep: 0-d or (batch,). Raises ModelError if no tensor comes out.
+    x_t: (batch, channels, height, width). timestep: 0-d or (batch,). Raises ModelError if the network does not take
+    them, or if no tensor comes out.
     """
-    return output_tensor(network(x_t, timestep))
+    try:
+        return output_tensor(network(x_t, timestep))
+    except RAISED_BY_CALLS as error:
+        shape, t = " x ".join(map(str, x_t.shape[1:])), float(timestep.flatten()[0])
+        raise ModelError(
+            f"the network fails at pictures of {shape} and time-step {t:g} ({first_line(error)}): mend its config "
+            "(sample_size must halve as often as the network does) or its weights"
+        ) from error
 
 
 def predict_in_parts(network: nn.Module, x_t: Tensor, timestep: Tensor, largest: int = 32) -> Tensor:

@@ -15,8 +15,8 @@ import torch
 from diffusers import ConfigMixin, DDPMScheduler
 from torch import Tensor, nn
 
-from ptq4dm.errors import ModelError, RecipeError
-from ptq4dm.pipelines.denoiser import placement, predict
+from ptq4dm.errors import ModelError, RecipeError, first_line
+from ptq4dm.pipelines.denoiser import RAISED_BY_CALLS, placement, predict
 from ptq4dm.pipelines.schedulers import LEARNED, make_scheduler, set_steps
 from ptq4dm.progress import progress
 
@@ -117,7 +117,7 @@ def begin(scheduler: Any, steps: int, x_T: Tensor) -> tuple[Any, Tensor]:
 def answer(network: nn.Module, scheduler: Any, timestep: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
     """The network's input x_t, which is x as the scheduler scales it, and the part of its answer that is used.
 
-    Raises ModelError: the answer is not finite.
+    Raises ModelError: the network does not take such pictures, or the answer is not finite.
     """
     x_t = scheduler.scale_model_input(x, timestep)
     output = part_used(scheduler, predict(network, x_t, timestep), x_t)
@@ -132,9 +132,18 @@ def answer(network: nn.Module, scheduler: Any, timestep: Tensor, x: Tensor) -> t
 def advance(
     scheduler: Any, output: Tensor, timestep: Tensor, x: Tensor, generators: Sequence[torch.Generator] | None
 ) -> Tensor:
-    """x_{t-1} of x_t (unscaled) and the network's output. Noise of picture i comes from generators[i] alone."""
+    """x_{t-1} of x_t (unscaled) and the network's output. Noise of picture i comes from generators[i] alone.
+
+    Raises RecipeError: the scheduler cannot take the step.
+    """
     options = noise_options(scheduler.step, generators)
-    return scheduler.step(part_used(scheduler, output, x), timestep, x, return_dict=False, **options)[0]
+    try:
+        return scheduler.step(part_used(scheduler, output, x), timestep, x, return_dict=False, **options)[0]
+    except RAISED_BY_CALLS as error:
+        raise RecipeError(
+            f"{type(scheduler).__name__} fails at time-step {timestep.item():g} ({first_line(error)}): mend the "
+            "model's scheduler_config.json, or choose another scheduler"
+        ) from error
 
 
 def noise_options(step: Callable[..., Any], generators: Sequence[torch.Generator] | None) -> dict[str, Any]:

@@ -14,7 +14,8 @@ from diffusers import (
 )
 from torch import Tensor
 
-from ptq4dm.errors import RecipeError
+from ptq4dm.errors import RecipeError, first_line
+from ptq4dm.pipelines.denoiser import RAISED_BY_CALLS
 
 
 class ClippedDDIMScheduler(DDIMScheduler):
@@ -57,6 +58,8 @@ LEARNED: Final = ("learned", "learned_range")
 """Variance types of which the network predicts the variance (Nichol and Dhariwal, arXiv 2102.09672)."""
 NOT_FOLLOWED: Final[dict[str, tuple[str, ...]]] = {"pndm": ("sample",)}
 """Predictions that a scheduler cannot use."""
+WHOLE_STEPS: Final = (DDPMScheduler, DDIMScheduler, PNDMScheduler)
+"""Those that look the noise of a time-step up in a table."""
 FEWEST_STEPS: Final[dict[type, int]] = {PNDMScheduler: 4}
 """PNDM starts with Runge-Kutta steps over four time-steps."""
 
@@ -78,9 +81,15 @@ def make_scheduler(name: str, config: Mapping[str, Any]) -> SchedulerMixin:
             f"scheduler {name!r} cannot follow the model's prediction_type {prediction!r}: it takes "
             f"{', '.join(accepted)}; choose another scheduler, or mend the model's scheduler_config.json"
         )
+    betas, count = settings.get("trained_betas"), settings.get("num_train_timesteps")
+    if betas is not None and len(betas) != count:
+        raise RecipeError(
+            f"the model's scheduler has {len(betas)} trained_betas for num_train_timesteps = {count}: give one each in "
+            "its scheduler_config.json"
+        )
     try:
         return SCHEDULERS[name].from_config(settings, **FIXED.get(name, {}))
-    except (NotImplementedError, TypeError, ValueError) as error:
+    except RAISED_BY_CALLS as error:
         raise RecipeError(
             f"scheduler {name!r} cannot be made of the model's scheduler config ({error}): choose another scheduler, "
             "or mend the model's scheduler_config.json"
@@ -98,4 +107,19 @@ def set_steps(scheduler: Any, steps: int) -> None:
     fewest, most = FEWEST_STEPS.get(type(scheduler), 1), int(scheduler.config.num_train_timesteps)
     if not fewest <= steps <= most:
         raise RecipeError(f"steps = {steps}: {type(scheduler).__name__} takes {fewest} to {most}")
-    scheduler.set_timesteps(steps)
+    try:
+        scheduler.set_timesteps(steps)
+    except RAISED_BY_CALLS as error:
+        raise RecipeError(
+            f"{type(scheduler).__name__} cannot be set to {steps} steps ({first_line(error)}): mend the model's "
+            "scheduler_config.json, or choose another scheduler"
+        ) from error
+    if isinstance(scheduler, WHOLE_STEPS):  # the others find their noise levels between time-steps
+        visited: Any = scheduler.timesteps
+        outside = [t for t in visited.tolist() if not 0 <= t < most]
+        if outside:
+            offset = scheduler.config.get("steps_offset", 0)
+            raise RecipeError(
+                f"steps = {steps} with the model's steps_offset = {offset} would visit time-step {outside[0]}: "
+                f"accepted are 0 to {most - 1}; take fewer steps, or mend the model's scheduler_config.json"
+            )

@@ -35,6 +35,9 @@ def why_not_drawable(source: DiffusionPipeline) -> str:
     """Why no loop can draw with an unconditional model, "" if one can: settings that no sampling can follow."""
     size = source.components["unet"].config["sample_size"]
     kind = config_of(source.components["scheduler"]).get("prediction_type", PREDICTIONS[0])
+    count = config_of(source.components["scheduler"]).get("num_train_timesteps", 1)
+    if not isinstance(count, int) or count < 1:
+        return f"its scheduler's num_train_timesteps is {count!r}, not a whole number above 0"
     if not is_picture_size(size):
         return f"its unet's sample_size is {size!r}, not a number of pixels or (height, width)"
     if kind not in PREDICTIONS:

@@ -15,6 +15,7 @@ from torch import nn
 
 from ptq4dm.backends.cpu.onnxruntime.run import OnnxRuntimeBackend
 from ptq4dm.backends.cpu.onnxruntime.self_check import check_exact
+from ptq4dm.backends.exactness import ulp_distance
 from ptq4dm.errors import BackendError, BackendWarning, MissingDependencyError
 from ptq4dm.numerics import asymmetric_params
 from ptq4dm.pipelines.denoiser import Call
@@ -30,6 +31,7 @@ LAYERS = {
     "conv1d": (nn.Conv1d(16, 8, 3, padding=1), (16, 12)),
     "linear": (nn.Linear(33, 8), (33,)),
     "tokens": (nn.Linear(16, 24), (5, 16)),
+    "wide": (nn.Linear(512, 48), (512,)),
 }
 FLOAT = {
     "three channels": (nn.Conv2d(3, 16, 3, padding=1), (3, 8, 8)),
@@ -67,6 +69,7 @@ def test_each_kind_of_layer_is_exact_over_the_full_range(kind):
     layer = randomized(source, limit=64)
     q_x = torch.randint(0, 256, (4, *shape), generator=torch.Generator().manual_seed(2))
     q_x[1], q_x[2] = 255, 0
+    q_x[3] = (91 + 40 * torch.randn(shape, generator=torch.Generator().manual_seed(3))).round().clamp(0, 255)
     x = (q_x - 91) * layer.input_scale
     whole = nn.Sequential(with_output(layer, x) if kind in LAYERS and isinstance(layer, QuantizedConv) else layer)
     with nullcontext() if kind in LAYERS else pytest.warns(BackendWarning, match=r"1 of 1 quantized layers .*\(0\)"):
@@ -80,6 +83,9 @@ def test_each_kind_of_layer_is_exact_over_the_full_range(kind):
         assert ran.type == "QLinearConv"
         assert float((found - expected).abs().max()) <= 1.001 * step
         assert float(((found - expected).abs() > 0.5 * step).double().mean()) < 0.01
+    elif ran.int8:
+        product = expected if layer.bias is None else expected - layer.bias.double()
+        assert ran.type == "MatMulIntegerToFloat" and float(ulp_distance(found, expected, product).max()) <= 1
     else:
         torch.testing.assert_close(found, expected, rtol=2e-6, atol=2e-5)
 

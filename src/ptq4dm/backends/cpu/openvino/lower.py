@@ -29,7 +29,7 @@ from ptq4dm.backends.cpu.openvino.layer import can_express, layer_nodes
 from ptq4dm.backends.cpu.openvino.passes import quantize_before_resizing
 from ptq4dm.backends.cpu.openvino.unreported import unreported
 from ptq4dm.backends.cpu.reads import reads_values
-from ptq4dm.errors import BackendError
+from ptq4dm.errors import BackendError, first_line
 from ptq4dm.pipelines.denoiser import RAISED_BY_CALLS
 from ptq4dm.pipelines.forwards import replaced_forward
 from ptq4dm.quantization.layers import QuantizedLayer
@@ -171,4 +171,4 @@ def reason_of(error: Exception) -> str:
     unknown = re.search(r"No conversion rule found for operations: (.+)", str(error))
     if unknown:
         return f"it has no rule for the operator {unknown[1].strip()}"
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return first_line(error)
