@@ -72,8 +72,9 @@ def main() -> None:
         print(f"a quick try: 5 steps and few pictures; the aims and floors are for {sampler} in {steps} steps")
     kept = {key: results[key] for key in ("model", "recipe", "fidelity", "layers", "executed", "size", "notes")}
     what = f"{args.model}, W8A8 as deployed, arithmetic {args.arithmetic}"
-    other = "" if args.arithmetic == "qdq" or model.recipe.name == "w8a8" else f"-{model.recipe.name}"
-    save(FILES[args.arithmetic] + other, args, {"what": what, "aims": AIMS, "floors": FLOORS, **kept})
+    name = model.recipe.name
+    file = f"fidelity-{name}" if args.arithmetic == "float-out" and name != "w8a8" else FILES[args.arithmetic]
+    save(file, args, {"what": what, "aims": AIMS, "floors": FLOORS, **kept})
 
 
 def deployed(fidelity) -> dict[str, tuple[float | None, str]]:

@@ -110,6 +110,7 @@ UNET, SCHEDULER = "unet/config.json", "scheduler/scheduler_config.json"
         (SCHEDULER, {"timestep_spacing": "odd"}, "cannot be set to 3 steps (odd is not supported"),
         (SCHEDULER, {"steps_offset": 2000}, "would visit time-step 2666: accepted are 0 to 999"),
         (SCHEDULER, {"trained_betas": [0.1, 0.2]}, "2 trained_betas for num_train_timesteps = 1000"),
+        (SCHEDULER, {"trained_betas": 3}, "1 trained_betas for num_train_timesteps = 1000"),
         (SCHEDULER, {"clip_sample_range": "x"}, "DDIMScheduler fails at time-step 666"),
         (SCHEDULER, {"num_train_timesteps": 0}, "num_train_timesteps is 0, not a whole number above 0"),
     ],

@@ -55,6 +55,12 @@ def test_a_time_step_beyond_the_last_is_refused(name):
         set_steps(scheduler, 1000)
 
 
+def test_betas_of_the_usual_number_need_not_say_it():
+    """A config may leave num_train_timesteps at its default, as in a file that was written by hand."""
+    own = torch.linspace(0.0001, 0.02, 1000).tolist()
+    assert make_scheduler("ddim", {"trained_betas": own}).config.num_train_timesteps == 1000
+
+
 def test_pndm_does_not_take_a_predicted_picture_for_noise():
     with pytest.raises(RecipeError, match="'pndm' cannot follow the model's prediction_type 'sample'"):
         make_scheduler("pndm", {"prediction_type": "sample"})

@@ -12,10 +12,7 @@ from ptq4dm.files import exclusive, require_writable
 from ptq4dm.pipelines.pipeline import open_pipeline
 from ptq4dm.quantization.quantized_model import pipeline_on
 from ptq4dm.recipe import load_recipe
-from ptq4dm.report.report import PAGE, build_report
-
-RESULTS = "results"
-"""The results folder, in the demo's."""
+from ptq4dm.report.report import OF_THE_DEMO, PAGE, build_report
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -56,7 +53,7 @@ def work_through(args: argparse.Namespace, page: Path) -> None:
     evaluate(
         model,
         pipeline,
-        args.out / RESULTS,
+        args.out / OF_THE_DEMO,
         pictures=args.count,
         steps=args.steps,
         seed=FIRST_SEED + args.seed,
@@ -67,6 +64,6 @@ def work_through(args: argparse.Namespace, page: Path) -> None:
     )
     if shown:
         note("3/3 draw the page")
-    build_report(args.out / RESULTS, page)
+    build_report(args.out / OF_THE_DEMO, page)
     seconds = time.perf_counter() - started
     show(args, {"report": str(page), "seconds": round(seconds, 1)}, f"open {page} (made in {seconds:.0f} s)")

@@ -3,9 +3,8 @@
 import argparse
 from pathlib import Path
 
-from ptq4dm.cli.demo import RESULTS as DEMO
 from ptq4dm.cli.options import add_json, show
-from ptq4dm.report.report import PAGE, build_report
+from ptq4dm.report.report import OF_THE_DEMO, PAGE, build_report
 from ptq4dm.report.results import RESULTS
 from ptq4dm.report.study_page import RESULTS as STUDY
 from ptq4dm.report.study_page import build_study_page
@@ -22,9 +21,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Draw it."""
-    if not (args.results / RESULTS).is_file() and (args.results / DEMO / RESULTS).is_file():
-        args.out = args.out or args.results / PAGE  # where the demo drew it
-        args.results = args.results / DEMO
-    is_study = (args.results / STUDY).is_file()
-    page = build_study_page(args.results, args.out) if is_study else build_report(args.results, args.out)
+    if (args.results / STUDY).is_file():
+        page = build_study_page(args.results, args.out)
+    elif (args.results / OF_THE_DEMO / RESULTS).is_file():
+        page = build_report(args.results / OF_THE_DEMO, args.out or args.results / PAGE)
+    else:
+        page = build_report(args.results, args.out)
     show(args, {"report": str(page)}, f"open {page}")

@@ -31,14 +31,7 @@ from ptq4dm.evaluation.commands import FIRST_SEED, RECIPE, commands
 from ptq4dm.evaluation.environment import environment
 from ptq4dm.evaluation.fidelity import compare_calls
 from ptq4dm.evaluation.layer_errors import layer_errors
-from ptq4dm.evaluation.measure import (
-    INT8,
-    ROUNDS,
-    device_notes,
-    network_speed,
-    prepare_engines,
-    sampling_speed,
-)
+from ptq4dm.evaluation.measure import INT8, ROUNDS, device_notes, network_speed, prepare_engines, sampling_speed
 from ptq4dm.evaluation.sections import SIMULATED, aims, distributions, executed, fidelity, find_extractors
 from ptq4dm.evaluation.sheet import write_sheet
 from ptq4dm.files import exclusive, make_folder, new_files, write_json, write_tensors

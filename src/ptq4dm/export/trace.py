@@ -55,8 +55,9 @@ def trace_to_onnx(network: nn.Module, bound: BoundCall, path: Path, plain: bool 
                 dynamo=False,
             )
     except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
-        first = first_line(error)
-        raise BackendError(f"{type(network).__name__} cannot be said in ONNX ({first}): use another backend") from error
+        raise BackendError(
+            f"{type(network).__name__} cannot be said in ONNX ({first_line(error)}): use another backend"
+        ) from error
     assert traceable.output_spec is not None
     return TracedGraph(path, bound.names, outputs, traceable.output_spec)
 

@@ -49,9 +49,8 @@ def run_watched(source: Any, inputs: Mapping[str, Any], watcher: Watcher) -> Non
     except Enough:
         return
     except (TypeError, ValueError) as error:
-        first = first_line(error)
         raise CalibrationError(
-            f"{type(source).__name__} does not take the calibration inputs {sorted(inputs)}: {first}"
+            f"{type(source).__name__} does not take the calibration inputs {sorted(inputs)}: {first_line(error)}"
         ) from error
 
 

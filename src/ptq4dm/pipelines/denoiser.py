@@ -42,8 +42,8 @@ def predict(network: nn.Module, x_t: Tensor, timestep: Tensor) -> Tensor:
     except RAISED_BY_CALLS as error:
         shape, t = " x ".join(map(str, x_t.shape[1:])), float(timestep.flatten()[0])
         raise ModelError(
-            f"the network fails at pictures of {shape} and time-step {t:g} ({first_line(error)}): mend its config "
-            "(sample_size must halve as often as the network does) or its weights"
+            f"the network fails at pictures of {shape} and time-step {t:g} ({first_line(error)}): check its "
+            "config (sample_size must halve as often as the network does) and its weights"
         ) from error
 
 
@@ -116,9 +116,8 @@ def torch_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.zeros(1, device=device).cpu()  # `meta` is a device too, but holds no numbers
     except (RuntimeError, AssertionError, ImportError) as error:
-        reason = str(error).split("\n")[0]
         mend = "use cpu, or a device of torch's that is here"
-        raise RecipeError(f"device {name!r} cannot be used here ({reason}): {mend}") from error
+        raise RecipeError(f"device {name!r} cannot be used here ({first_line(error)}): {mend}") from error
     return device
 
 

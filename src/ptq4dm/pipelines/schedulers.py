@@ -81,19 +81,20 @@ def make_scheduler(name: str, config: Mapping[str, Any]) -> SchedulerMixin:
             f"scheduler {name!r} cannot follow the model's prediction_type {prediction!r}: it takes "
             f"{', '.join(accepted)}; choose another scheduler, or mend the model's scheduler_config.json"
         )
-    betas, count = settings.get("trained_betas"), settings.get("num_train_timesteps")
-    if betas is not None and len(betas) != count:
-        raise RecipeError(
-            f"the model's scheduler has {len(betas)} trained_betas for num_train_timesteps = {count}: give one each in "
-            "its scheduler_config.json"
-        )
     try:
-        return SCHEDULERS[name].from_config(settings, **FIXED.get(name, {}))
+        scheduler = SCHEDULERS[name].from_config(settings, **FIXED.get(name, {}))
     except RAISED_BY_CALLS as error:
         raise RecipeError(
             f"scheduler {name!r} cannot be made of the model's scheduler config ({error}): choose another scheduler, "
             "or mend the model's scheduler_config.json"
         ) from error
+    betas, count = scheduler.betas.numel(), scheduler.config.num_train_timesteps
+    if betas != count:
+        raise RecipeError(
+            f"the model's scheduler has {betas} trained_betas for num_train_timesteps = {count}: give one each in its "
+            "scheduler_config.json"
+        )
+    return scheduler
 
 
 def require_steps(name: str, config: Mapping[str, Any], steps: int) -> None:

@@ -1,7 +1,7 @@
 """What layers answered in one call, to be said again in another that is the same as far as there."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -47,10 +47,7 @@ def recording(network: nn.Module, names: Sequence[str], room: int = ROOM) -> Ite
 
         return watch
 
-    # before hooks of others, which will see an answer that is said again too
-    handles = [network.get_submodule(name).register_forward_hook(hook(name), prepend=True) for name in names]
-    try:
+    with ExitStack() as stack:
+        for name in names:  # before hooks of others, which will see an answer that is said again too
+            stack.enter_context(network.get_submodule(name).register_forward_hook(hook(name), prepend=True))
         yield recorded
-    finally:
-        for handle in handles:
-            handle.remove()

@@ -8,6 +8,8 @@ from ptq4dm.report.page import render
 from ptq4dm.report.results import load_results
 
 PAGE: Final = "report.html"
+OF_THE_DEMO: Final = "results"
+"""The results folder that `ptq4dm demo` writes into its own; the page lies beside it."""
 
 
 def build_report(results: Path, out: Path | None = None) -> Path:

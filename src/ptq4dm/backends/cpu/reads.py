@@ -19,7 +19,7 @@ MAKERS = frozenset({torch.tensor, torch.as_tensor, torch.asarray, Tensor.new_ten
 """Functions that make a tensor of numbers, and read those that stand in tensors."""
 
 
-class _Operators(TorchDispatchMode):
+class Operators(TorchDispatchMode):
     """Notes operators of which Python learns values: `.item()` and `if` call one, `torch.equal` is one, and how long
     the answer of `nonzero` or of a mask is depends on the values it is given."""
 
@@ -43,7 +43,7 @@ def tells(func: Any, arguments: list[Any]) -> bool:
     return torch.Tag.dynamic_output_shape in func.tags
 
 
-class _Functions(TorchFunctionMode):
+class Functions(TorchFunctionMode):
     """Notes what reaches values without an operator."""
 
     def __init__(self) -> None:
@@ -63,7 +63,7 @@ def reads_values(network: Callable[..., Any], tensors: tuple[Tensor, ...]) -> bo
 
     True too where that cannot be watched (control flow as an operator).
     """
-    with _Functions() as functions, _Operators() as operators:
+    with Functions() as functions, Operators() as operators:
         try:
             network(*tensors)
         except RuntimeError:
