@@ -53,6 +53,7 @@ LAYER_NORMS = [(8 * 4096, 320), (8 * 256, 1280), (16 * 256, 1152)]
 GATES = [(8 * 4096, 1280), (8 * 1024, 2560), (8 * 256, 5120)]
 ROUNDED = [(256, 16, 256), (8, 64, 320)]
 NORMS = [(256, 32, 128), (256, 16, 256), (128, 64, 128), (8, 64, 320), (8, 16, 1280), (1, 64, 320)]
+NORMS_OF_TWO = [(256, 32, 128), (128, 64, 128), (8, 32, 640)]  # channels of each of the two
 MOST_OFF = 0.01
 """What share of integers may be another, by a step: moments are summed in another order."""
 PEAK_SIZE, COPIED = 8192, 1 << 30
@@ -247,6 +248,35 @@ def norm(shape: tuple[int, ...], device: torch.device, rounds: int) -> dict[str,
     )
 
 
+def norm_of_two(shape: tuple[int, ...], device: torch.device, rounds: int) -> dict[str, Any]:
+    """The same of two tensors side by side, rounded as they are too, beside compiled joining, GroupNorm and SiLU in
+    FP16, which gives what it joined and what it normalised."""
+    from ptq4dm.backends.triton_gpu.kernels import group_norm as kernels
+
+    batch, size, channels = shape
+    weight, bias = (torch.randn(2 * channels, device=device).half() for _ in range(2))
+    rounding = (torch.tensor(0.03, device=device), torch.tensor(-100, device=device, dtype=torch.int8))
+    options = (32, weight, bias, 1e-5, True, *rounding)
+
+    def in_float(x: Tensor) -> tuple[Tensor, Tensor]:
+        joined = torch.cat([channels_second(x[0]), channels_second(x[1])], dim=1)
+        return joined, F.silu(F.group_norm(joined, 32, weight, bias))
+
+    def kernel(x: Tensor) -> Tensor:
+        own = torch.empty((batch, size, size, 2 * channels), device=device, dtype=torch.int8)
+        return kernels.group_norm_quantize(x[0], *options, beside=x[1], own=(own, *rounding))
+
+    return beside(
+        (2, batch, size, size, channels),
+        kernel,
+        lambda x: kernels.reference(torch.cat([x[0], x[1]], dim=-1), *options),
+        compiled(in_float, device),
+        6,
+        rounds,
+        device,
+    )
+
+
 def layer_norm(shape: tuple[int, ...], device: torch.device, rounds: int) -> dict[str, Any]:
     """LayerNorm and rounding in one kernel, beside compiled LayerNorm in FP16."""
     from ptq4dm.backends.triton_gpu.kernels import layer_norm as kernels
@@ -307,7 +337,7 @@ def beside(
     shape: tuple[int, ...],
     kernel: Callable[[Tensor], Tensor],
     reference: Callable[[Tensor], Tensor],
-    rival: Callable[[Tensor], Tensor],
+    rival: Callable[[Tensor], Any],
     bytes_a_number: float,
     rounds: int,
     device: torch.device,
@@ -334,7 +364,7 @@ def beside(
     }
 
 
-def compiled(call: Callable[[Tensor], Tensor], device: torch.device) -> Callable[[Tensor], Tensor]:
+def compiled(call: Callable[[Tensor], Any], device: torch.device) -> Callable[[Tensor], Any]:
     """A rival as `torch.compile` makes it; in a rehearsal as it is."""
     return torch.compile(call) if device.type == "cuda" else call
 
@@ -388,6 +418,7 @@ KINDS = {
     "convolution in other axes": other_window,
     "linear": linear,
     "norm": norm,
+    "norm of two": norm_of_two,
     "layer norm": layer_norm,
     "rounding": rounding_alone,
     "gate": gate,
@@ -396,6 +427,7 @@ SHAPES: dict[str, list[Any]] = {
     "convolution": CONVOLUTIONS,
     "linear": LINEARS,
     "norm": NORMS,
+    "norm of two": NORMS_OF_TWO,
     "fused convolution": FUSED,
     "upsampled convolution": UPSAMPLED,
     "convolution in other axes": WINDOWS,
@@ -407,6 +439,7 @@ REHEARSED: dict[str, list[Any]] = {
     "convolution": [(2, 4, 16, 16, 3, 1)],
     "linear": [(8, 32, 16)],
     "norm": [(1, 4, 32)],
+    "norm of two": [(1, 4, 48)],
     "fused convolution": [(2, 3, 8, 8, 3, 1)],
     "upsampled convolution": [(1, 2, 8, 8, 3, 1)],
     "convolution in other axes": [(1, (1, 1, 5), 8, 8, (1, 1, 3)), (1, (3, 2, 2), 8, 8, (3, 1, 1))],

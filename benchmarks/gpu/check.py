@@ -59,6 +59,7 @@ def checks(few: bool) -> dict[str, Callable[[torch.device], float]]:
         work[f"layer norm {c} channels zero point {z}"] = lambda device, a=(c, z): layer_norm(*a, device)
     for size, z in itertools.product(sizes, zero_points):
         work[f"group norm {size} zero point {z}"] = lambda device, a=(size, z): group_norm(*a, device)
+        work[f"group norm of two {size} zero point {z}"] = lambda device, a=(size, z): group_norm_of_two(*a, device)
     return work
 
 
@@ -185,6 +186,28 @@ def group_norm(size: tuple[int, int], zero_point: int, device: torch.device) -> 
     exact = kernels.reference(x.double().float(), 4, weight, bias, 1e-5, True, step, zero, scale, shift)
     x, weight, bias, scale, shift, step, zero = on(device, x, weight, bias, scale, shift, step, zero)
     return seldom(kernels.group_norm_quantize(x, 4, weight, bias, 1e-5, True, step, zero, scale, shift), exact)
+
+
+def group_norm_of_two(size: tuple[int, int], zero_point: int, device: torch.device) -> float:
+    """22 and 18 channels in 4 groups, one of them across both: that joined ones give these integers, and those of
+    rounding alone, in one part and in several."""
+    from ptq4dm.backends.triton_gpu.kernels import group_norm as kernels
+    from ptq4dm.backends.triton_gpu.kernels.quantize import reference
+
+    generator = torch.Generator().manual_seed(1)
+    whole = torch.randn(2, *size, 40, generator=generator) * 3 + 50
+    weight, bias, step, own_step = (torch.rand(40, generator=generator) + 0.02 for _ in range(4))
+    zero, own_zero = torch.tensor(zero_point).char(), torch.tensor(-100).char()
+    exact = reference(whole, own_step, own_zero)
+    whole, weight, bias, step, zero, *rounding = on(device, whole, weight, bias, step, zero, own_step, own_zero)
+    joined, off = (4, weight, bias, 1e-5, True, step, zero), 0.0
+    for parts in (1, 4):
+        own = torch.full_like(whole, 99, dtype=torch.int8)
+        pair = {"beside": whole[..., 22:].contiguous(), "own": (own, *rounding)}
+        got = kernels.group_norm_quantize(whole[..., :22].contiguous(), *joined, **pair, parts=parts)
+        alone = kernels.group_norm_quantize(whole, *joined, parts=parts)
+        off = max(off, most(got, alone.cpu()), most(own, exact))
+    return off
 
 
 def layer_norm(channels: int, zero_point: int, device: torch.device) -> float:

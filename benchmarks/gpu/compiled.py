@@ -30,7 +30,8 @@ from ptq4dm.backends.triton_gpu.kernels.quantize import quantize_kernel
 INSTRUCTIONS = ("wgmma.mma_async", "mma.sync", "cp.async.cg", "ld.global", "st.global", "ld.local", "st.local")
 SCALES = ("input_scale", "weight_scale", "bias")
 POINTERS = {"q": "*i8", "weight": "*i8", "zero_point": "*i8", "weight_sums": "*i32", **dict.fromkeys(SCALES, "*fp32")}
-ALIGNED = {"rows", "channels", "columns", "depth"}
+ALIGNED = {"rows", "channels", "columns", "depth", "split"}
+ALIGNED |= {f"{tensor}_{axis}" for tensor in ("stride", "beside") for axis in ("sample", "place")}
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,11 @@ def report(built) -> Report:
     return Report(found, numbers["REG"], numbers["STACK"], built.metadata.shared)
 
 
+CHANNELS_LAST = {"stride_channel": 1, "beside_channel": 1}
+OF_TWO = ("split", "stride_sample", "stride_place", "beside_sample", "beside_place")
+"""Numbers of normalisations that read two tensors."""
+
+
 def convolution(capability: int, tile: Settings, geometry: Geometry, fused: bool, ones: bool = False) -> Report:
     """A 2d convolution in float16; fused: with time embedding and residual."""
     pointers = {**POINTERS, "out": "*fp16"} | ({"embedding": "*fp16", "residual": "*fp16"} if fused else {})
@@ -97,23 +103,31 @@ def linear(capability: int, tile: Settings, fused: bool = False, ones: bool = Fa
     return compiled(linear_kernel, pointers, numbers, fixed, capability, ones, **of_launch(tile))
 
 
-def group_norm(capability: int, in_group: int, groups: int, places: int, parts: int = 1, ones: bool = False) -> Report:
-    """Group normalisation with SiLU and rounding of channels-last data in float16; parts: of the places."""
+def group_norm(
+    capability: int, in_group: int, groups: int, places: int, parts: int = 1, pair: bool = False, ones: bool = False
+) -> Report:
+    """Group normalisation with SiLU and rounding of channels-last data in float16; parts: of the places; pair: of two
+    tensors side by side, which are also rounded as they are."""
     pointers = {"x": "*fp16", "weight": "*fp16", "bias": "*fp16", "step": "*fp32", "zero_point": "*i8", "q": "*i8"}
     pointers |= {"partial": "*fp32"} if parts > 1 else {}
-    numbers = ("places", "part_size", "channels", "groups", "stride_sample", "stride_place")
-    fixed = {"scale": None, "shift": None, "eps": 1e-5, "stride_channel": 1, "IN_GROUP": in_group, "SILU": True}
-    fixed |= {"PARTS": parts} | ({} if parts > 1 else {"partial": None})
-    fixed |= {"PER_CHANNEL": False, "PLACES": places, "GROUPS": groups, "CHANNELS": triton.next_power_of_2(in_group)}
+    second = {"beside": "*fp16", "own": "*i8", "own_step": "*fp32", "own_zero_point": "*i8"}
+    pointers |= second if pair else {}
+    fixed = {"scale": None, "shift": None, "eps": 1e-5, "IN_GROUP": in_group, "SILU": True, "PER_CHANNEL": False}
+    fixed |= {"PARTS": parts, "OWN_PER_CHANNEL": False} | ({} if parts > 1 else {"partial": None})
+    fixed |= {"PLACES": places, "GROUPS": groups, "CHANNELS": triton.next_power_of_2(in_group)}
+    fixed |= CHANNELS_LAST | ({} if pair else dict.fromkeys(second))
+    numbers = ("places", "part_size", "channels", "groups", *OF_TWO)
     return compiled(group_norm_kernel, pointers, numbers, fixed, capability, ones, num_warps=4)
 
 
-def moments(capability: int, in_group: int, groups: int, places: int, parts: int, ones: bool = False) -> Report:
-    """Moments of parts of the places, of channels-last data in float16."""
-    numbers = ("places", "part_size", "groups", "stride_sample", "stride_place")
-    fixed = {"stride_channel": 1, "IN_GROUP": in_group, "PARTS": parts, "PLACES": places, "GROUPS": groups}
-    fixed |= {"CHANNELS": triton.next_power_of_2(in_group)}
-    pointers = {"x": "*fp16", "partial": "*fp32"}
+def moments(
+    capability: int, in_group: int, groups: int, places: int, parts: int, pair: bool = False, ones: bool = False
+) -> Report:
+    """Moments of parts of the places, of channels-last data in float16; pair: of two tensors side by side."""
+    fixed = {"IN_GROUP": in_group, "PARTS": parts, "PLACES": places, "GROUPS": groups}
+    fixed |= {"CHANNELS": triton.next_power_of_2(in_group), **CHANNELS_LAST} | ({} if pair else {"beside": None})
+    pointers = {"x": "*fp16", "partial": "*fp32"} | ({"beside": "*fp16"} if pair else {})
+    numbers = ("places", "part_size", "groups", *OF_TWO)
     return compiled(moments_kernel, pointers, numbers, fixed, capability, ones, num_warps=4)
 
 

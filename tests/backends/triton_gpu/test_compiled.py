@@ -20,8 +20,10 @@ print(json.dumps([dataclasses.asdict(one) for one in (
     linear(90, Settings(64, 32, 128, 4, 4)),
     group_norm(90, 8, 4, 128),
     group_norm(90, 10, 2, 128, parts=16),
+    group_norm(90, 12, 2, 64, pair=True),
     layer_norm(90, 1152),
     moments(90, 10, 2, 128, 16),
+    moments(90, 8, 4, 64, 16, pair=True),
     convolution(90, Settings(64, 128, 128, 4, 4, 8), three, True),
     quantize(80),
     geglu(90, 1280),
@@ -33,8 +35,8 @@ tile = Settings(16, 16, 32, 1, 1)
 convolution(80, tile, Geometry((1, 3, 3), padding=(0, 1, 1)), True, ones=True)
 linear(80, tile, ones=True)
 group_norm(80, 1, 1, 16, ones=True)
-group_norm(80, 1, 1, 16, parts=2, ones=True)
-moments(80, 1, 1, 16, 2, ones=True)
+group_norm(80, 1, 1, 16, parts=2, pair=True, ones=True)
+moments(80, 1, 1, 16, 2, pair=True, ones=True)
 layer_norm(80, 1, ones=True)
 quantize(80, ones=True)
 geglu(80, 1, ones=True)
@@ -54,7 +56,7 @@ def test_products_run_on_int8_tensor_cores_and_nothing_spills(tmp_path):
         assert not any(word.startswith(("ld.global.b8", "ld.global.b16")) and count > 4
                        for word, count in one["instructions"].items())  # fmt: skip
     assert any(word.startswith("wgmma") for word in product["instructions"])
-    assert [one["stack"] for one in (product, *elementwise)] == [0] * 8
+    assert [one["stack"] for one in (product, *elementwise)] == [0] * 10
 
 
 def test_kernels_compile_where_all_their_numbers_are_1(tmp_path):

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from hard_cases import int8, near_a_tie
 
 pytest.importorskip("triton")
-from ptq4dm.backends.triton_gpu.kernels import geglu, group_norm, layer_norm
+from ptq4dm.backends.triton_gpu.kernels import geglu, group_norm, layer_norm, quantize
 
 
 def agree(got, exact, step, zero_point, margin):
@@ -57,6 +57,48 @@ def test_parts_fill_the_card_and_no_more(monkeypatch):
     parts = [group_norm.parts_for(programs, chunks, torch.device("cuda")) for programs, chunks in
              ((1024, 8), (264, 32), (128, 32), (16, 32), (16, 4), (1, 1000), (16, 1))]  # fmt: skip
     assert parts == [1, 1, 4, 32, 4, 32, 1]
+
+
+@pytest.mark.parametrize("parts", [1, 4])
+@pytest.mark.parametrize(("channels", "groups"), [((10, 8), 2), ((1, 4), 5), ((130, 3), 7), ((16, 32), 4)])
+def test_two_tensors_side_by_side_are_normalised_as_one_and_rounded_as_they_are(channels, groups, parts):
+    """Of 10 and 8 channels in 2 groups, the second group has one of the first tensor and eight of the second."""
+    generator = torch.Generator().manual_seed(groups)
+    x, beside = (torch.randn(2, 3, 5, count, generator=generator) * 3 + 1 for count in channels)
+    whole, count = torch.cat([x, beside], dim=-1), sum(channels)
+    weight, bias = (torch.randn(count, generator=generator) for _ in range(2))
+    step, own_step = ((torch.rand(count, generator=generator) + 0.5) / 20 for _ in range(2))
+    common = (groups, weight, bias, 1e-5, True, step, int8(9))
+    first_laid = (x.movedim(-1, 1).contiguous().movedim(1, -1), beside)  # each in a layout of its own
+    for pair in ((x, beside), first_laid):
+        own = torch.full(whole.shape, 99, dtype=torch.int8)
+        got = group_norm.group_norm_quantize(
+            pair[0], *common, beside=pair[1], own=(own, own_step, int8(-40)), parts=parts
+        )
+        assert torch.equal(got, group_norm.group_norm_quantize(whole, *common, parts=parts))
+        assert torch.equal(own, quantize.quantize(whole, own_step, int8(-40)))
+    exact = F.group_norm(whole.double().movedim(-1, 1), groups, weight.double(), bias.double(), 1e-5).movedim(1, -1)
+    agree(got, F.silu(exact), step, 9, 1e-3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_two_in_half_precision_with_bands_of_time_steps(dtype):
+    """Each sample by the scales of its own band, its own numbers as the normalised ones."""
+    generator = torch.Generator().manual_seed(4)
+    x, beside = (torch.randn(4, 6, count, generator=generator).to(dtype) for count in (5, 3))
+    whole, band = torch.cat([x, beside], dim=-1), torch.tensor([1, 0])
+    tables = (torch.tensor([0.02, 0.05]), torch.tensor([3, -90], dtype=torch.int8))
+    own_tables = (torch.tensor([0.04, 0.01]), torch.tensor([-5, 60], dtype=torch.int8))
+    one, own = torch.ones(8, dtype=dtype), torch.empty(whole.shape, dtype=torch.int8)
+    got = group_norm.group_norm_quantize(
+        x, 2, one, one, 1e-5, True, *tables, band=band, beside=beside, own=(own, *own_tables)
+    )
+    for sample, which in enumerate((1, 1, 0, 0)):
+        alone = (tables[0][which], tables[1][which])
+        one_sample = group_norm.group_norm_quantize(whole[sample : sample + 1], 2, one, one, 1e-5, True, *alone)
+        assert torch.equal(got[sample : sample + 1], one_sample)
+        rounded = quantize.quantize(whole[sample], own_tables[0][which], own_tables[1][which])
+        assert torch.equal(own[sample], rounded)
 
 
 @pytest.mark.parametrize("parts", [1, 8])

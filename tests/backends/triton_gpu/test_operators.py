@@ -25,6 +25,13 @@ def calls():
     return {
         "quantize": (operators.quantize, (x, STEP, ZERO)),
         "group_norm": (operators.group_norm_quantize, (x, 2, one, one, 1e-5, True, STEP, ZERO, None, None)),
+        "group_norm of two": (
+            operators.group_norm_and_own_quantize,
+            (x, x[..., :4], 5, *(torch.ones(10),) * 2, 1e-5, True, STEP, ZERO, STEP, ZERO),
+        ),
+        "group_norm for two": (
+            operators.group_norm_and_own_quantize, (x, None, 2, one, one, 1e-5, True, STEP, ZERO, STEP, ZERO)
+        ),
         "layer_norm": (operators.layer_norm_quantize, (x, None, one, 1e-5, STEP, ZERO, *modulation)),
         "geglu": (operators.geglu_quantize, (x, STEP, ZERO)),
         "linear": (operators.linear, (*matrix, torch.bfloat16, *(None,) * 5)),

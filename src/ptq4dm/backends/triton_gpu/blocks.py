@@ -1,13 +1,15 @@
 """Blocks of diffusers networks with what stands around a quantized layer fused into its kernels.
 
-A residual block normalises, activates and rounds in one kernel, adds the time embedding behind its first convolution
-and the residual behind its second, and an upsampler reads the smaller picture through the convolution's index. The
+A residual block normalises, activates and rounds in one kernel, which rounds for its shortcut too, adds the time
+embedding behind its first convolution and the residual behind its second, and an upsampler reads the smaller picture
+through the convolution's index. On the way up (`up_blocks`) a residual block reads two tensors where they are. The
 integers are those of the separate operators in float32 but for what rounding a sum or a moment in another order does (a
 step here and there); in half precision fewer numbers are rounded on the way. What is not of this shape stays as it is.
 """
 
 from typing import Any, TypeGuard
 
+import torch
 import torch.nn.functional as F
 from diffusers.models.downsampling import Downsample2D
 from diffusers.models.resnet import ResnetBlock2D
@@ -35,18 +37,18 @@ class FusedResnetBlock2D(nn.Module):
 
     def forward(self, input_tensor: Tensor, temb: Tensor | None = None, *args: Any, **kwargs: Any) -> Tensor:
         """The block's output, channels last in memory; arguments beyond these are ignored, as by the block itself."""
+        return self.of_two(input_tensor, None, temb)
+
+    def of_two(self, input_tensor: Tensor, beside: Tensor | None, temb: Tensor | None) -> Tensor:
+        """The output for `torch.cat([input_tensor, beside], dim=1)`, not written where no layer reads it in float."""
         embedding = self.embedding(temb, input_tensor.shape[0])
         added = None if self.scale_shift else embedding
-        if self.downsample is not None:  # averages floats: nothing to take in
-            h = self.downsample(self.nonlinearity(self.norm1(input_tensor)))
-            h = with_embedding(self.conv1(h), added)
-            input_tensor = self.downsample(input_tensor)
+        pair = rounded_together(self)
+        if pair is not None and (beside is None or beside.dtype == input_tensor.dtype):
+            h, shortcut = conv_and_shortcut(self.norm1, *pair, input_tensor, beside, added)
         else:
-            factor = 1 if self.upsample is None else TWICE
-            h = normalized_conv(self.norm1, self.conv1, input_tensor, added, upsample=factor)
-            if self.upsample is not None:
-                input_tensor = self.upsample(input_tensor)
-        shortcut = input_tensor if self.conv_shortcut is None else self.conv_shortcut(input_tensor)
+            whole = input_tensor if beside is None else torch.cat([input_tensor, beside], dim=1)
+            h, shortcut = self.first_half(whole, added)
         modulation = None
         if self.scale_shift and embedding is not None:
             scale, shift = embedding.chunk(2, dim=1)
@@ -54,6 +56,19 @@ class FusedResnetBlock2D(nn.Module):
         residual = shortcut if self.factor == 1 else None
         h = normalized_conv(self.norm2, self.conv2, h, None, residual, modulation)
         return h if residual is not None else (shortcut + h) / self.factor
+
+    def first_half(self, x: Tensor, added: Tensor | None) -> tuple[Tensor, Tensor]:
+        """What comes to the second normalisation, and what is added at the end."""
+        if self.downsample is not None:  # averages floats: nothing to take in
+            h = self.downsample(self.nonlinearity(self.norm1(x)))
+            h = with_embedding(self.conv1(h), added)
+            x = self.downsample(x)
+        else:
+            factor = 1 if self.upsample is None else TWICE
+            h = normalized_conv(self.norm1, self.conv1, x, added, upsample=factor)
+            if self.upsample is not None:
+                x = self.upsample(x)
+        return h, x if self.conv_shortcut is None else self.conv_shortcut(x)
 
     def embedding(self, temb: Tensor | None, samples: int) -> Tensor | None:
         """What the time-step adds, (samples, channels)."""
@@ -126,6 +141,33 @@ def normalized_conv(
     return channels_second(y)
 
 
+def conv_and_shortcut(
+    norm: nn.GroupNorm,
+    conv: TritonConv,
+    shortcut: TritonConv,
+    x: Tensor,
+    beside: Tensor | None,
+    embedding: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """conv(SiLU(norm(y))) + embedding and shortcut(y), y: x and what stands beside it; one kernel rounds for both."""
+    q, own = operators.group_norm_and_own_quantize(
+        channels_last(x),
+        None if beside is None else channels_last(beside),
+        norm.num_groups,
+        norm.weight,
+        norm.bias,
+        norm.eps,
+        True,
+        conv.step,
+        conv.zero_point,
+        shortcut.step,
+        shortcut.zero_point,
+        band_on(conv.bands, x),
+    )
+    h, straight = conv.product(q, x.dtype, embedding), shortcut.product(own, x.dtype)
+    return channels_second(h), channels_second(straight)
+
+
 def with_embedding(h: Tensor, embedding: Tensor | None) -> Tensor:
     """h, with the embedding of each sample added at every place."""
     return h if embedding is None else h + embedding[:, :, None, None]
@@ -169,11 +211,21 @@ def hooked(module: nn.Module) -> bool:
     return bool("forward" in vars(module) or module._forward_hooks or module._forward_pre_hooks)
 
 
+def rounded_together(block: FusedResnetBlock2D) -> tuple[TritonConv, TritonConv] | None:
+    """The first convolution and the shortcut, where one normalisation rounds for both: they read the same numbers, in
+    INT8, with scales for all time-steps or for the same bands of them."""
+    conv, shortcut = block.conv1, block.conv_shortcut
+    if not (isinstance(conv, TritonConv) and isinstance(shortcut, TritonConv) and conv.bands is shortcut.bands):
+        return None
+    return (conv, shortcut) if block.upsample is None and block.downsample is None else None
+
+
 def rounded_in_front(network: nn.Module) -> set[str]:
     """The layers that a normalisation will hand integers to, once they run in INT8 and their blocks are fused."""
     blocks = {name: module for name, module in network.named_modules() if known_block(module)}
     first = {f"{name}.conv1" for name, block in blocks.items() if block.downsample is None}
-    return first | {f"{name}.conv2" for name in blocks}
+    plain = {name for name, block in blocks.items() if block.upsample is None and block.downsample is None}
+    return first | {f"{name}.conv2" for name in blocks} | {f"{name}.conv_shortcut" for name in plain}
 
 
 def upsampled_by_index(network: nn.Module) -> set[str]:

@@ -53,7 +53,7 @@ def group_norm_quantize(
     shift: Tensor | None,
     band: Tensor | None = None,
 ) -> Tensor:
-    """`kernels.group_norm.group_norm_quantize`."""
+    """`kernels.group_norm.group_norm_quantize` of one tensor."""
     require_device(x)
     return group_norm.group_norm_quantize(x, groups, weight, bias, eps, silu, step, zero_point, scale, shift, band)
 
@@ -73,6 +73,52 @@ def _(
     band: Tensor | None = None,
 ) -> Tensor:
     return x.new_empty(x.shape, dtype=torch.int8)
+
+
+@torch.library.custom_op("ptq4dm::group_norm_and_own_quantize", mutates_args=())
+def group_norm_and_own_quantize(
+    x: Tensor,
+    beside: Tensor | None,
+    groups: int,
+    weight: Tensor,
+    bias: Tensor,
+    eps: float,
+    silu: bool,
+    step: Tensor,
+    zero_point: Tensor,
+    own_step: Tensor,
+    own_zero_point: Tensor,
+    band: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """`kernels.group_norm.group_norm_quantize` of x and what stands beside it; then both as they are, rounded."""
+    require_device(x)
+    own = torch.empty(side_by_side(x, beside), dtype=torch.int8, device=x.device)
+    given = (x, groups, weight, bias, eps, silu, step, zero_point, None, None, band)
+    return group_norm.group_norm_quantize(*given, beside, (own, own_step, own_zero_point)), own
+
+
+@group_norm_and_own_quantize.register_fake
+def _(
+    x: Tensor,
+    beside: Tensor | None,
+    groups: int,
+    weight: Tensor,
+    bias: Tensor,
+    eps: float,
+    silu: bool,
+    step: Tensor,
+    zero_point: Tensor,
+    own_step: Tensor,
+    own_zero_point: Tensor,
+    band: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    shape = side_by_side(x, beside)
+    return x.new_empty(shape, dtype=torch.int8), x.new_empty(shape, dtype=torch.int8)
+
+
+def side_by_side(x: Tensor, beside: Tensor | None) -> tuple[int, ...]:
+    """The shape of two tensors joined on the last axis, on which one may be missing."""
+    return (*x.shape[:-1], x.shape[-1] + (0 if beside is None else beside.shape[-1]))
 
 
 @torch.library.custom_op("ptq4dm::layer_norm_quantize", mutates_args=())

@@ -57,6 +57,7 @@ class TritonBackend:
         from ptq4dm.backends.triton_gpu.rounded_gates import round_in_gates
         from ptq4dm.backends.triton_gpu.rounded_norms import round_in_norms
         from ptq4dm.backends.triton_gpu.self_check import self_check
+        from ptq4dm.backends.triton_gpu.up_blocks import join_in_kernels
         from ptq4dm.backends.triton_gpu.weight_only import HALVES, half_precision_forms
 
         layers, left = with_kernels(network)
@@ -67,6 +68,7 @@ class TritonBackend:
         fast = not self.strict and dtype in HALVES and placement(network)[0].type == "cuda"
         prepared = with_layers(network, forms | half_precision_forms(network, dtype if fast else None)).eval()
         fuse(prepared)
+        join_in_kernels(prepared)
         round_in_gates(prepared)
         round_in_norms(prepared)
         for module in prepared.modules():

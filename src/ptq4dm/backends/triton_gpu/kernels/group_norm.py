@@ -10,6 +10,12 @@ above its spread (Chan, Golub, LeVeque, "Updating formulae and a pairwise algori
 half precision fewer numbers are rounded than by separate operators. Limit: bytes; x is read twice (the second time
 mostly from the L2 cache), one byte is written.
 
+Two tensors side by side on the channel axis are normalised as one, without being copied together (the skip connections
+of a UNet), and the numbers as they come can be rounded too, for the layer that reads them past the normalisation (the
+shortcut of a residual block):
+
+    own[n, p, c] = clamp(round(x / s'[c]) + z', 0, 255) - 128
+
 A program takes whole groups of a sample. Where those are too few to fill the card (small batches), a first kernel
 gathers the moments of parts of the places, and this one joins them and rounds one part a program.
 """
@@ -34,13 +40,45 @@ from ptq4dm.backends.triton_gpu.kernels.quantize import reference as quantize_re
 from ptq4dm.backends.triton_gpu.kernels.rounding import to_integers
 
 ELEMENTS, WARPS, WIDE = 4096, 4, 32
-"""Launch: elements of a chunk, warps that share them, channels of a program: 64 bytes in a row in half precision."""
+"""Launch: elements of a chunk, warps that share them, channels of a program: 64 bytes in a row in half precision.
+Of two tensors a chunk has half as many: each element holds registers for both (200 a thread, else; 94 with half)."""
 WAVES, MOST_PARTS = 2, 32
 """How many programs each multiprocessor should have, and into how many parts places are split at most for that."""
 
 
 @triton.jit
-def moments(x, along, ours, stride_place, first, last, IN_GROUP: tl.constexpr, PLACES: tl.constexpr):
+def numbers_of(x, beside, place, channel, there, split, of_x, of_beside, along_x, along_beside):
+    """The float32 numbers (places, groups, channels) of x and, from channel `split` on, of what stands beside it.
+
+    of_x, of_beside: where the sample begins; along_x, along_beside: strides (place, channel).
+    """
+    wide = place.to(tl.int64)[:, None, None]
+    at, ours = of_x + wide * along_x[0] + channel[None, :, :] * along_x[1], there
+    if beside is not None:
+        ours = there & (channel < split)[None, :, :]
+    value = tl.load(x + at, mask=ours, other=0.0).to(tl.float32)
+    if beside is not None:
+        at = of_beside + wide * along_beside[0] + (channel - split)[None, :, :] * along_beside[1]
+        value += tl.load(beside + at, mask=there & (channel >= split)[None, :, :], other=0.0).to(tl.float32)
+    return value
+
+
+@triton.jit
+def moments(
+    x,
+    beside,
+    channel,
+    ours,
+    split,
+    of_x,
+    of_beside,
+    along_x,
+    along_beside,
+    first,
+    last,
+    IN_GROUP: tl.constexpr,
+    PLACES: tl.constexpr,
+):
     """Mean and sum of squares about it of each group over the places from `first` to `last`, chunk by chunk."""
     count = 0.0
     mean = tl.zeros((ours.shape[0],), dtype=tl.float32)
@@ -48,8 +86,7 @@ def moments(x, along, ours, stride_place, first, last, IN_GROUP: tl.constexpr, P
     for start in range(first, last, PLACES):
         place = start + tl.arange(0, PLACES)
         there = (place < last)[:, None, None] & ours[None, :, :]
-        at = place.to(tl.int64)[:, None, None] * stride_place + along[None, :, :]
-        value = tl.load(x + at, mask=there, other=0.0).to(tl.float32)
+        value = numbers_of(x, beside, place, channel, there, split, of_x, of_beside, along_x, along_beside)  # pyright: ignore[reportGeneralTypeIssues]
         size = tl.minimum(last - start, PLACES).to(tl.float32) * IN_GROUP
         chunk = tl.sum(tl.sum(value, axis=2), axis=0) / size
         spread = tl.where(there, value - chunk[None, :, None], 0.0)
@@ -63,13 +100,18 @@ def moments(x, along, ours, stride_place, first, last, IN_GROUP: tl.constexpr, P
 @triton.jit(do_not_specialize=["places", "part_size", "groups"])
 def moments_kernel(
     x,
+    beside,
     partial,
     places,
     part_size,
     groups,
+    split,
     stride_sample,
     stride_place,
     stride_channel,
+    beside_sample,
+    beside_place,
+    beside_channel,
     IN_GROUP: tl.constexpr,
     PARTS: tl.constexpr,
     PLACES: tl.constexpr,
@@ -82,11 +124,14 @@ def moments_kernel(
     group = tl.program_id(0) % group_tiles * GROUPS + tl.arange(0, GROUPS)
     inner = tl.arange(0, CHANNELS)
     ours = (group < groups)[:, None] & (inner < IN_GROUP)[None, :]
-    channel = group[:, None] * IN_GROUP + inner[None, :]
-    along = sample * stride_sample + channel.to(tl.int64) * stride_channel
+    channel = (group[:, None] * IN_GROUP + inner[None, :]).to(tl.int64)
+    of_x, along_x = sample * stride_sample, (stride_place, stride_channel)
+    of_beside, along_beside = sample * beside_sample, (beside_place, beside_channel)
     first = part * part_size
     last = tl.minimum(first + part_size, places)
-    mean, square = moments(x, along, ours, stride_place, first, last, IN_GROUP, PLACES)  # pyright: ignore[reportGeneralTypeIssues]
+    mean, square = moments(  # pyright: ignore[reportGeneralTypeIssues]
+        x, beside, channel, ours, split, of_x, of_beside, along_x, along_beside, first, last, IN_GROUP, PLACES
+    )
     to = (sample * 2 * PARTS + part) * groups + group
     tl.store(partial + to, mean, mask=group < groups)
     tl.store(partial + to + PARTS * groups, square, mask=group < groups)
@@ -95,6 +140,7 @@ def moments_kernel(
 @triton.jit(do_not_specialize=["places", "part_size", "groups", "samples_a_band"])
 def group_norm_kernel(
     x,
+    beside,
     weight,
     bias,
     scale,
@@ -103,20 +149,28 @@ def group_norm_kernel(
     zero_point,
     band,
     q,
+    own,
+    own_step,
+    own_zero_point,
     partial,
     places,
     part_size,
     channels,
     groups,
+    split,
     samples_a_band,
     eps,
     stride_sample,
     stride_place,
     stride_channel,
+    beside_sample,
+    beside_place,
+    beside_channel,
     SEVERAL: tl.constexpr,
     IN_GROUP: tl.constexpr,
     SILU: tl.constexpr,
     PER_CHANNEL: tl.constexpr,
+    OWN_PER_CHANNEL: tl.constexpr,
     PARTS: tl.constexpr,
     PLACES: tl.constexpr,
     GROUPS: tl.constexpr,
@@ -131,12 +185,16 @@ def group_norm_kernel(
     inner = tl.arange(0, CHANNELS)
     channel = group[:, None] * IN_GROUP + inner[None, :]
     ours = (group < groups)[:, None] & (inner < IN_GROUP)[None, :]
-    along = sample * stride_sample + channel.to(tl.int64) * stride_channel
+    wide = channel.to(tl.int64)
+    of_x, along_x = sample * stride_sample, (stride_place, stride_channel)
+    of_beside, along_beside = sample * beside_sample, (beside_place, beside_channel)
     first = tl.program_id(1) * part_size
     last = tl.minimum(first + part_size, places)
     count = places * (1.0 * IN_GROUP)  # not `places.to`: an argument of 1 is a constant, with no methods
     if PARTS == 1:
-        mean, square = moments(x, along, ours, stride_place, first, last, IN_GROUP, PLACES)  # pyright: ignore[reportGeneralTypeIssues]
+        mean, square = moments(  # pyright: ignore[reportGeneralTypeIssues]
+            x, beside, wide, ours, split, of_x, of_beside, along_x, along_beside, first, last, IN_GROUP, PLACES
+        )
     else:
         part = tl.arange(0, PARTS)
         counts = tl.minimum(tl.maximum(places - part * part_size, 0), part_size).to(tl.float32)[:, None] * IN_GROUP
@@ -159,15 +217,23 @@ def group_norm_kernel(
     else:
         unit = tl.load(step + entry)
     zero = tl.load(zero_point + entry).to(tl.int32)
+    own_unit, own_zero = unit, zero
+    if own is not None:
+        if OWN_PER_CHANNEL:
+            own_unit = tl.load(own_step + entry * channels + channel, mask=ours, other=1.0)[None, :, :]
+        else:
+            own_unit = tl.load(own_step + entry)
+        own_zero = tl.load(own_zero_point + entry).to(tl.int32)
     for start in range(first, last, PLACES):
         place = start + tl.arange(0, PLACES)
         there = (place < last)[:, None, None] & ours[None, :, :]
-        at = place.to(tl.int64)[:, None, None] * stride_place + along[None, :, :]
-        value = tl.load(x + at, mask=there, other=0.0).to(tl.float32)
+        value = numbers_of(x, beside, place, wide, there, split, of_x, of_beside, along_x, along_beside)  # pyright: ignore[reportGeneralTypeIssues]
+        to = (sample * places + place)[:, None, None] * channels + channel[None, :, :]
+        if own is not None:
+            tl.store(own + to, to_integers(value, own_unit, own_zero), mask=there)
         value = (value - mean[None, :, None]) * factor[None, :, :] + added[None, :, :]
         if SILU:
             value = value / (1.0 + tl.exp(tl.minimum(-value, 88.0)))  # beyond that silu is 0 to any integer
-        to = (sample * places + place)[:, None, None] * channels + channel[None, :, :]
         tl.store(q + to, to_integers(value, unit, zero), mask=there)
 
 
@@ -183,34 +249,42 @@ def group_norm_quantize(
     scale: Tensor | None = None,
     shift: Tensor | None = None,
     band: Tensor | None = None,
+    beside: Tensor | None = None,
+    own: tuple[Tensor, Tensor, Tensor] | None = None,
     parts: int | None = None,
 ) -> Tensor:
     """(samples, *spatial, channels) float, of any strides, -> int8 of the same shape, contiguous.
 
     weight, bias: (channels,). scale, shift: (samples, channels), or both None. step, zero_point, band:
-    as `quantize.quantize` has them. parts: into how many parts the places are split, a power of two; chosen if None.
+    as `quantize.quantize` has them. beside: (samples, *spatial, more) in the type of x, normalised as if it were
+    joined to x on the last axis. own: int8 of the result's shape, in which x (and what stands beside it) is written
+    rounded as it is, and step and zero point of that. parts: into how many parts the places are split, a power of two;
+    chosen if None.
     """
-    q = torch.empty(x.shape, dtype=torch.int8, device=x.device)
+    channels = x.shape[-1] + (0 if beside is None else beside.shape[-1])
+    q = torch.empty((*x.shape[:-1], channels), dtype=torch.int8, device=x.device)
     if not q.numel():
         return q
-    channels = x.shape[-1]
     way, inside = by_sample(x), channels // groups
+    other = way if beside is None else by_sample(beside)
     wide = power_of_two(inside, 1)
     together = min(power_of_two(groups, 1), max(1, WIDE // wide))
-    chunk = min(power_of_two(way.places), max(1, (65536 if INTERPRETED else ELEMENTS) // (together * wide)))
+    elements = 65536 if INTERPRETED else ELEMENTS if beside is None else ELEMENTS // 2
+    chunk = min(power_of_two(way.places), max(1, elements // (together * wide)))
     programs = tiles(groups, together) * way.samples
     parts = parts or parts_for(programs, tiles(way.places, chunk), x.device)
     part_size = tiles(way.places, parts)
-    grid, sizes = (tiles(groups, together) * way.samples, parts), {"IN_GROUP": inside, "PARTS": parts}
+    grid, sizes = (programs, parts), {"IN_GROUP": inside, "PARTS": parts}
     sizes |= {"PLACES": chunk, "GROUPS": together, "CHANNELS": wide, "num_warps": WARPS}
+    given, strides = (way.tensor, None if beside is None else other.tensor), (*way.strides, *other.strides)
     partial = None
     if parts > 1:
         partial = torch.empty((way.samples, 2, parts, groups), dtype=torch.float32, device=x.device)
-        launch(moments_kernel, grid, way.tensor, partial, way.places, part_size, groups, *way.strides, **sizes)
+        launch(moments_kernel, grid, *given, partial, way.places, part_size, groups, x.shape[-1], *strides, **sizes)
     launch(
         group_norm_kernel,
         grid,
-        way.tensor,
+        *given,
         weight,
         bias,
         dense(scale),
@@ -219,17 +293,20 @@ def group_norm_quantize(
         zero_point,
         band,
         q,
+        *(own or (None, None, None)),
         partial,
         way.places,
         part_size,
         channels,
         groups,
+        x.shape[-1],
         samples_a_band(way.samples, band),
         eps,
-        *way.strides,
+        *strides,
         SEVERAL=several(band),
         SILU=silu,
         PER_CHANNEL=per_channel(step, band),
+        OWN_PER_CHANNEL=own is not None and per_channel(own[1], band),
         **sizes,
     )
     return q
