@@ -7,6 +7,7 @@ from torch import nn
 
 pytest.importorskip("triton")
 from ptq4dm.backends.triton_gpu.layers import TritonConv, TritonLinear, triton_form, why_not
+from ptq4dm.errors import BackendError
 
 CASES = {
     "linear": (nn.Linear(17, 5), (3, 4, 17)),
@@ -50,6 +51,29 @@ def test_its_output_lies_channels_last_and_takes_any_layout():
     assert y.is_contiguous(memory_format=torch.channels_last)
     assert torch.equal(kernel(x.contiguous(memory_format=torch.channels_last)), y)
     assert torch.equal(kernel(x.expand(2, 6, 4, 3)[:, :, ::2]), layer(x[:, :, ::2]))
+
+
+def test_wrong_inputs_are_refused_as_torch_refuses_them():
+    conv = triton_form(int8_form(nn.Conv2d(4, 8, 3, bias=False)))
+    linear = triton_form(int8_form(nn.Linear(6, 5)))
+    for width in (1, 5, 7):
+        with pytest.raises(BackendError, match=f"an INT8 layer for 6 channels was called with {width}"):
+            linear(torch.randn(2, width))
+    with pytest.raises(BackendError, match="an INT8 layer for 4 channels was called with 9"):
+        conv(torch.randn(2, 9, 6, 6))
+    with pytest.raises(BackendError, match=r"1x3x3 taps was called on a picture of 1x2x5 .* smaller than its window"):
+        conv(torch.randn(2, 4, 2, 5))
+    with pytest.raises(BackendError, match=r"a convolution of 2 axes was called with \(4, 6\)"):
+        conv(torch.randn(4, 6))
+    one = torch.randn(4, 6, 5)
+    assert torch.equal(conv(one), conv(one[None])[0])
+
+
+def test_integers_that_lie_apart_are_read_as_they_are():
+    """Of a normalisation whose result a feed-forward takes in chunks."""
+    linear, x = triton_form(int8_form(nn.Linear(6, 5))), torch.randn(2, 4, 6)
+    q = linear.integers(x)
+    assert torch.equal(linear.product(q[:, 1:3], x.dtype), linear(x)[:, 1:3])
 
 
 def test_it_holds_int8_weights_only_and_keeps_its_scales_when_cast():

@@ -143,7 +143,11 @@ class TritonConv(TritonLayer):
         self.in_channels, self.out_channels = source.in_channels, source.out_channels
 
     def forward(self, input: Tensor) -> Tensor:
-        """The layer's output, in the dtype of its input, channels last in memory."""
+        """The layer's output, in the dtype of its input, channels last in memory; one sample may lack its axis."""
+        if input.dim() == self.axes + 1:
+            return self.forward(input[None])[0]
+        if input.dim() != self.axes + 2:
+            raise BackendError(f"a convolution of {self.axes} axes was called with {tuple(input.shape)}")
         return channels_second(self.product(self.integers(channels_last(input)), self.out_type(input)))
 
     def product(

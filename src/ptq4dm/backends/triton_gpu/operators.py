@@ -27,6 +27,18 @@ def require_device(x: Tensor) -> None:
         )
 
 
+def require_fit(q: Tensor, weight: Tensor, geometry: Sequence[int] | None = None) -> None:
+    """Raise BackendError, where torch's own layers raise too: for another number of channels than the layer's, and for
+    a picture that is smaller than the window."""
+    if q.shape[-1] != weight.shape[-1]:
+        raise BackendError(f"an INT8 layer for {weight.shape[-1]} channels was called with {q.shape[-1]}")
+    if geometry is not None and any(length < 1 for length in geometry_of(geometry).out_size(q.shape[1:4])):
+        raise BackendError(
+            f"an INT8 convolution of {'x'.join(map(str, geometry[:3]))} taps was called on a picture of "
+            f"{'x'.join(map(str, q.shape[1:4]))} (depth, height, width), which is smaller than its window"
+        )
+
+
 @torch.library.custom_op("ptq4dm::quantize", mutates_args=())
 def quantize(x: Tensor, step: Tensor, zero_point: Tensor, band: Tensor | None = None) -> Tensor:
     """`kernels.quantize.quantize`."""
@@ -183,6 +195,7 @@ def linear(
 ) -> Tensor:
     """`kernels.linear.linear`."""
     require_device(q)
+    require_fit(q, weight)
     weights = (weight, weight_sums, input_scale, zero_point, weight_scale)
     return linear_kernels.linear(q, *weights, dtype, bias, embedding, residual, out_step, out_zero_point, band)
 
@@ -203,6 +216,7 @@ def _(
     out_zero_point: Tensor | None,
     band: Tensor | None = None,
 ) -> Tensor:
+    require_fit(q, weight)
     return q.new_empty((*q.shape[:-1], weight.shape[0]), dtype=dtype if out_step is None else torch.int8)
 
 
@@ -225,6 +239,7 @@ def convolution(
 ) -> Tensor:
     """`kernels.convolution.convolution`. geometry: `Geometry.numbers`."""
     require_device(q)
+    require_fit(q, weight, geometry)
     weights = (weight, weight_sums, input_scale, zero_point, weight_scale)
     return convolution_kernels.convolution(
         q, *weights, geometry_of(geometry), dtype, bias, embedding, residual, out_step, out_zero_point, band
@@ -248,5 +263,6 @@ def _(
     out_zero_point: Tensor | None,
     band: Tensor | None = None,
 ) -> Tensor:
+    require_fit(q, weight, geometry)
     shape = (q.shape[0], *geometry_of(geometry).out_size(q.shape[1:4]), weight.shape[0])
     return q.new_empty(shape, dtype=dtype if out_step is None else torch.int8)

@@ -27,11 +27,13 @@ class TritonBackend:
 
     strict: keep every quantized layer in INT8 where its float form is faster, and the weights of layers with float
     inputs in 8 bits; refuse a network of which a layer has no kernel. batch: how many samples a call has in use, for
-    the choice between INT8 and float; those of the example if None.
+    the choice between INT8 and float; those of the example if None. tune: whether tiles, and INT8 beside float, are
+    timed on the GPU; without, all layers are in INT8, with tiles that nothing was measured for.
     """
 
     strict: bool = False
     batch: int | None = None
+    tune: bool = True
     name = "triton"
     arithmetic = "float-out"
     device = "cuda"
@@ -54,6 +56,7 @@ class TritonBackend:
             kind = MissingDependencyError if "pip install" in reason else BackendError
             raise kind(reason)
         from ptq4dm.backends.triton_gpu.blocks import fuse
+        from ptq4dm.backends.triton_gpu.residuals import add_in_kernels
         from ptq4dm.backends.triton_gpu.rounded_gates import round_in_gates
         from ptq4dm.backends.triton_gpu.rounded_norms import round_in_norms
         from ptq4dm.backends.triton_gpu.self_check import self_check
@@ -71,6 +74,7 @@ class TritonBackend:
         join_in_kernels(prepared)
         round_in_gates(prepared)
         round_in_norms(prepared)
+        add_in_kernels(prepared)
         for module in prepared.modules():
             if isinstance(module, nn.Conv2d):
                 module.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] (torch's stub lacks it)
@@ -92,9 +96,10 @@ class TritonBackend:
 
         device = placement(network)[0]
         example = example_from_config(network) if example is None else example
-        if device.type != "cuda" or example is None:
+        if device.type != "cuda" or example is None or not self.tune:
             forms: dict[str, nn.Module] = {name: triton_form(layer) for name, layer in layers.items()}
-            why = "not measured: " + ("the network is not on a GPU" if device.type != "cuda" else "no call is known")
+            why = "the network is not on a GPU" if device.type != "cuda" else "no call is known"
+            why = "not measured: " + (why if self.tune else "the backend was told not to tune")
             return forms, [
                 choice.LayerChoice(name, type(form).__name__, True, reason=why) for name, form in forms.items()
             ]

@@ -181,7 +181,7 @@ def convolution(
     out = torch.empty((q.shape[0], *out_size, columns), dtype=kind, device=q.device)
     if not out.numel():
         return out
-    rows = out.numel() // columns
+    q, rows = q.contiguous(), out.numel() // columns
     best = settings or settings_for(rows, columns, channels, weight.shape[1], q.device)
     programs, workspace = (
         tiles(rows, best.rows) * tiles(columns, best.columns),

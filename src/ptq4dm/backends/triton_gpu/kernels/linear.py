@@ -128,7 +128,7 @@ def linear(
     out = torch.empty((*q.shape[:-1], columns), dtype=torch.int8 if out_step is not None else dtype, device=q.device)
     if not out.numel():
         return out
-    rows, samples = out.numel() // columns, q.shape[0] if q.dim() > 1 else 1
+    q, rows, samples = q.contiguous(), out.numel() // columns, q.shape[0] if q.dim() > 1 else 1
     best = settings or settings_for(rows, columns, depth, 1, q.device)
     programs, workspace = (
         tiles(rows, best.rows) * tiles(columns, best.columns),
