@@ -112,7 +112,15 @@ def group_norm(
     pointers |= {"partial": "*fp32"} if parts > 1 else {}
     second = {"beside": "*fp16", "own": "*i8", "own_step": "*fp32", "own_zero_point": "*i8"}
     pointers |= second if pair else {}
-    fixed = {"scale": None, "shift": None, "eps": 1e-5, "IN_GROUP": in_group, "SILU": True, "PER_CHANNEL": False}
+    fixed = {
+        "scale": None,
+        "shift": None,
+        "eps": 1e-5,
+        "stride_scale": 0,
+        "IN_GROUP": in_group,
+        "SILU": True,
+        "PER_CHANNEL": False,
+    }
     fixed |= {"PARTS": parts, "OWN_PER_CHANNEL": False} | ({} if parts > 1 else {"partial": None})
     fixed |= {"PLACES": places, "GROUPS": groups, "CHANNELS": triton.next_power_of_2(in_group)}
     fixed |= CHANNELS_LAST | ({} if pair else dict.fromkeys(second))

@@ -113,6 +113,18 @@ def test_a_group_with_a_mean_far_above_its_spread(parts):
     assert naive > 0.1  # what this is about
 
 
+def test_scale_and_shift_may_be_halves_of_one_tensor_or_lie_anyhow():
+    x, both = torch.randn(3, 4, 6), torch.randn(3, 12)
+    one, step = torch.ones(6), torch.tensor(0.03)
+    halves = both.chunk(2, dim=1)
+    apart = [half.contiguous() for half in halves]
+    expected = group_norm.group_norm_quantize(x, 2, one, one, 1e-5, True, step, int8(0), *apart)
+    strewn = both.repeat_interleave(2, dim=1)[:, ::2].chunk(2, dim=1)
+    for scale, shift in (halves, strewn, (halves[0], apart[1])):
+        got = group_norm.group_norm_quantize(x, 2, one, one, 1e-5, True, step, int8(0), scale, shift)
+        assert torch.equal(got, expected)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_group_norm_of_channels_first_in_half_precision(dtype):
     x = torch.randn(2, 12, 6, 5, generator=torch.Generator().manual_seed(1)).to(dtype)

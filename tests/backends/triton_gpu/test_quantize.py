@@ -1,5 +1,8 @@
 """The kernel against the definition in numpy: the same integer for every float, bit for bit."""
 
+import math
+from fractions import Fraction
+
 import numpy as np
 import pytest
 import torch
@@ -49,6 +52,29 @@ def test_any_float(x, scale, zero_point):
     step = torch.tensor(scale)
     got = quantize(torch.from_numpy(x), step, int8(zero_point))
     assert torch.equal(got, reference(torch.from_numpy(x), step, int8(zero_point)))
+
+
+def test_two_corrections_give_the_rounded_quotient_on_a_gpu():
+    """The formula of `rounding.quotient` in rational numbers, each product and sum rounded once, as a GPU's `fma` rounds
+    (the interpreter's differs): numpy's float32 quotient, near halves, where a unit would change integers."""
+    generator = np.random.default_rng(0)
+    for _ in range(1500):
+        step = np.float32(generator.uniform(1, 2) * 10.0 ** generator.integers(-8, 8))
+        x = np.float32((generator.integers(-290, 290) + generator.choice([0.5, 0.5, generator.uniform()])) * step)
+        x = np.nextafter(x, np.float32(generator.choice([-np.inf, np.inf])), dtype=np.float32)
+        s, numerator, inverse = Fraction(float(step)), Fraction(float(x)), to_float32(1 / Fraction(float(step)))
+        q = to_float32(numerator * inverse)
+        for _ in range(2):
+            q = to_float32(q + to_float32(numerator - q * s) * inverse)
+        assert q == Fraction(float(x / step))
+
+
+def to_float32(exact):
+    """The nearest float32, half to even."""
+    if not exact:
+        return exact
+    unit = Fraction(2) ** (math.frexp(float(abs(exact)))[1] - 24)
+    return round(exact / unit) * unit
 
 
 def test_the_quotient_is_ieees_own():

@@ -34,6 +34,12 @@ def overhang(start, size, TAPS: tl.constexpr, DILATION: tl.constexpr, MOST: tl.c
     return tl.minimum(front, MOST) * (MOST + 1) + tl.minimum(back, MOST)
 
 
+@triton.jit
+def within(place, size):
+    """Whether places are from 0 to `size` - 1, in one comparison: as unsigned numbers those below 0 are large."""
+    return place.to(tl.uint32, bitcast=True) < size
+
+
 @triton.jit(do_not_specialize=["height", "width", "out_height", "out_width", "samples_a_band"])
 def convolution_kernel(
     q,
@@ -98,7 +104,8 @@ def convolution_kernel(
     start_w = place % out_width * STRIDE_W - PADDING_W
     tall, wide = height * UPSAMPLE, width * UPSAMPLE
     blocks = tl.cdiv(channels, DEPTH)
-    pictures = q + sample * (depth * height * width) * channels  # 64 bits once, not at each step
+    pictures = q + sample * (depth * height * width) * channels  # 64 bits once, 32 at each step: a picture has fewer
+    kernels = weight + column * (TAPS_D * TAPS_H * TAPS_W * channels)
     there = in_rows[:, None] & in_columns[None, :]
     if workspace is not None and SPLITS == 1:
         sums = tl.load(places_of(workspace, row, column, columns), mask=there, other=0)
@@ -110,10 +117,16 @@ def convolution_kernel(
             d = start_d + tap // (TAPS_H * TAPS_W) * DILATION_D
             h = start_h + tap // TAPS_W % TAPS_H * DILATION_H
             w = start_w + tap % TAPS_W * DILATION_W
-            inside = in_rows & (d >= 0) & (d < depth) & (h >= 0) & (h < tall) & (w >= 0) & (w < wide)
+            inside = in_rows
+            if MOST_D > 0:
+                inside &= within(d, depth)
+            if MOST_H > 0:
+                inside &= within(h, tall)
+            if MOST_W > 0:
+                inside &= within(w, wide)
             at = (d * height + h // UPSAMPLE) * width + w // UPSAMPLE
-            inputs = pictures[:, None] + at.to(tl.int64)[:, None] * channels + k[None, :]
-            weights = weight + (column[None, :] * (TAPS_D * TAPS_H * TAPS_W) + tap) * channels + k[:, None]
+            inputs = pictures[:, None] + ((at * channels)[:, None] + k[None, :])
+            weights = kernels[None, :] + (tap * channels + k)[:, None]
             if EVEN:
                 a = tl.load(inputs, mask=inside[:, None], other=0)
                 b = tl.load(weights, mask=in_columns[None, :], other=0)

@@ -30,7 +30,6 @@ from ptq4dm.backends.triton_gpu.kernels.bands import entry_of, per_channel, samp
 from ptq4dm.backends.triton_gpu.kernels.launching import (
     INTERPRETED,
     by_sample,
-    dense,
     launch,
     multiprocessors,
     power_of_two,
@@ -160,6 +159,7 @@ def group_norm_kernel(
     split,
     samples_a_band,
     eps,
+    stride_scale,
     stride_sample,
     stride_place,
     stride_channel,
@@ -208,9 +208,10 @@ def group_norm_kernel(
     factor = inverse[:, None] * tl.load(weight + channel, mask=ours, other=0.0).to(tl.float32)
     added = tl.load(bias + channel, mask=ours, other=0.0).to(tl.float32)
     if scale is not None:
-        factor_of_time = 1.0 + tl.load(scale + sample * channels + channel, mask=ours, other=0.0).to(tl.float32)
+        of_time = sample * stride_scale + channel
+        factor_of_time = 1.0 + tl.load(scale + of_time, mask=ours, other=0.0).to(tl.float32)
         factor, added = factor * factor_of_time, added * factor_of_time
-        added += tl.load(shift + sample * channels + channel, mask=ours, other=0.0).to(tl.float32)
+        added += tl.load(shift + of_time, mask=ours, other=0.0).to(tl.float32)
     entry = entry_of(band, sample, samples_a_band, True, SEVERAL)
     if PER_CHANNEL:
         unit = tl.load(step + entry * channels + channel, mask=ours, other=1.0)[None, :, :]
@@ -277,6 +278,8 @@ def group_norm_quantize(
     grid, sizes = (programs, parts), {"IN_GROUP": inside, "PARTS": parts}
     sizes |= {"PLACES": chunk, "GROUPS": together, "CHANNELS": wide, "num_warps": WARPS}
     given, strides = (way.tensor, None if beside is None else other.tensor), (*way.strides, *other.strides)
+    if scale is not None and shift is not None and not (scale.stride() == shift.stride() and scale.stride(-1) == 1):
+        scale, shift = scale.contiguous(), shift.contiguous()  # halves of one tensor, as a block has them, need no copy
     partial = None
     if parts > 1:
         partial = torch.empty((way.samples, 2, parts, groups), dtype=torch.float32, device=x.device)
@@ -287,8 +290,8 @@ def group_norm_quantize(
         *given,
         weight,
         bias,
-        dense(scale),
-        dense(shift),
+        scale,
+        shift,
         step,
         zero_point,
         band,
@@ -302,6 +305,7 @@ def group_norm_quantize(
         x.shape[-1],
         samples_a_band(way.samples, band),
         eps,
+        0 if scale is None else scale.stride(0),
         *strides,
         SEVERAL=several(band),
         SILU=silu,

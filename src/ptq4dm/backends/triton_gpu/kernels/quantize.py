@@ -20,7 +20,7 @@ ELEMENTS, WARPS = 4096, 4
 """Launch: elements of a program, and warps that share them: 32 a thread."""
 
 
-@triton.jit(do_not_specialize=["places", "samples_a_band"])
+@triton.jit(do_not_specialize=["samples_a_band"])
 def quantize_kernel(
     x,
     step,
