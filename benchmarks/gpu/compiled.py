@@ -121,7 +121,9 @@ def group_norm(
         "SILU": True,
         "PER_CHANNEL": False,
     }
-    fixed |= {"PARTS": parts, "OWN_PER_CHANNEL": False} | ({} if parts > 1 else {"partial": None})
+    fixed |= {"bands": 1, "between": 0, "ROUNDINGS": 1, "PARTS": parts, "OWN_PER_CHANNEL": False} | (
+        {} if parts > 1 else {"partial": None}
+    )
     fixed |= {"PLACES": places, "GROUPS": groups, "CHANNELS": triton.next_power_of_2(in_group)}
     fixed |= CHANNELS_LAST | ({} if pair else dict.fromkeys(second))
     numbers = ("places", "part_size", "channels", "groups", *OF_TWO)
@@ -151,7 +153,7 @@ def layer_norm(capability: int, channels: int, ones: bool = False) -> Report:
     """Layer normalisation, scale and shift of the time-step, and rounding, in float16."""
     pointers = {"x": "*fp16", "scale": "*fp16", "shift": "*fp16", "step": "*fp32", "zero_point": "*i8", "q": "*i8"}
     numbers = ("rows", "channels", "rows_a_sample")
-    fixed = {"weight": None, "bias": None, "eps": 1e-5, "PER_CHANNEL": False}
+    fixed = {"weight": None, "bias": None, "eps": 1e-5, "PER_CHANNEL": False, "bands": 1, "between": 0, "ROUNDINGS": 1}
     fixed |= {"ROWS": 1, "CHANNELS": triton.next_power_of_2(channels)}
     return compiled(layer_norm_kernel, pointers, numbers, fixed, capability, ones, num_warps=4)
 

@@ -101,6 +101,24 @@ def test_two_in_half_precision_with_bands_of_time_steps(dtype):
         assert torch.equal(own[sample], rounded)
 
 
+@pytest.mark.parametrize("per_channel", [False, True])
+@pytest.mark.parametrize("bands", [False, True])
+def test_several_roundings_are_those_of_each(per_channel, bands):
+    """Three steps and zero points for the same numbers, of one or of two bands of time-steps."""
+    generator = torch.Generator().manual_seed(6)
+    x, one = torch.randn(4, 5, 6, generator=generator), torch.ones(6)
+    tables, band = ((3, 2), torch.tensor([1, 0])) if bands else ((3,), None)
+    step = (torch.rand(*tables, *([6] if per_channel else []), generator=generator) + 0.5) / 20
+    zero_point = torch.randint(-128, 128, tables, generator=generator).char()
+    groups = group_norm.group_norm_quantize(x, 2, one, one, 1e-5, True, step, zero_point, band=band, roundings=3)
+    rows = layer_norm.layer_norm_quantize(x, one, one, 1e-5, step, zero_point, band=band, roundings=3)
+    for got, norm in ((groups, lambda *a: group_norm.group_norm_quantize(x, 2, one, one, 1e-5, True, *a, band=band)),
+                      (rows, lambda *a: layer_norm.layer_norm_quantize(x, one, one, 1e-5, *a, band=band))):  # fmt: skip
+        assert got.shape == (3, 4, 5, 6)
+        for index in range(3):
+            assert torch.equal(got[index], norm(step[index], zero_point[index]))
+
+
 @pytest.mark.parametrize("parts", [1, 8])
 def test_a_group_with_a_mean_far_above_its_spread(parts):
     """E[x**2] - E[x]**2 in float32 would lose the variance altogether."""

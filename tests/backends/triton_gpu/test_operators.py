@@ -32,6 +32,14 @@ def calls():
         "group_norm for two": (
             operators.group_norm_and_own_quantize, (x, None, 2, one, one, 1e-5, True, STEP, ZERO, STEP, ZERO)
         ),
+        "group_norm for three": (
+            operators.group_norm_quantize,
+            (x, 2, one, one, 1e-5, True, torch.ones(3, 1), ZERO.expand(3).clone(), None, None, None, 3),
+        ),
+        "layer_norm for three": (
+            operators.layer_norm_quantize,
+            (x, None, one, 1e-5, torch.ones(3, 1), ZERO.expand(3).clone(), *modulation, None, 3),
+        ),
         "layer_norm": (operators.layer_norm_quantize, (x, None, one, 1e-5, STEP, ZERO, *modulation)),
         "geglu": (operators.geglu_quantize, (x, STEP, ZERO)),
         "linear": (operators.linear, (*matrix, torch.bfloat16, *(None,) * 5)),

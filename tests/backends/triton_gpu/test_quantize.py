@@ -55,7 +55,7 @@ def test_any_float(x, scale, zero_point):
 
 
 def test_two_corrections_give_the_rounded_quotient_on_a_gpu():
-    """The formula of `rounding.quotient` in rational numbers, each product and sum rounded once, as a GPU's `fma` rounds
+    """The formula of `rounding.quotient` in rational numbers, each product and sum rounded once, as by a GPU's `fma`
     (the interpreter's differs): numpy's float32 quotient, near halves, where a unit would change integers."""
     generator = np.random.default_rng(0)
     for _ in range(1500):

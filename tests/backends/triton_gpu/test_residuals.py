@@ -13,13 +13,9 @@ from torch import nn
 
 pytest.importorskip("triton")
 from ptq4dm.backends.triton_gpu import operators
+from ptq4dm.backends.triton_gpu.attention import Int8AttnProcessor, attend_on_kernels
 from ptq4dm.backends.triton_gpu.layers import triton_form
-from ptq4dm.backends.triton_gpu.residuals import (
-    AddingProcessor,
-    AddingTransformer2DModel,
-    AddingTransformerBlock,
-    add_in_kernels,
-)
+from ptq4dm.backends.triton_gpu.residuals import AddingTransformer2DModel, AddingTransformerBlock, add_in_kernels
 from ptq4dm.backends.triton_gpu.rounded_gates import round_in_gates
 from ptq4dm.backends.triton_gpu.rounded_norms import round_in_norms
 from ptq4dm.quantization.layers import QuantizedLayer
@@ -35,6 +31,7 @@ def quick_interpreter():
 def adding_copy(simulated, keep=()):
     layers = {n: m for n, m in simulated.named_modules() if isinstance(m, QuantizedLayer) and n not in keep}
     network = with_layers(simulated, {name: triton_form(layer) for name, layer in layers.items()})
+    attend_on_kernels(network)
     round_in_gates(network)
     round_in_norms(network)
     add_in_kernels(network)
@@ -60,14 +57,14 @@ STATES = torch.randn(2, 3, 6, generator=torch.Generator().manual_seed(3))
 MASK = torch.tensor([[[0.0, -1e4, 0.0]], [[0.0, 0.0, -1e4]]])
 TEXT = {"encoder_hidden_states": STATES}
 CASES = {  # the module, its input's shape, the rest of the call, what adds, how many sums
-    "attention": (attention, (2, 8, 3, 2), {}, AddingProcessor, 1),
-    "rescaled": (lambda: attention(rescale_output_factor=2.0**0.5), (2, 8, 3, 2), {}, AddingProcessor, 1),
-    "normalised queries and keys": (lambda: attention(qk_norm="layer_norm"), (2, 8, 3, 2), {}, AddingProcessor, 1),
+    "attention": (attention, (2, 8, 3, 2), {}, Int8AttnProcessor, 1),
+    "rescaled": (lambda: attention(rescale_output_factor=2.0**0.5), (2, 8, 3, 2), {}, Int8AttnProcessor, 1),
+    "normalised queries and keys": (lambda: attention(qk_norm="layer_norm"), (2, 8, 3, 2), {}, Int8AttnProcessor, 1),
     "other keys, masked": (
         lambda: attention(cross_attention_dim=6, cross_attention_norm="layer_norm", norm_num_groups=None),
         (2, 5, 8),
         TEXT | {"attention_mask": MASK},
-        AddingProcessor,
+        Int8AttnProcessor,
         1,
     ),
     "self-attention": (block, (2, 5, 8), {}, AddingTransformerBlock, 2),
@@ -119,7 +116,7 @@ def test_it_gives_what_diffusers_own_gives(case, monkeypatch):
     torch.manual_seed(0)
     simulated = quantized_copy(nn.Sequential(make()))
     network = adding_copy(simulated)
-    assert type(network[0].processor if kind is AddingProcessor else network[0]) is kind
+    assert type(network[0].processor if kind is Int8AttnProcessor else network[0]) is kind
     assert type(simulated[0]) is type(make()) and isinstance(network[0], type(simulated[0]))
     seen, x = sums_in_kernels(monkeypatch), torch.randn(shape)
     expected, got = answer(simulated[0], x, call), answer(network[0], x, call)
@@ -182,8 +179,10 @@ def test_what_is_of_another_shape_or_watched_is_left_alone():
     kept = quantized_copy(nn.Sequential(attention(), block()))
     outer = adding_copy(hooked)
     assert type(outer[0].processor) is AttnProcessor2_0 and type(outer[1]) is BasicTransformerBlock
-    floats = adding_copy(kept, keep=("0.to_out.0", "1.attn1.to_out.0", "1.ff.net.2"))
+    floats = adding_copy(kept, keep=[name for name, _ in kept.named_modules() if name != "1.ff.net.0.proj"])
     assert type(floats[0].processor) is AttnProcessor2_0 and type(floats[1]) is BasicTransformerBlock
-    assert type(floats[1].attn1.processor) is AttnProcessor2_0
+    watched = adding_copy(kept)
+    assert type(watched[0].processor) is Int8AttnProcessor
+    kept[0].to_q.register_forward_hook(lambda *_: None)
     for options in ({"norm_type": "ada_norm", "num_embeds_ada_norm": 5}, {"final_dropout": True}):
         assert type(adding_copy(quantized_copy(nn.Sequential(block(**options))))[0]) is BasicTransformerBlock

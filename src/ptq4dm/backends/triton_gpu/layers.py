@@ -191,6 +191,19 @@ def channels_second(x: Tensor) -> Tensor:
     return x.movedim(-1, 1)
 
 
+def tokens(x: Tensor) -> Tensor:
+    """(batch, channels, height, width) as (batch, places, channels), which stays as it is."""
+    return x.flatten(2).transpose(1, 2) if x.dim() == 4 else x
+
+
+def plus(layer: nn.Module, x: Tensor, residual: Tensor | None) -> Tensor:
+    """layer(x) + residual, (batch, places, channels) each or, of the residual, as a picture; in one kernel in INT8."""
+    residual = None if residual is None else tokens(residual)
+    if isinstance(layer, TritonLayer) and (residual is None or layer.out_type(x) == residual.dtype):
+        return layer.product(layer.integers(x), layer.out_type(x), residual=residual)
+    return layer(x) if residual is None else layer(x) + residual
+
+
 def three(numbers: tuple[int, ...] | torch.Size, missing: int) -> tuple[int, int, int]:
     """The numbers of a convolution's axes, those that it lacks in front."""
     d, h, w = (*(missing,) * (3 - len(numbers)), *numbers)

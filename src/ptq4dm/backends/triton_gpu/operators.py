@@ -64,10 +64,12 @@ def group_norm_quantize(
     scale: Tensor | None,
     shift: Tensor | None,
     band: Tensor | None = None,
+    roundings: int = 1,
 ) -> Tensor:
     """`kernels.group_norm.group_norm_quantize` of one tensor."""
     require_device(x)
-    return group_norm.group_norm_quantize(x, groups, weight, bias, eps, silu, step, zero_point, scale, shift, band)
+    given = (x, groups, weight, bias, eps, silu, step, zero_point, scale, shift, band)
+    return group_norm.group_norm_quantize(*given, roundings=roundings)
 
 
 @group_norm_quantize.register_fake
@@ -83,8 +85,9 @@ def _(
     scale: Tensor | None,
     shift: Tensor | None,
     band: Tensor | None = None,
+    roundings: int = 1,
 ) -> Tensor:
-    return x.new_empty(x.shape, dtype=torch.int8)
+    return x.new_empty(several_times(x.shape, roundings), dtype=torch.int8)
 
 
 @torch.library.custom_op("ptq4dm::group_norm_and_own_quantize", mutates_args=())
@@ -128,6 +131,11 @@ def _(
     return x.new_empty(shape, dtype=torch.int8), x.new_empty(shape, dtype=torch.int8)
 
 
+def several_times(shape: tuple[int, ...], roundings: int) -> tuple[int, ...]:
+    """The shape of integers of that shape, with an axis in front for several roundings."""
+    return shape if roundings == 1 else (roundings, *shape)
+
+
 def side_by_side(x: Tensor, beside: Tensor | None) -> tuple[int, ...]:
     """The shape of two tensors joined on the last axis, on which one may be missing."""
     return (*x.shape[:-1], x.shape[-1] + (0 if beside is None else beside.shape[-1]))
@@ -144,10 +152,12 @@ def layer_norm_quantize(
     scale: Tensor | None,
     shift: Tensor | None,
     band: Tensor | None = None,
+    roundings: int = 1,
 ) -> Tensor:
     """`kernels.layer_norm.layer_norm_quantize`."""
     require_device(x)
-    return layer_norm.layer_norm_quantize(x, weight, bias, eps, step, zero_point, scale, shift, band)
+    given = (x, weight, bias, eps, step, zero_point, scale, shift, band)
+    return layer_norm.layer_norm_quantize(*given, roundings)
 
 
 @layer_norm_quantize.register_fake
@@ -161,8 +171,9 @@ def _(
     scale: Tensor | None,
     shift: Tensor | None,
     band: Tensor | None = None,
+    roundings: int = 1,
 ) -> Tensor:
-    return x.new_empty(x.shape, dtype=torch.int8)
+    return x.new_empty(several_times(x.shape, roundings), dtype=torch.int8)
 
 
 @torch.library.custom_op("ptq4dm::geglu_quantize", mutates_args=())

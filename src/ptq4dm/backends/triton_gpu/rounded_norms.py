@@ -1,25 +1,27 @@
 """Normalisations that give integers to the linear layers behind them: in attention, feed-forward, and before it.
 
-Queries, keys and values are linear layers of the same numbers. Where all of them are in INT8 and round alike (one step,
-one zero point), the normalisation in front rounds once, in its own kernel, and they multiply what it gives: one number
-read and one byte written instead of a normalisation and three roundings. What rounds apart stays as it is.
+Queries, keys and values are linear layers of the same numbers. Where all of them are in INT8 the normalisation in front
+rounds for them in its own kernel, once where they round alike (one step, one zero point), else for each (each has a
+smoothing of its own, say): one number read and a byte or three written, instead of a normalisation and three roundings.
 """
 
 from collections.abc import Iterator, Sequence
 
 import torch
 from diffusers.models.attention import BasicTransformerBlock
-from diffusers.models.attention_processor import Attention, AttnProcessor, AttnProcessor2_0
+from diffusers.models.attention_processor import Attention
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from torch import Tensor, nn
 
 from ptq4dm.backends.triton_gpu import operators
+from ptq4dm.backends.triton_gpu.attention import fitting, in_int8, inputs_of, on_kernels, self_contained
 from ptq4dm.backends.triton_gpu.blocks import hooked
 from ptq4dm.backends.triton_gpu.layers import TritonLayer, band_on, channels_last, channels_second, step_of
 from ptq4dm.quantization.layers import FixedTypes, QuantizedLayer
 
-Place = tuple[nn.Module, str, list[nn.Module]]
-"""A module, the name of its normalisation, and the layers that alone read what that gives."""
+Place = tuple[nn.Module, str, list[nn.Module], Attention | None]
+"""A module, the name of its normalisation, the layers that alone read what that gives, and the attention whose queries,
+keys and values these are."""
 
 
 class RoundedNorm(FixedTypes):
@@ -52,58 +54,92 @@ class RoundedNorm(FixedTypes):
         return channels_second(q)
 
 
+class RoundedForEach(FixedTypes):
+    """A normalisation whose output is integers for queries, for keys and for values, which round apart.
+
+    Buffers: `step` and `zero_point`, and `bands`, as `TritonLayer` has them, of the three in a row.
+    """
+
+    step: Tensor
+    zero_point: Tensor
+
+    def __init__(self, norm: nn.GroupNorm | nn.LayerNorm, readers: Sequence[TritonLayer], attention: Attention):
+        super().__init__()
+        self.norm = norm
+        self.register_buffer("step", stacked([reader.step for reader in readers]))
+        self.register_buffer("zero_point", torch.stack([reader.zero_point for reader in readers]))
+        self.bands = readers[0].bands
+        vars(self)["attention"] = (attention,)  # in a tuple: it is no child of this
+        self.train(norm.training)
+
+    def forward(self, input: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """As `RoundedNorm`, for each; floats where the attention was given a processor that knows nothing of this."""
+        if not on_kernels(vars(self)["attention"][0]):
+            return self.norm(input)
+        norm, count = self.norm, len(self.step)
+        rounding = (self.step, self.zero_point, None, None, band_on(self.bands, input), count)
+        if isinstance(norm, nn.LayerNorm):
+            return operators.layer_norm_quantize(input, norm.weight, norm.bias, norm.eps, *rounding).unbind()
+        x = channels_last(input)
+        q = operators.group_norm_quantize(x, norm.num_groups, norm.weight, norm.bias, norm.eps, False, *rounding)
+        return tuple(channels_second(one) for one in q.unbind())
+
+
+def stacked(steps: Sequence[Tensor]) -> Tensor:
+    """Steps of several layers in a row; where one has a step for each channel, all have."""
+    axes = max(step.dim() for step in steps)
+    return torch.stack(torch.broadcast_tensors(*(step if step.dim() == axes else step[..., None] for step in steps)))
+
+
 def behind_norms(network: nn.Module) -> set[str]:
     """The layers of a simulated network that a normalisation will hand integers to, once its readers are in INT8."""
     names = {id(module): name for name, module in network.named_modules()}
     found: set[str] = set()
     for module in network.modules():
-        for owner, name, readers in places(module):
+        for owner, name, readers, attention in places(module):
             layers = [reader for reader in readers if isinstance(reader, QuantizedLayer)]
-            if plain(getattr(owner, name)) and len(layers) == len(readers) and round_alike(layers):
+            if not plain(getattr(owner, name)) or len(layers) < len(readers):
+                continue
+            if round_alike(layers) or (attention is not None and fitting(attention) and in_one_band(layers)):
                 found |= {names[id(layer)] for layer in layers}
     return found
 
 
 def round_in_norms(network: nn.Module) -> None:
-    """Let every normalisation of a network round whose readers are all in INT8 and round alike."""
+    """Let every normalisation of a network round whose readers are all in INT8: once if they round alike, else for each
+    of queries, keys and values. After `attend_on_kernels`."""
     for module in list(network.modules()):
-        for owner, name, readers in places(module):
+        for owner, name, readers, attention in places(module):
             norm = getattr(owner, name)
-            if plain(norm) and alike(readers):
-                first = readers[0]
-                assert isinstance(first, TritonLayer)
-                setattr(owner, name, RoundedNorm(norm, first))
-                for reader in readers:
-                    vars(reader)["in_front"] = (norm,)  # in a tuple: it is no child of theirs
+            layers = [reader for reader in readers if isinstance(reader, TritonLayer) and in_int8(reader)]
+            if not plain(norm) or len(layers) < len(readers) or not in_one_band(layers):
+                continue
+            if alike(layers):
+                setattr(owner, name, RoundedNorm(norm, layers[0]))
+            elif attention is not None and on_kernels(attention):
+                setattr(owner, name, RoundedForEach(norm, layers, attention))
+            else:
+                continue
+            for layer in layers:
+                vars(layer)["in_front"] = (norm,)  # in a tuple: it is no child of theirs
 
 
 def places(module: nn.Module) -> Iterator[Place]:
     """The normalisations of a module of diffusers of which it is known who reads them."""
     if type(module) is Attention and self_contained(module) and not module.is_cross_attention:
-        yield module, "group_norm", inputs_of(module)
+        yield module, "group_norm", inputs_of(module), module
     elif type(module) is Transformer2DModel and module.is_input_continuous:
-        yield module, "norm", [module.proj_in]
+        yield module, "norm", [module.proj_in], None
     elif type(module) is BasicTransformerBlock and module.norm_type == "layer_norm" and module.pos_embed is None:
         first, second = module.attn1, module.attn2
         if behind_norm(first) and not module.only_cross_attention:
-            yield module, "norm1", inputs_of(first)
+            yield module, "norm1", inputs_of(first), first
         if second is not None and behind_norm(second) and second.is_cross_attention:
-            yield module, "norm2", [second.to_q]
+            yield module, "norm2", [second.to_q], None
         activation = module.ff.net[0]
         proj = getattr(activation, "proj", None)
         if isinstance(proj, nn.Module) and not (hooked(module.ff) or hooked(activation)):
-            yield module, "norm3", [proj]
-
-
-def inputs_of(attention: Attention) -> list[nn.Module]:
-    """What makes queries, keys and values."""
-    return [layer for layer in (attention.to_q, attention.to_k, attention.to_v) if layer is not None]
-
-
-def self_contained(attention: Attention) -> bool:
-    """Whether an attention reads what it is given in those layers alone."""
-    kind = type(attention.processor)
-    return kind in (AttnProcessor, AttnProcessor2_0) and attention.spatial_norm is None and not hooked(attention)
+            yield module, "norm3", [proj], None
 
 
 def behind_norm(attention: Attention) -> bool:
@@ -118,21 +154,22 @@ def plain(norm: object) -> bool:
     return type(norm) is nn.GroupNorm and norm.affine and not hooked(norm)
 
 
-def alike(readers: Sequence[nn.Module]) -> bool:
-    """Whether all layers are in INT8 and make the same integers of the same numbers."""
-    layers = [reader for reader in readers if isinstance(reader, TritonLayer) and not hooked(reader)]
-    return len(layers) == len(readers) and all(
-        layer.bands is layers[0].bands
-        and torch.equal(layer.step, layers[0].step)
-        and torch.equal(layer.zero_point, layers[0].zero_point)
-        for layer in layers
+def in_one_band(layers: Sequence[TritonLayer | QuantizedLayer]) -> bool:
+    """Whether all layers have scales for the same bands of time-steps, or for all of them."""
+    return all(layer.bands is layers[0].bands for layer in layers)
+
+
+def alike(layers: Sequence[TritonLayer]) -> bool:
+    """Whether all layers make the same integers of the same numbers."""
+    first = layers[0]
+    return in_one_band(layers) and all(
+        torch.equal(layer.step, first.step) and torch.equal(layer.zero_point, first.zero_point) for layer in layers
     )
 
 
 def round_alike(layers: Sequence[QuantizedLayer]) -> bool:
     """Whether simulated layers will be `alike` on the kernels."""
     steps, zeros = [step_of(layer) for layer in layers], [layer.input_zero_point for layer in layers]
-    return all(
-        layer.bands is layers[0].bands and torch.equal(step, steps[0]) and torch.equal(zero, zeros[0])
-        for layer, step, zero in zip(layers, steps, zeros, strict=True)
+    return in_one_band(layers) and all(
+        torch.equal(step, steps[0]) and torch.equal(zero, zeros[0]) for step, zero in zip(steps, zeros, strict=True)
     )

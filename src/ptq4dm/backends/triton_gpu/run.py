@@ -55,6 +55,7 @@ class TritonBackend:
         if reason:
             kind = MissingDependencyError if "pip install" in reason else BackendError
             raise kind(reason)
+        from ptq4dm.backends.triton_gpu.attention import attend_on_kernels
         from ptq4dm.backends.triton_gpu.blocks import fuse
         from ptq4dm.backends.triton_gpu.residuals import add_in_kernels
         from ptq4dm.backends.triton_gpu.rounded_gates import round_in_gates
@@ -72,6 +73,7 @@ class TritonBackend:
         prepared = with_layers(network, forms | half_precision_forms(network, dtype if fast else None)).eval()
         fuse(prepared)
         join_in_kernels(prepared)
+        attend_on_kernels(prepared)
         round_in_gates(prepared)
         round_in_norms(prepared)
         add_in_kernels(prepared)

@@ -36,7 +36,7 @@ from ptq4dm.backends.triton_gpu.kernels.launching import (
     tiles,
 )
 from ptq4dm.backends.triton_gpu.kernels.quantize import reference as quantize_reference
-from ptq4dm.backends.triton_gpu.kernels.rounding import to_integers
+from ptq4dm.backends.triton_gpu.kernels.rounding import roundings_of, to_integers
 
 ELEMENTS, WARPS, WIDE = 4096, 4, 32
 """Launch: elements of a chunk, warps that share them, channels of a program: 64 bytes in a row in half precision.
@@ -158,6 +158,8 @@ def group_norm_kernel(
     groups,
     split,
     samples_a_band,
+    bands,
+    between,
     eps,
     stride_scale,
     stride_sample,
@@ -171,14 +173,16 @@ def group_norm_kernel(
     SILU: tl.constexpr,
     PER_CHANNEL: tl.constexpr,
     OWN_PER_CHANNEL: tl.constexpr,
+    ROUNDINGS: tl.constexpr,
     PARTS: tl.constexpr,
     PLACES: tl.constexpr,
     GROUPS: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):
     """GROUPS groups of one sample, one of PARTS (a power of two) parts of the places, in chunks of PLACES of them.
-    CHANNELS: a power of two, at least IN_GROUP. partial: from `moments_kernel` where there are several parts. Samples
-    and groups share axis 0 of the grid: the others end at 65,535."""
+    CHANNELS: a power of two, at least IN_GROUP. partial: from `moments_kernel` where there are several parts. between:
+    how far the integers of two roundings are apart. Samples and groups share axis 0 of the grid: the others end at
+    65,535."""
     group_tiles = tl.cdiv(groups, GROUPS)
     sample = (tl.program_id(0) // group_tiles).to(tl.int64)
     group = tl.program_id(0) % group_tiles * GROUPS + tl.arange(0, GROUPS)
@@ -213,29 +217,28 @@ def group_norm_kernel(
         factor, added = factor * factor_of_time, added * factor_of_time
         added += tl.load(shift + of_time, mask=ours, other=0.0).to(tl.float32)
     entry = entry_of(band, sample, samples_a_band, True, SEVERAL)
-    if PER_CHANNEL:
-        unit = tl.load(step + entry * channels + channel, mask=ours, other=1.0)[None, :, :]
-    else:
-        unit = tl.load(step + entry)
-    zero = tl.load(zero_point + entry).to(tl.int32)
-    own_unit, own_zero = unit, zero
+    found = roundings_of(  # pyright: ignore[reportGeneralTypeIssues]
+        step, zero_point, entry, bands, channels, channel[None, :, :], ours[None, :, :], PER_CHANNEL, ROUNDINGS
+    )
+    alone = found
     if own is not None:
-        if OWN_PER_CHANNEL:
-            own_unit = tl.load(own_step + entry * channels + channel, mask=ours, other=1.0)[None, :, :]
-        else:
-            own_unit = tl.load(own_step + entry)
-        own_zero = tl.load(own_zero_point + entry).to(tl.int32)
+        alone = roundings_of(  # pyright: ignore[reportGeneralTypeIssues]
+            own_step, own_zero_point, entry, bands, channels, channel[None, :, :], ours[None, :, :], OWN_PER_CHANNEL, 1
+        )
     for start in range(first, last, PLACES):
         place = start + tl.arange(0, PLACES)
         there = (place < last)[:, None, None] & ours[None, :, :]
         value = numbers_of(x, beside, place, wide, there, split, of_x, of_beside, along_x, along_beside)  # pyright: ignore[reportGeneralTypeIssues]
         to = (sample * places + place)[:, None, None] * channels + channel[None, :, :]
         if own is not None:
-            tl.store(own + to, to_integers(value, own_unit, own_zero), mask=there)
+            tl.store(own + to, to_integers(value, alone[0][0], alone[0][1]), mask=there)
         value = (value - mean[None, :, None]) * factor[None, :, :] + added[None, :, :]
         if SILU:
             value = value / (1.0 + tl.exp(tl.minimum(-value, 88.0)))  # beyond that silu is 0 to any integer
-        tl.store(q + to, to_integers(value, unit, zero), mask=there)
+        rounded = q + to
+        for index in tl.static_range(ROUNDINGS):  # pyright: ignore[reportGeneralTypeIssues]
+            tl.store(rounded, to_integers(value, found[index][0], found[index][1]), mask=there)
+            rounded += between
 
 
 def group_norm_quantize(
@@ -252,6 +255,7 @@ def group_norm_quantize(
     band: Tensor | None = None,
     beside: Tensor | None = None,
     own: tuple[Tensor, Tensor, Tensor] | None = None,
+    roundings: int = 1,
     parts: int | None = None,
 ) -> Tensor:
     """(samples, *spatial, channels) float, of any strides, -> int8 of the same shape, contiguous.
@@ -259,11 +263,12 @@ def group_norm_quantize(
     weight, bias: (channels,). scale, shift: (samples, channels), or both None. step, zero_point, band:
     as `quantize.quantize` has them. beside: (samples, *spatial, more) in the type of x, normalised as if it were
     joined to x on the last axis. own: int8 of the result's shape, in which x (and what stands beside it) is written
-    rounded as it is, and step and zero point of that. parts: into how many parts the places are split, a power of two;
-    chosen if None.
+    rounded as it is, and step and zero point of that. Of several roundings step and zero_point have one more axis in
+    front, and so has the result. parts: into how many parts the places are split, a power of two; chosen if None.
     """
     channels = x.shape[-1] + (0 if beside is None else beside.shape[-1])
-    q = torch.empty((*x.shape[:-1], channels), dtype=torch.int8, device=x.device)
+    several_times = (roundings,) if roundings > 1 else ()
+    q = torch.empty((*several_times, *x.shape[:-1], channels), dtype=torch.int8, device=x.device)
     if not q.numel():
         return q
     way, inside = by_sample(x), channels // groups
@@ -304,12 +309,15 @@ def group_norm_quantize(
         groups,
         x.shape[-1],
         samples_a_band(way.samples, band),
+        zero_point.numel() // roundings,
+        q.numel() // roundings,
         eps,
         0 if scale is None else scale.stride(0),
         *strides,
         SEVERAL=several(band),
         SILU=silu,
-        PER_CHANNEL=per_channel(step, band),
+        PER_CHANNEL=per_channel(step if roundings == 1 else step[0], band),
+        ROUNDINGS=roundings,
         OWN_PER_CHANNEL=own is not None and per_channel(own[1], band),
         **sizes,
     )

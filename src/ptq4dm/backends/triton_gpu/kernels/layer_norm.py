@@ -18,7 +18,7 @@ from torch import Tensor
 from ptq4dm.backends.triton_gpu.kernels.bands import entry_of, per_channel, samples_a_band, several
 from ptq4dm.backends.triton_gpu.kernels.launching import INTERPRETED, dense, launch, power_of_two, tiles
 from ptq4dm.backends.triton_gpu.kernels.quantize import reference as quantize_reference
-from ptq4dm.backends.triton_gpu.kernels.rounding import to_integers
+from ptq4dm.backends.triton_gpu.kernels.rounding import roundings_of, to_integers
 
 ELEMENTS, WARPS = 4096, 4
 """Launch: elements of a program (at least one row), and warps that share them."""
@@ -39,13 +39,17 @@ def layer_norm_kernel(
     channels,
     rows_a_sample,
     samples_a_band,
+    bands,
+    between,
     eps,
     SEVERAL: tl.constexpr,
     PER_CHANNEL: tl.constexpr,
+    ROUNDINGS: tl.constexpr,
     ROWS: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):
-    """ROWS rows; CHANNELS: a power of two, at least the channels."""
+    """ROWS rows; CHANNELS: a power of two, at least the channels. between: how far the integers of two roundings are
+    apart."""
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     channel = tl.arange(0, CHANNELS)
     ours = channel < channels
@@ -67,11 +71,13 @@ def layer_norm_kernel(
     entry = entry_of(band, row // rows_a_sample, samples_a_band, row < rows, SEVERAL)
     if SEVERAL:
         entry = entry[:, None]
-    if PER_CHANNEL:
-        unit = tl.load(step + entry * channels + channel[None, :], mask=ours[None, :], other=1.0)
-    else:
-        unit = tl.load(step + entry)
-    tl.store(q + at, to_integers(value, unit, tl.load(zero_point + entry).to(tl.int32)), mask=there)
+    found = roundings_of(  # pyright: ignore[reportGeneralTypeIssues]
+        step, zero_point, entry, bands, channels, channel[None, :], ours[None, :], PER_CHANNEL, ROUNDINGS
+    )
+    to = q + at
+    for index in tl.static_range(ROUNDINGS):  # pyright: ignore[reportGeneralTypeIssues]
+        tl.store(to, to_integers(value, found[index][0], found[index][1]), mask=there)
+        to += between
 
 
 def layer_norm_quantize(
@@ -84,13 +90,15 @@ def layer_norm_quantize(
     scale: Tensor | None = None,
     shift: Tensor | None = None,
     band: Tensor | None = None,
+    roundings: int = 1,
 ) -> Tensor:
     """(samples, ..., channels) float -> int8 of the same shape, contiguous.
 
     weight, bias: (channels,) or None. scale, shift: (samples, channels), or both None. step, zero_point,
-    band: as `quantize.quantize` has them.
+    band: as `quantize.quantize` has them. Of several roundings both tables have one more axis in front, and so has the
+    result.
     """
-    q = torch.empty(x.shape, dtype=torch.int8, device=x.device)
+    q = torch.empty(((roundings,) if roundings > 1 else ()) + x.shape, dtype=torch.int8, device=x.device)
     if not q.numel():
         return q
     channels = x.shape[-1]
@@ -112,9 +120,12 @@ def layer_norm_quantize(
         channels,
         rows // samples,
         samples_a_band(samples, band),
+        zero_point.numel() // roundings,
+        x.numel(),
         eps,
         SEVERAL=several(band),
-        PER_CHANNEL=per_channel(step, band),
+        PER_CHANNEL=per_channel(step if roundings == 1 else step[0], band),
+        ROUNDINGS=roundings,
         ROWS=tall,
         CHANNELS=wide,
         num_warps=WARPS,

@@ -44,6 +44,26 @@ def quotient(x, step):
 
 
 @triton.jit
+def roundings_of(
+    step, zero_point, entry, bands, channels, channel, ours, PER_CHANNEL: tl.constexpr, ROUNDINGS: tl.constexpr
+):
+    """(step, zero point) of each of several roundings of the same numbers, as `to_integers` takes them.
+
+    step: (ROUNDINGS, bands) or, PER_CHANNEL, (ROUNDINGS, bands, channels). zero_point: (ROUNDINGS, bands). entry: the
+    band of each sample. channel, ours: the channels of a tile, and which of them there are; broadcast against it.
+    """
+    found = ()
+    for index in tl.static_range(ROUNDINGS):  # pyright: ignore[reportGeneralTypeIssues]
+        at = index * bands + entry
+        if PER_CHANNEL:
+            unit = tl.load(step + at * channels + channel, mask=ours, other=1.0)
+        else:
+            unit = tl.load(step + at)
+        found = found + ((unit, tl.load(zero_point + at).to(tl.int32)),)  # noqa: RUF005 (Triton knows no unpacking)
+    return found
+
+
+@triton.jit
 def to_integers(x, step, zero_point):
     """Float32 `x` as signed bytes. step: float32; zero_point: less 128, int32; both broadcast against `x`."""
     x = tl.minimum(tl.maximum(x, -300.0 * step), 300.0 * step)
