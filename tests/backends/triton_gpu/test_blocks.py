@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from diffusers.models.downsampling import Downsample2D
 from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.upsampling import Upsample2D
 from int8_layers import quantized_copy
@@ -11,7 +12,7 @@ from interpreted import quickly_interpreted
 from torch import nn
 
 pytest.importorskip("triton")
-from ptq4dm.backends.triton_gpu.blocks import FusedResnetBlock2D, FusedUpsample2D, fuse
+from ptq4dm.backends.triton_gpu.blocks import FusedDownsample2D, FusedResnetBlock2D, FusedUpsample2D, fuse
 from ptq4dm.backends.triton_gpu.layers import triton_form
 from ptq4dm.quantization.layers import QuantizedLayer
 from ptq4dm.quantization.rewrite import with_layers
@@ -73,6 +74,20 @@ def test_upsampler():
     x = torch.randn(2, 6, 3, 5)
     assert torch.equal(fused[0](x), simulated[0](x))
     assert torch.equal(fused[0](x, (7, 9)), simulated[0](x, (7, 9)))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("size", [(4, 6), (5, 3), (2, 2)])
+def test_a_downsampler_that_pads_behind(size):
+    torch.manual_seed(0)
+    simulated = quantized_copy(nn.Sequential(Downsample2D(6, use_conv=True, out_channels=5, padding=0)))
+    fused = fused_copy(simulated)
+    assert isinstance(fused[0], FusedDownsample2D)
+    x = torch.randn(2, 6, *size)
+    assert torch.equal(fused[0](x), simulated[0](x))
+    for other in ({"padding": 1}, {"padding": 0, "norm_type": "ln_norm"}):
+        padded = quantized_copy(nn.Sequential(Downsample2D(6, use_conv=True, **other)))
+        assert isinstance(fused_copy(padded)[0], Downsample2D)
 
 
 def test_what_is_not_of_that_shape_is_left_alone():

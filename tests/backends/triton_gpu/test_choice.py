@@ -6,6 +6,7 @@ import types
 import pytest
 import torch
 from diffusers.models.attention import BasicTransformerBlock
+from diffusers.models.attention_processor import AttnProcessor
 from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.upsampling import Upsample2D
 from int8_layers import int8_form, quantized_copy
@@ -228,7 +229,9 @@ def test_a_layer_is_timed_with_what_stands_in_front_of_it(monkeypatch):
     assert rounded == attention | {"0.ff.net.0.proj", "0.ff.net.2", "2.conv1", "2.conv2"}
     enlarged = {name: work.given for name, work in works.items() if work.upsample == 2}
     assert enlarged == {"1.conv": (1, 4, 2, 2), "2.conv1": (1, 4, 4, 4)} and works["1.conv"].shape == (1, 4, 4, 4)
-    net[0].attn1.to_k.input_scale.mul_(2)
+    net[0].attn1.to_k.input_scale.mul_(2)  # rounded for each, by an attention with a processor for that
+    assert choice.works_of(net, layers, call)["0.attn1.to_q"].rounded
+    net[0].attn1.set_processor(AttnProcessor())
     assert not choice.works_of(net, layers, call)["0.attn1.to_q"].rounded
     seen, timings = [], Timings(None, {})
     convolution = operators.convolution

@@ -10,7 +10,7 @@ from ptq4dm.backends.triton_gpu.geometry import Geometry, geometry_of
 from ptq4dm.backends.triton_gpu.packing import tap_sums
 from ptq4dm.errors import BackendError
 
-WINDOW = Geometry((1, 3, 3), (1, 2, 1), (0, 1, 1), (1, 1, 2), 2)
+WINDOW = Geometry((1, 3, 3), (1, 2, 1), (0, 1, 1), (1, 1, 2), 2, (0, 1, 0))
 STEP, ZERO, ONES = torch.tensor([0.1]), int8(3), torch.ones(6)
 
 

@@ -1,8 +1,9 @@
 """Blocks of diffusers networks with what stands around a quantized layer fused into its kernels.
 
 A residual block normalises, activates and rounds in one kernel, which rounds for its shortcut too, adds the time
-embedding behind its first convolution and the residual behind its second, and an upsampler reads the smaller picture
-through the convolution's index. On the way up (`up_blocks`) a residual block reads two tensors where they are. The
+embedding behind its first convolution and the residual behind its second. An upsampler reads the smaller picture through
+the convolution's index, and a downsampler pads by it. On the way up (`up_blocks`) a residual block reads two tensors
+where they are. The
 integers are those of the separate operators in float32 but for what rounding a sum or a moment in another order does (a
 step here and there); in half precision fewer numbers are rounded on the way. What is not of this shape stays as it is.
 """
@@ -17,7 +18,7 @@ from diffusers.models.upsampling import Upsample2D
 from torch import Tensor, nn
 
 from ptq4dm.backends.triton_gpu import operators
-from ptq4dm.backends.triton_gpu.layers import TritonConv, band_on, channels_last, channels_second
+from ptq4dm.backends.triton_gpu.layers import TritonConv, band_on, channels_last, channels_second, padded_behind
 
 TWICE = 2
 """By how much diffusers' upsamplers enlarge."""
@@ -76,6 +77,20 @@ class FusedResnetBlock2D(nn.Module):
             return temb
         projected = self.time_emb_proj(temb if self.skip_time_act else self.nonlinearity(temb))
         return projected.expand(samples, -1)
+
+
+class FusedDownsample2D(nn.Module):
+    """A `Downsample2D` that pads on one side, whose convolution in INT8 does that by its index."""
+
+    def __init__(self, block: Downsample2D):
+        super().__init__()
+        assert isinstance(block.conv, TritonConv)
+        self.conv = padded_behind(block.conv, 1)
+        self.train(block.training)
+
+    def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """The smaller picture, channels last in memory; arguments beyond are ignored, as by the block itself."""
+        return self.conv(hidden_states)
 
 
 class FusedUpsample2D(nn.Module):
@@ -196,6 +211,13 @@ def fusable_upsampler(module: nn.Module) -> TypeGuard[Upsample2D]:
     return type(module) is Upsample2D and nearest(module) and isinstance(module.conv, TritonConv) and not hooked(module)
 
 
+def fusable_downsampler(module: nn.Module) -> TypeGuard[Downsample2D]:
+    """Whether a module pads behind by one and then runs a convolution in INT8, and nothing else."""
+    if type(module) is not Downsample2D or not isinstance(module.conv, TritonConv) or module.conv.pointwise:
+        return False
+    return module.use_conv and module.padding == 0 and module.norm is None and not hooked(module)
+
+
 def plain_upsampler(module: Any) -> bool:
     """Whether a module enlarges by nearest neighbour and does nothing else."""
     return type(module) is Upsample2D and nearest(module) and module.conv is None
@@ -247,3 +269,5 @@ def fuse(network: nn.Module) -> None:
             setattr(network.get_submodule(owner), attribute, FusedResnetBlock2D(module))
         elif fusable_upsampler(module):
             setattr(network.get_submodule(owner), attribute, FusedUpsample2D(module))
+        elif fusable_downsampler(module):
+            setattr(network.get_submodule(owner), attribute, FusedDownsample2D(module))

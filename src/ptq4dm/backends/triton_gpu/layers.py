@@ -4,7 +4,9 @@ A layer can also be run in its two parts, so that a network's block puts a norma
 behind: `integers` (or a normalisation that gives integers), then `product`. Both parts take and give channels last.
 """
 
+import copy
 from abc import ABC, abstractmethod
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -139,7 +141,6 @@ class TritonConv(TritonLayer):
         pointwise = geometry.pointwise
         super().__init__(source, weight.flatten(1) if pointwise else weight, sums[0] if pointwise else sums)
         self.geometry, self.axes, self.pointwise = geometry, source.weight.dim() - 2, pointwise
-        self.window = geometry.numbers()[:-1]
         self.in_channels, self.out_channels = source.in_channels, source.out_channels
 
     def forward(self, input: Tensor) -> Tensor:
@@ -169,7 +170,7 @@ class TritonConv(TritonLayer):
             self.input_scale,
             self.zero_point,
             self.weight_scale,
-            [*self.window, upsample],
+            replace(self.geometry, upsample=upsample).numbers(),
             dtype,
             self.bias,
             embedding,
@@ -179,6 +180,15 @@ class TritonConv(TritonLayer):
             band_on(self.bands, q),
         )
         return y.reshape(y.shape[0], *y.shape[4 - self.axes :])
+
+
+def padded_behind(conv: TritonConv, amount: int) -> TritonConv:
+    """The same layer with so many more zeros behind height and width: another table of what its windows meet."""
+    geometry = replace(conv.geometry, behind=(0, amount, amount))
+    padded = copy.copy(conv)
+    padded._buffers = {**conv._buffers, "weight_sums": tap_sums(conv.weight, geometry.taps, geometry.most)}
+    padded.geometry = geometry
+    return padded
 
 
 def channels_last(x: Tensor) -> Tensor:
