@@ -35,7 +35,7 @@ class Int8AttnProcessor:
         normalisation rounds for queries, keys and values.
         """
         query, key, value = (
-            layer(read).unflatten(-1, (attn.heads, -1)).transpose(1, 2)
+            in_heads(layer(read), attn.heads)
             for layer, read in zip(
                 (attn.to_q, attn.to_k, attn.to_v), read_by(attn, hidden_states, encoder_hidden_states)
             )
@@ -51,6 +51,12 @@ class Int8AttnProcessor:
         if isinstance(hidden_states, Tensor) and hidden_states.dim() == 4:
             y = y.transpose(1, 2).unflatten(2, hidden_states.shape[2:])
         return y if attn.rescale_output_factor == 1 else y / attn.rescale_output_factor
+
+
+def in_heads(x: Tensor, heads: int) -> Tensor:
+    """(batch, places, channels) as (batch, heads, places, channels of a head). A batch of no samples is refused by torch,
+    as by diffusers."""
+    return x.view(len(x), -1, heads, x.shape[-1] // heads).transpose(1, 2)
 
 
 def read_by(attn: Any, hidden_states: Read, context: Any) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,7 +1,7 @@
 """Blocks of diffusers networks with what stands around a quantized layer fused into its kernels.
 
 A residual block normalises, activates and rounds in one kernel, which rounds for its shortcut too, adds the time
-embedding behind its first convolution and the residual behind its second. An upsampler reads the smaller picture through
+embedding behind its first convolution and the residual behind its second. An upsampler reads the small picture through
 the convolution's index, and a downsampler pads by it. On the way up (`up_blocks`) a residual block reads two tensors
 where they are. The
 integers are those of the separate operators in float32 but for what rounding a sum or a moment in another order does (a
