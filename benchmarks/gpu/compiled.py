@@ -21,6 +21,7 @@ from triton.compiler import ASTSource
 from ptq4dm.backends.triton_gpu.geometry import Geometry
 from ptq4dm.backends.triton_gpu.kernels.convolution import convolution_kernel
 from ptq4dm.backends.triton_gpu.kernels.geglu import geglu_kernel
+from ptq4dm.backends.triton_gpu.kernels.gelu import gelu_kernel
 from ptq4dm.backends.triton_gpu.kernels.group_norm import group_norm_kernel, moments_kernel
 from ptq4dm.backends.triton_gpu.kernels.launching import CANDIDATES, GROUPED, Settings
 from ptq4dm.backends.triton_gpu.kernels.layer_norm import layer_norm_kernel
@@ -163,6 +164,13 @@ def geglu(capability: int, channels: int, ones: bool = False) -> Report:
     pointers = {"x": "*fp16", "step": "*fp32", "zero_point": "*i8", "q": "*i8"}
     fixed = {"PER_CHANNEL": True, "ROWS": 16, "CHANNELS": min(128, triton.next_power_of_2(channels))}
     return compiled(geglu_kernel, pointers, ("rows", "channels", "rows_a_sample"), fixed, capability, ones, num_warps=4)
+
+
+def gelu(capability: int, channels: int, ones: bool = False) -> Report:
+    """GELU as tanh approximates it, and rounding, in float16."""
+    pointers = {"x": "*fp16", "step": "*fp32", "zero_point": "*i8", "q": "*i8"}
+    fixed = {"TANH": True, "PER_CHANNEL": True, "ROWS": 32, "CHANNELS": min(128, triton.next_power_of_2(channels))}
+    return compiled(gelu_kernel, pointers, ("rows", "channels", "rows_a_sample"), fixed, capability, ones, num_warps=4)
 
 
 def absent(kernel, pointers: dict[str, str]) -> dict[str, None]:

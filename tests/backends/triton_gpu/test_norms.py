@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from hard_cases import int8, near_a_tie
 
 pytest.importorskip("triton")
-from ptq4dm.backends.triton_gpu.kernels import geglu, group_norm, layer_norm, quantize
+from ptq4dm.backends.triton_gpu.kernels import geglu, gelu, group_norm, layer_norm, quantize
 
 
 def agree(got, exact, step, zero_point, margin):
@@ -192,6 +192,16 @@ def test_a_gate(channels):
     value, gate = x.double().chunk(2, dim=-1)
     exact = value * gate * (1 + torch.erf(gate / 2**0.5)) / 2
     agree(geglu.geglu_quantize(x, step, int8(-7)), exact, step, -7, 1e-3)
+
+
+@pytest.mark.parametrize("channels", [1, 17, 130])
+@pytest.mark.parametrize("tanh", [False, True])
+def test_gelu(channels, tanh):
+    x = torch.randn(3, 7, channels, generator=torch.Generator().manual_seed(channels)) * 4
+    x[0, 0, 0], x[0, 1, 0] = 1e4, -1e4
+    step = (torch.rand(channels, generator=torch.Generator().manual_seed(2)) + 0.5) / 20
+    exact = F.gelu(x.double(), approximate="tanh" if tanh else "none")
+    agree(gelu.gelu_quantize(x, tanh, step, int8(-7)), exact, step, -7, 1e-3)
 
 
 def test_no_samples():

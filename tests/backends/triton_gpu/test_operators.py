@@ -41,6 +41,7 @@ def calls():
             (x, None, one, 1e-5, torch.ones(3, 1), ZERO.expand(3).clone(), *modulation, None, 3),
         ),
         "layer_norm": (operators.layer_norm_quantize, (x, None, one, 1e-5, STEP, ZERO, *modulation)),
+        "gelu": (operators.gelu_quantize, (x, True, STEP, ZERO)),
         "geglu": (operators.geglu_quantize, (x, STEP, ZERO)),
         "linear": (operators.linear, (*matrix, torch.bfloat16, *(None,) * 5)),
         "linear to integers": (operators.linear, (*matrix, torch.float16, *full)),

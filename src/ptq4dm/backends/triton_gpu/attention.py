@@ -54,8 +54,8 @@ class Int8AttnProcessor:
 
 
 def in_heads(x: Tensor, heads: int) -> Tensor:
-    """(batch, places, channels) as (batch, heads, places, channels of a head). torch refuses a batch of no samples here,
-    as in diffusers' own processor."""
+    """(batch, places, channels) as (batch, heads, places, channels of a head). torch refuses a batch of no samples, as
+    in diffusers' own processor."""
     return x.view(len(x), -1, heads, x.shape[-1] // heads).transpose(1, 2)
 
 

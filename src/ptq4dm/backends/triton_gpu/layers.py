@@ -20,6 +20,16 @@ from ptq4dm.quantization.layers import FixedTypes, QuantizedConv, QuantizedLayer
 from ptq4dm.quantization.time_bands import TimeBands
 
 
+class TypeOfNetwork(nn.Module):
+    """Cast with the network around it: it knows in which type its floats are where only integers come by."""
+
+    numbers: Tensor
+
+    def __init__(self, dtype: torch.dtype):
+        super().__init__()
+        self.register_buffer("numbers", torch.empty(0, dtype=dtype), persistent=False)
+
+
 class TritonLayer(FixedTypes, ABC):
     """What the layers below hold.
 
@@ -39,8 +49,9 @@ class TritonLayer(FixedTypes, ABC):
     zero_point: Tensor
     bias: Tensor | None
     bands: TimeBands | None
-    in_front: tuple[nn.Module, ...] = ()
-    """The normalisation that rounds this layer's input, where one does (`rounded_norms`)."""
+    in_front: tuple[TypeOfNetwork, ...] = ()
+    """The type of what rounds this layer's input, where something does (`rounded_norms`, `rounded_gates`). In a tuple:
+    it is no child of this."""
 
     def __init__(self, source: QuantizedLayer, weight: Tensor, weight_sums: Tensor):
         super().__init__()
@@ -76,14 +87,12 @@ class TritonLayer(FixedTypes, ABC):
         return x if x.dtype == torch.int8 else operators.quantize(x, self.step, self.zero_point, band_on(self.bands, x))
 
     def out_type(self, input: Tensor) -> torch.dtype:
-        """The type of the input, or that of the normalisation that rounded it. Raises BackendError for other bytes."""
+        """The type of the input, or that of what rounded it. Raises BackendError for other bytes."""
         if input.dtype != torch.int8:
             return input.dtype
         if not self.in_front:
             raise BackendError("a layer of the triton backend was called with int8: it takes floats, and rounds them")
-        weight = self.in_front[0].weight
-        assert isinstance(weight, Tensor)
-        return weight.dtype
+        return self.in_front[0].numbers.dtype
 
     def times(self, q: Tensor, dtype: torch.dtype, embedding: Tensor | None, residual: Tensor | None) -> Tensor:
         """The product as a linear layer on the last axis."""

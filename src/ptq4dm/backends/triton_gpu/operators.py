@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ptq4dm.backends.triton_gpu.geometry import geometry_of
 from ptq4dm.backends.triton_gpu.kernels import convolution as convolution_kernels
-from ptq4dm.backends.triton_gpu.kernels import geglu, group_norm, layer_norm
+from ptq4dm.backends.triton_gpu.kernels import geglu, gelu, group_norm, layer_norm
 from ptq4dm.backends.triton_gpu.kernels import linear as linear_kernels
 from ptq4dm.backends.triton_gpu.kernels import quantize as quantize_kernels
 from ptq4dm.backends.triton_gpu.kernels.launching import INTERPRETED
@@ -186,6 +186,18 @@ def geglu_quantize(x: Tensor, step: Tensor, zero_point: Tensor, band: Tensor | N
 @geglu_quantize.register_fake
 def _(x: Tensor, step: Tensor, zero_point: Tensor, band: Tensor | None = None) -> Tensor:
     return x.new_empty((*x.shape[:-1], x.shape[-1] // 2), dtype=torch.int8)
+
+
+@torch.library.custom_op("ptq4dm::gelu_quantize", mutates_args=())
+def gelu_quantize(x: Tensor, tanh: bool, step: Tensor, zero_point: Tensor, band: Tensor | None = None) -> Tensor:
+    """`kernels.gelu.gelu_quantize`."""
+    require_device(x)
+    return gelu.gelu_quantize(x, tanh, step, zero_point, band)
+
+
+@gelu_quantize.register_fake
+def _(x: Tensor, tanh: bool, step: Tensor, zero_point: Tensor, band: Tensor | None = None) -> Tensor:
+    return x.new_empty(x.shape, dtype=torch.int8)
 
 
 @torch.library.custom_op("ptq4dm::linear", mutates_args=())

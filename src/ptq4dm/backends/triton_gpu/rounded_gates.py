@@ -1,20 +1,23 @@
-"""Gated feed-forwards whose gate gives integers to the linear layer behind it, in the transformers of Stable Diffusion.
+"""Feed-forwards whose gate or activation gives integers to the linear layer behind it, in transformers of diffusers.
 
-The gate reads two numbers and writes one byte, in place of a product that is written, read and rounded.
+It reads what the first layer has written and writes bytes, in place of floats that are written, read and rounded: the
+gated one of Stable Diffusion (GEGLU), and GELU as in DiT.
 """
 
-from diffusers.models.activations import GEGLU
+import torch
+from diffusers.models.activations import GEGLU, GELU
 from diffusers.models.attention import BasicTransformerBlock, FeedForward
 from torch import Tensor, nn
 
 from ptq4dm.backends.triton_gpu import operators
 from ptq4dm.backends.triton_gpu.blocks import hooked
-from ptq4dm.backends.triton_gpu.layers import TritonLayer, band_on
+from ptq4dm.backends.triton_gpu.layers import TritonLayer, TypeOfNetwork, band_on
+from ptq4dm.quantization.float_types import float_type
 from ptq4dm.quantization.layers import FixedTypes, QuantizedLayer
 
 
-class RoundedGEGLU(FixedTypes):
-    """A `GEGLU` whose output is the integers of the layer behind it, as signed bytes.
+class RoundedActivation(FixedTypes):
+    """A `GEGLU` or a `GELU` whose output is the integers of the layer behind it, as signed bytes.
 
     Buffers: `step` and `zero_point`, and `bands`, as `TritonLayer` has them. `proj` has the name it had.
     """
@@ -22,29 +25,35 @@ class RoundedGEGLU(FixedTypes):
     step: Tensor
     zero_point: Tensor
 
-    def __init__(self, gate: GEGLU, like: TritonLayer):
+    def __init__(self, source: GEGLU | GELU, like: TritonLayer, dtype: torch.dtype):
         super().__init__()
-        self.proj = gate.proj
+        self.proj, self.type_of_network = source.proj, TypeOfNetwork(dtype)
+        self.gated, self.tanh = isinstance(source, GEGLU), isinstance(source, GELU) and source.approximate == "tanh"
         self.register_buffer("step", like.step.clone())
         self.register_buffer("zero_point", like.zero_point.clone())
         self.bands = like.bands
-        self.train(gate.training)
+        self.train(source.training)
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         """(..., channels) float, or integers where a normalisation rounds for `proj`, -> (..., inner) int8."""
         x = self.proj(hidden_states)
-        return operators.geglu_quantize(x, self.step, self.zero_point, band_on(self.bands, x))
+        rounding = (self.step, self.zero_point, band_on(self.bands, x))
+        return (
+            operators.geglu_quantize(x, *rounding) if self.gated else operators.gelu_quantize(x, self.tanh, *rounding)
+        )
 
 
 def round_in_gates(network: nn.Module) -> None:
-    """Let every gate round whose reader is in INT8. Before the normalisations of the network are replaced."""
+    """Let every gate and activation round whose reader is in INT8."""
+    dtype = float_type(network)
     for module in list(network.modules()):
         reader = reader_of(module)
         if isinstance(module, BasicTransformerBlock) and isinstance(reader, TritonLayer):
-            gate = module.ff.net[0]
-            assert isinstance(gate, GEGLU)
-            module.ff.net[0] = RoundedGEGLU(gate, reader)
-            vars(reader)["in_front"] = (module.norm3,)  # which knows the type of the network
+            source = module.ff.net[0]
+            assert isinstance(source, GEGLU | GELU)
+            rounded = RoundedActivation(source, reader, dtype)
+            module.ff.net[0] = rounded
+            vars(reader)["in_front"] = (rounded.type_of_network,)
 
 
 def behind_gates(network: nn.Module) -> set[str]:
@@ -55,12 +64,12 @@ def behind_gates(network: nn.Module) -> set[str]:
 
 
 def reader_of(module: nn.Module) -> nn.Module | None:
-    """The layer that alone reads the gate of a transformer block; None where that is not of the known shape."""
-    if type(module) is not BasicTransformerBlock or module.norm_type != "layer_norm" or hooked(module):
+    """The layer that alone reads the gate or activation of a transformer block; None where that is not known."""
+    if type(module) is not BasicTransformerBlock or hooked(module):
         return None
-    feed, norm = module.ff, module.norm3
-    if type(feed) is not FeedForward or hooked(feed) or type(norm) is not nn.LayerNorm or norm.weight is None:
+    feed = module.ff
+    if type(feed) is not FeedForward or hooked(feed) or len(feed.net) < 3:
         return None
-    gate, between, reader = feed.net[0], feed.net[1], feed.net[2]
-    known = type(gate) is GEGLU and type(between) is nn.Dropout and not any(map(hooked, (gate, between, reader)))
-    return reader if known else None
+    source, between, reader = feed.net[0], feed.net[1], feed.net[2]
+    known = type(source) in (GEGLU, GELU) and type(between) is nn.Dropout
+    return reader if known and not any(map(hooked, (source, between, reader))) else None

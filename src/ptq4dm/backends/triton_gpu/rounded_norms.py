@@ -6,17 +6,27 @@ smoothing of its own, say): one number read and a byte or three written, instead
 """
 
 from collections.abc import Iterator, Sequence
+from typing import TypeGuard
 
 import torch
 from diffusers.models.attention import BasicTransformerBlock
 from diffusers.models.attention_processor import Attention
+from diffusers.models.normalization import AdaLayerNormZero
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from torch import Tensor, nn
 
 from ptq4dm.backends.triton_gpu import operators
 from ptq4dm.backends.triton_gpu.attention import fitting, in_int8, inputs_of, on_kernels, self_contained
 from ptq4dm.backends.triton_gpu.blocks import hooked
-from ptq4dm.backends.triton_gpu.layers import TritonLayer, band_on, channels_last, channels_second, step_of
+from ptq4dm.backends.triton_gpu.layers import (
+    TritonLayer,
+    TypeOfNetwork,
+    band_on,
+    channels_last,
+    channels_second,
+    step_of,
+)
+from ptq4dm.quantization.float_types import float_type
 from ptq4dm.quantization.layers import FixedTypes, QuantizedLayer
 
 Place = tuple[nn.Module, str, list[nn.Module], Attention | None]
@@ -34,19 +44,22 @@ class RoundedNorm(FixedTypes):
     step: Tensor
     zero_point: Tensor
 
-    def __init__(self, norm: nn.GroupNorm | nn.LayerNorm, like: TritonLayer):
+    def __init__(self, norm: nn.GroupNorm | nn.LayerNorm, like: TritonLayer, dtype: torch.dtype):
         super().__init__()
-        self.norm = norm
+        self.norm, self.type_of_network = norm, TypeOfNetwork(dtype)
         self.register_buffer("step", like.step.clone())
         self.register_buffer("zero_point", like.zero_point.clone())
         self.bands = like.bands
         self.train(norm.training)
 
-    def forward(self, input: Tensor) -> Tensor:
-        """GroupNorm: (batch, channels, *places), LayerNorm: (..., channels), float -> int8 of the same shape."""
+    def forward(self, input: Tensor, scale: Tensor | None = None, shift: Tensor | None = None) -> Tensor:
+        """GroupNorm: (batch, channels, *places), LayerNorm: (..., channels), float -> int8 of the same shape.
+
+        scale, shift: (batch, channels), by which a sample's numbers are modulated before, or both None.
+        """
         norm = self.norm
         band = band_on(self.bands, input)
-        rounding = (self.step, self.zero_point, None, None, band)
+        rounding = (self.step, self.zero_point, scale, shift, band)
         if isinstance(norm, nn.LayerNorm):
             return operators.layer_norm_quantize(input, norm.weight, norm.bias, norm.eps, *rounding)
         x = channels_last(input)
@@ -63,26 +76,41 @@ class RoundedForEach(FixedTypes):
     step: Tensor
     zero_point: Tensor
 
-    def __init__(self, norm: nn.GroupNorm | nn.LayerNorm, readers: Sequence[TritonLayer], attention: Attention):
+    def __init__(
+        self,
+        norm: nn.GroupNorm | nn.LayerNorm,
+        readers: Sequence[TritonLayer],
+        attention: Attention,
+        dtype: torch.dtype,
+    ):
         super().__init__()
-        self.norm = norm
+        self.norm, self.type_of_network = norm, TypeOfNetwork(dtype)
         self.register_buffer("step", stacked([reader.step for reader in readers]))
         self.register_buffer("zero_point", torch.stack([reader.zero_point for reader in readers]))
         self.bands = readers[0].bands
         vars(self)["attention"] = (attention,)  # in a tuple: it is no child of this
         self.train(norm.training)
 
-    def forward(self, input: Tensor) -> Tensor | tuple[Tensor, ...]:
+    def forward(
+        self, input: Tensor, scale: Tensor | None = None, shift: Tensor | None = None
+    ) -> Tensor | tuple[Tensor, ...]:
         """As `RoundedNorm`, for each; floats where the attention was given a processor that knows nothing of this."""
         if not on_kernels(vars(self)["attention"][0]):
-            return self.norm(input)
+            return self.norm(input) if scale is None or shift is None else modulated(self.norm, input, scale, shift)
         norm, count = self.norm, len(self.step)
-        rounding = (self.step, self.zero_point, None, None, band_on(self.bands, input), count)
+        rounding = (self.step, self.zero_point, scale, shift, band_on(self.bands, input), count)
         if isinstance(norm, nn.LayerNorm):
             return operators.layer_norm_quantize(input, norm.weight, norm.bias, norm.eps, *rounding).unbind()
         x = channels_last(input)
         q = operators.group_norm_quantize(x, norm.num_groups, norm.weight, norm.bias, norm.eps, False, *rounding)
         return tuple(channels_second(one) for one in q.unbind())
+
+
+def modulated(norm: nn.Module, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor | tuple[Tensor, ...]:
+    """norm(x) (1 + scale) + shift, rounded where the normalisation rounds. x: (batch, places, channels)."""
+    if isinstance(norm, RoundedNorm | RoundedForEach):
+        return norm(x, scale, shift)
+    return norm(x) * (1 + scale[:, None]) + shift[:, None]
 
 
 def stacked(steps: Sequence[Tensor]) -> Tensor:
@@ -108,6 +136,7 @@ def behind_norms(network: nn.Module) -> set[str]:
 def round_in_norms(network: nn.Module) -> None:
     """Let every normalisation of a network round whose readers are all in INT8: once if they round alike, else for each
     of queries, keys and values. After `attend_on_kernels`."""
+    dtype = float_type(network)
     for module in list(network.modules()):
         for owner, name, readers, attention in places(module):
             norm = getattr(owner, name)
@@ -115,13 +144,14 @@ def round_in_norms(network: nn.Module) -> None:
             if not plain(norm) or len(layers) < len(readers) or not in_one_band(layers):
                 continue
             if alike(layers):
-                setattr(owner, name, RoundedNorm(norm, layers[0]))
+                rounded = RoundedNorm(norm, layers[0], dtype)
             elif attention is not None and on_kernels(attention):
-                setattr(owner, name, RoundedForEach(norm, layers, attention))
+                rounded = RoundedForEach(norm, layers, attention, dtype)
             else:
                 continue
+            setattr(owner, name, rounded)
             for layer in layers:
-                vars(layer)["in_front"] = (norm,)  # in a tuple: it is no child of theirs
+                vars(layer)["in_front"] = (rounded.type_of_network,)
 
 
 def places(module: nn.Module) -> Iterator[Place]:
@@ -136,10 +166,26 @@ def places(module: nn.Module) -> Iterator[Place]:
             yield module, "norm1", inputs_of(first), first
         if second is not None and behind_norm(second) and second.is_cross_attention:
             yield module, "norm2", [second.to_q], None
-        activation = module.ff.net[0]
-        proj = getattr(activation, "proj", None)
-        if isinstance(proj, nn.Module) and not (hooked(module.ff) or hooked(activation)):
-            yield module, "norm3", [proj], None
+        yield from in_front_of_feed_forward(module)
+    elif modulates(module):
+        if behind_norm(module.attn1):
+            yield module.norm1, "norm", inputs_of(module.attn1), module.attn1
+        yield from in_front_of_feed_forward(module)
+
+
+def in_front_of_feed_forward(block: BasicTransformerBlock) -> Iterator[Place]:
+    """The last normalisation of a block, where it is known who reads it."""
+    proj = getattr(block.ff.net[0], "proj", None)
+    if isinstance(proj, nn.Module) and not (hooked(block.ff) or hooked(block.ff.net[0])):
+        yield block, "norm3", [proj], None
+
+
+def modulates(module: nn.Module) -> TypeGuard[BasicTransformerBlock]:
+    """Whether a module is a block of DiT that `modulated_blocks` knows."""
+    if type(module) is not BasicTransformerBlock or type(module.norm1) is not AdaLayerNormZero or hooked(module):
+        return False
+    alone = module.attn2 is None and module.pos_embed is None and not module.only_cross_attention
+    return alone and module.norm_type == "ada_norm_zero" and module.norm1.emb is not None and not hooked(module.norm1)
 
 
 def behind_norm(attention: Attention) -> bool:
@@ -150,7 +196,7 @@ def behind_norm(attention: Attention) -> bool:
 def plain(norm: object) -> bool:
     """Whether the kernels know a normalisation."""
     if type(norm) is nn.LayerNorm:
-        return norm.elementwise_affine and len(norm.normalized_shape) == 1 and not hooked(norm)
+        return len(norm.normalized_shape) == 1 and not hooked(norm)
     return type(norm) is nn.GroupNorm and norm.affine and not hooked(norm)
 
 

@@ -13,7 +13,8 @@ from torch.utils import _pytree as pytree
 from ptq4dm.backends.triton_gpu.available import interpreted, why_not_there, why_unavailable
 from ptq4dm.errors import BackendError, BackendWarning, MissingDependencyError
 from ptq4dm.pipelines.denoiser import Call, call_on, placement
-from ptq4dm.quantization.layers import FixedTypes, QuantizedLayer
+from ptq4dm.quantization.float_types import float_type
+from ptq4dm.quantization.layers import QuantizedLayer
 from ptq4dm.quantization.rewrite import with_layers
 from ptq4dm.quantization.time_bands import at_band, bands_of
 
@@ -57,6 +58,7 @@ class TritonBackend:
             raise kind(reason)
         from ptq4dm.backends.triton_gpu.attention import attend_on_kernels
         from ptq4dm.backends.triton_gpu.blocks import fuse
+        from ptq4dm.backends.triton_gpu.modulated_blocks import modulate_in_norms
         from ptq4dm.backends.triton_gpu.residuals import add_in_kernels
         from ptq4dm.backends.triton_gpu.rounded_gates import round_in_gates
         from ptq4dm.backends.triton_gpu.rounded_norms import round_in_norms
@@ -77,6 +79,7 @@ class TritonBackend:
         round_in_gates(prepared)
         round_in_norms(prepared)
         add_in_kernels(prepared)
+        modulate_in_norms(prepared)
         for module in prepared.modules():
             if isinstance(module, nn.Conv2d):
                 module.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] (torch's stub lacks it)
@@ -159,15 +162,6 @@ def call_in_type(network: nn.Module, example: Call) -> Call:
     call = call_on(network, example)
     cast = pytree.tree_map_only(Tensor, lambda x: x.to(dtype) if x.is_floating_point() else x, (call.args, call.kwargs))
     return Call(*cast)
-
-
-def float_type(network: nn.Module) -> torch.dtype:
-    """The type of a network's float layers."""
-    return next(
-        (item.dtype for module in network.modules() if not isinstance(module, FixedTypes)
-         for item in module.parameters(recurse=False) if item.is_floating_point()),
-        torch.float32,
-    )  # fmt: skip
 
 
 def samples_of(example: Call) -> int:
