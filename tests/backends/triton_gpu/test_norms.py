@@ -60,7 +60,7 @@ def test_parts_fill_the_card_and_no_more(monkeypatch):
 
 
 @pytest.mark.parametrize("parts", [1, 4])
-@pytest.mark.parametrize(("channels", "groups"), [((10, 8), 2), ((1, 4), 5), ((130, 3), 7), ((16, 32), 4)])
+@pytest.mark.parametrize(("channels", "groups"), [((10, 8), 2), ((1, 4), 5), ((30, 3), 11), ((16, 32), 4)])
 def test_two_tensors_side_by_side_are_normalised_as_one_and_rounded_as_they_are(channels, groups, parts):
     """Of 10 and 8 channels in 2 groups, the second group has one of the first tensor and eight of the second."""
     generator = torch.Generator().manual_seed(groups)

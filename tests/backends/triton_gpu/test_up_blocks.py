@@ -126,12 +126,11 @@ def test_types_that_differ_are_joined_as_torch_joins_them():
 @torch.no_grad()
 def test_freeu_is_set_on_it_as_on_any_block():
     torch.manual_seed(0)
-    build, _, further = BLOCKS["text"]
-    simulated = quantized_copy(nn.Sequential(build()))
+    simulated = quantized_copy(nn.Sequential(UpBlock2D(**SIZES, **OPTIONS, resolution_idx=0)))
     fused = fused_copy(simulated)
 
     def answer(network):
-        return network[0](**call_of(), **further)  # FreeU writes into what it is given
+        return network[0](**call_of())  # FreeU writes into what it is given
 
     before = answer(fused)
     for network in (simulated, fused):
