@@ -63,6 +63,7 @@ CANDIDATES: Final = (
     Settings(256, 128, 64, 8, 4),
     Settings(128, 128, 128, 8, 4),
     Settings(128, 128, 64, 4, 4),
+    Settings(64, 256, 64, 4, 4),
     Settings(128, 64, 128, 4, 4),
     Settings(64, 128, 128, 4, 4),
     Settings(128, 64, 64, 4, 4),
@@ -74,8 +75,10 @@ CANDIDATES: Final = (
     Settings(32, 64, 64, 4, 4),
     Settings(16, 64, 128, 4, 5),
 )
-"""Tiles worth trying, the largest first, of all sizes with a depth that divides 320 and 576; none of them spills
-on sm_90 (`benchmarks/gpu/compiled.py`)."""
+"""Tiles worth trying, the largest first, of all sizes with a depth that divides 320 and 576; none of them spills on
+sm_90 (`benchmarks/gpu/compiled.py`; under Triton 3.6 one does, by 8 bytes: 256 x 128 x 64). A multiprocessor of Hopper
+holds two of those of 4 warps, so that the tensor cores work for one while the other computes addresses: the compiler
+waits for each product in INT8 before it goes on, as it does not for half precision."""
 
 
 def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **options: Any) -> None:
