@@ -15,6 +15,7 @@ from interpreted import quickly_interpreted
 pytest.importorskip("triton")
 GPU = Path(__file__).parents[2] / "benchmarks" / "gpu"
 MEASURING = ("check.py", "bench_kernels.py", "bench_network.py")
+OF_GPU = {path.stem for path in GPU.glob("*.py")}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -44,15 +45,28 @@ def run(monkeypatch, tmp_path):
 
 
 @pytest.fixture
-def everything(monkeypatch):
-    """`all.py` as a module."""
+def module(monkeypatch):
+    """The scripts as modules, by name; `all` has the name of a function."""
     monkeypatch.syspath_prepend(GPU)
-    for name in [name for name in sys.modules if name.startswith("bench_")]:  # others have these names too
+    for name in OF_GPU & set(sys.modules):  # others have these names too
         monkeypatch.delitem(sys.modules, name)
-    spec = importlib.util.spec_from_file_location("everything", GPU / "all.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+
+    def load(name):
+        spec = importlib.util.spec_from_file_location(f"gpu_{name}", GPU / f"{name}.py")
+        loaded = importlib.util.module_from_spec(spec)
+        monkeypatch.setitem(sys.modules, spec.name, loaded)
+        spec.loader.exec_module(loaded)
+        return loaded
+
+    yield load
+    for name in OF_GPU & set(sys.modules):
+        del sys.modules[name]
+
+
+@pytest.fixture
+def everything(module):
+    """`all.py` as a module."""
+    return module("all")
 
 
 @pytest.mark.parametrize("command", [["check.py"], ["bench_kernels.py"], ["bench_network.py", "sd15"], ["all.py"]])
@@ -150,14 +164,23 @@ def test_a_network_is_compared_with_the_simulated_one_and_then_timed(run, tmp_pa
     assert json.loads(path.read_text())["rows"] == rows  # nothing is measured twice
 
 
-def test_all_pieces_are_there_and_small_enough(everything):
-    lines = [" ".join(piece) for piece in everything.pieces(rehearse=False)]
-    assert lines[0] == "check.py" and len(lines) == len(set(lines))
-    for name, default in (("ddpm-cifar10", 256), ("imagenet64", 128), ("sd15", 8)):
-        assert f"bench_network.py {name}" in lines
-        for batch in {1, 2, 4, 8, 64, 256} - {default}:
-            assert any(line.startswith(f"bench_network.py {name} --batch {batch} ") for line in lines)
-    assert everything.PIECE + everything.GRACE < 600
+def test_each_layer_in_int8_has_a_smoothing_of_its_own_folded_into_its_weight(module):
+    module("bench_network")
+    from networks import NETWORKS, built, quantized
+
+    from ptq4dm.quantization.dequantized import float_form
+    from ptq4dm.quantization.layers import QuantizedLayer
+
+    network = built("tiny", torch.device("cpu"))
+    few = NETWORKS["tiny"].inputs(2, torch.Generator().manual_seed(0), torch.device("cpu"), torch.float32)
+    layers = {
+        name: layer for name, layer in quantized(network, few).named_modules() if isinstance(layer, QuantizedLayer)
+    }
+    assert len(layers) == 12 and len({tuple(layer.smoothing.tolist()) for layer in layers.values()}) == 12
+    for name, layer in layers.items():
+        assert layer.smoothing.min() >= 0.7 and layer.smoothing.max() <= 1.4
+        away = (float_form(layer, torch.float32).weight - network.get_submodule(name).weight).abs()
+        assert away.amax() <= layer.weight_scale.max() / 2 / 0.7 + 1e-6
 
 
 def test_a_piece_is_begun_again_until_it_is_done(everything, monkeypatch):
@@ -193,3 +216,13 @@ def test_the_prediction_counts_the_products_of_the_network(monkeypatch):
     one = predicted("ddpm-cifar10", 1, fp16=1e12, int8=2e12, bandwidth=1e30)
     assert 5.9e9 < one.operations / 2 <= 6.05e9 and one.bound_by_bytes < 1e-9
     assert one.half / one.int8 == pytest.approx(2, abs=0.03)  # bound by arithmetic alone
+
+
+def test_all_pieces_are_there_and_small_enough(everything):
+    lines = [" ".join(piece) for piece in everything.pieces(rehearse=False)]
+    assert lines[0] == "check.py" and len(lines) == len(set(lines))
+    for name, default in (("ddpm-cifar10", 256), ("imagenet64", 128), ("sd15", 8)):
+        assert f"bench_network.py {name}" in lines
+        for batch in {1, 2, 4, 8, 64, 256} - {default}:
+            assert any(line.startswith(f"bench_network.py {name} --batch {batch} ") for line in lines)
+    assert everything.PIECE + everything.GRACE < 600
