@@ -184,6 +184,24 @@ def test_each_layer_in_int8_has_a_smoothing_of_its_own_folded_into_its_weight(mo
         assert away.amax() <= layer.weight_scale.max() / 2 / 0.7 + 1e-6
 
 
+def test_rows_hold_for_the_source_of_package_and_benchmarks(module, monkeypatch, tmp_path):
+    shared = module("on_gpu")
+    hashed = {path.relative_to(folder).as_posix() for folder in shared.SOURCES for path in folder.rglob("*.py")}
+    assert {"networks.py", "quantization/rewrite.py", "backends/triton_gpu/kernels/linear.py"} <= hashed
+    (tmp_path / "one.py").write_text("1")
+    monkeypatch.setattr(shared, "SOURCES", (tmp_path,))
+    before = shared.stamp()
+    (tmp_path / "one.py").write_text("2")
+    shared.stamp.cache_clear()
+    assert shared.stamp() != before
+
+
+def test_the_host_is_said_to_be_timed_where_it_is(module):
+    host_bound = module("on_gpu").host_bound
+    assert host_bound(milliseconds=15.2, host=16.0)  # the GPU waits for it past the sleep of a millisecond
+    assert not host_bound(milliseconds=20.0, host=5.0) and not host_bound(milliseconds=0.1, host=0.9)
+
+
 def test_a_piece_is_begun_again_until_it_is_done(everything, monkeypatch):
     answers, asked = [3, subprocess.TimeoutExpired("", 1), 0, 3, 1], []
 
