@@ -77,26 +77,46 @@ def test_without_a_gpu_they_leave_with_a_line(run, monkeypatch, command):
     assert line.startswith("this benchmark runs on an NVIDIA GPU") and "\n" not in line
 
 
-def test_the_check_finds_a_kernel_that_is_wrong(run, monkeypatch, capsys, tmp_path):
+def test_every_check_is_a_row_of_its_own_that_is_not_checked_again(run, capsys, tmp_path):
+    assert run("check.py", "--deadline", "0") == 3  # out of time
+    assert run("check.py", "--smoke") == 0
+    assert capsys.readouterr().out.endswith("7 checks are right on cpu\n")
+    path = tmp_path / "check-rehearsal.json"
+    asked = set(json.loads(path.read_text())["rows"])
+    assert run("check.py") == 0
+    printed, rows = capsys.readouterr().out, json.loads(path.read_text())["rows"]
+    assert all(row["off"] == 0 for row in rows.values())
+    assert len(printed.splitlines()) == len(rows) - len(asked) + 1
+    assert not any(f"  {name}\n" in printed for name in asked)
+    for word in ("in bfloat16", "strewn", "dilated", "1d", "3d", "several bands", "3 splits"):
+        assert any(word in name for name in rows)
+
+
+def test_the_check_finds_a_kernel_that_is_wrong(run, monkeypatch, capsys):
     from ptq4dm.backends.triton_gpu import packing
 
-    assert run("check.py") == 0
-    assert "WRONG" not in capsys.readouterr().out
     right = packing.tap_sums
     monkeypatch.setattr(packing, "tap_sums", lambda *arguments: right(*arguments) + 1)
-    path = tmp_path / "check-rehearsal.json"
-    assert json.loads(path.read_text())["rows"]["check"]["passed"]
-    path.unlink()
-    assert run("check.py") == "8 kernels are wrong on cpu" and not path.exists()
+    assert run("check.py", "--smoke").endswith("2 checks of kernels failed on cpu")
     printed = capsys.readouterr().out
-    assert "WRONG  convolution 17 channels (5, 3) k3" in printed
-    assert "WRONG  convolution k3 with the tile 16x16x32" in printed
+    assert "WRONG (off by 128)  convolution 17 channels (5, 3) k3 zero point -128\n" in printed
+    assert "convolution k3 with the tile 16x16x32, 4 warps, 3 stages\n" in printed
     monkeypatch.setattr(packing, "tap_sums", lambda *arguments: 1 / 0)
-    assert run("check.py") == "8 kernels are wrong on cpu"  # and the others are looked at
-    assert (
-        "CRASHED  convolution k3 with the tile 16x16x32, 4 warps, 3 stages: ZeroDivisionError"
-        in capsys.readouterr().out
-    )
+    said = run("check.py", "--smoke", "--again")  # and the others are looked at
+    assert "CRASHED (ZeroDivisionError: division by zero)  convolution k3 with the tile" in said
+    assert capsys.readouterr().out.count("right  ") == 5
+
+
+def test_a_tile_that_a_card_has_no_room_for_is_not_wrong(module):
+    from triton.runtime.errors import OutOfResources
+
+    def too_large(device):
+        raise OutOfResources(300, 200, "shared memory")
+
+    check = module("check")
+    row = check.checked(too_large, torch.device("cpu"))
+    assert list(row) == ["left_out"] and check.said(row).startswith("left out (OutOfResources")
+    assert check.checked(lambda device: float("inf"), torch.device("cpu")) == {"wrong": float("inf")}
 
 
 def test_kernels_are_checked_timed_written_and_not_timed_again(run, tmp_path):
