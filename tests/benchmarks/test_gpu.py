@@ -138,6 +138,8 @@ def test_kernels_are_checked_timed_written_and_not_timed_again(run, tmp_path):
         "layer norm",
         "rounding",
         "fused convolution",
+        "convolution in bfloat16",
+        "convolution to INT8",
     }
     for name, row in data["rows"].items():
         assert name == "peaks" or row["speedup"]["median"] > 0
