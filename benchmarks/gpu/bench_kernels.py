@@ -10,12 +10,25 @@ table last.
 import math
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from on_gpu import AGAIN, Clock, Results, alternating, keep_compile_caches, parser, ratio, reason, require_gpu, spread
+from on_gpu import (
+    AGAIN,
+    Clock,
+    Results,
+    alternating,
+    keep_compile_caches,
+    parser,
+    ratio,
+    reason,
+    require_answer,
+    require_gpu,
+    spread,
+)
 from torch import Tensor
 
 from ptq4dm.backends.triton_gpu.geometry import Geometry
@@ -47,6 +60,7 @@ LINEARS = [  # rows, in, out
     (65536, 256, 256),
 ]
 FUSED = [(8, 64, 320, 320, 3, 1), (256, 16, 256, 256, 3, 1)]  # with embedding and residual
+ALSO = [(8, 32, 640, 640, 3, 1)]  # in bfloat16; with its output rounded for a next layer
 UPSAMPLED = [(8, 32, 640, 640, 3, 1), (8, 16, 1280, 1280, 3, 1)]  # of the small picture
 WINDOWS = [(8, (1, 1, 4096), 512, 512, (1, 1, 3)), (2, (16, 32, 32), 320, 320, (3, 1, 1))]  # 1d; in time
 LAYER_NORMS = [(8 * 4096, 320), (8 * 256, 1280), (16 * 256, 1152)]
@@ -76,6 +90,8 @@ def main() -> None:
         except Exception as error:  # whatever a compiler or a driver raises: the others are measured all the same
             row = {"cannot": reason(error)}
         results.keep(name, row)
+        print(f"{name}: {row.get('cannot', 'measured')}", flush=True)
+        require_answer(name)
     table(results.rows)
 
 
@@ -122,20 +138,32 @@ def several(one: Callable[[], Tensor]) -> list[Tensor]:
     return [one() for _ in range(3)]
 
 
+@dataclass(frozen=True)
+class Epilogue:
+    """What follows the sums of a convolution: an embedding and a residual or none, and what is stored."""
+
+    fused: bool = False
+    dtype: torch.dtype = torch.float16
+    rounded: bool = False
+
+
+PLAIN = Epilogue()
+
+
 def convolution(
-    shape: tuple[int, ...], device: torch.device, rounds: int, upsample: int = 1, fused: bool = False
+    shape: tuple[int, ...], device: torch.device, rounds: int, upsample: int = 1, epilogue: Epilogue = PLAIN
 ) -> dict[str, Any]:
-    """One 2d shape; upsample: of a picture read so much larger; fused: with an embedding and a residual."""
+    """One 2d shape; upsample: of a picture read so much larger."""
     batch, size, channels, out, taps, stride = shape
     window = Geometry((1, taps, taps), (1, stride, stride), (0, taps // 2, taps // 2), upsample=upsample)
-    return of_window(batch, (1, size, size), channels, out, window, fused, device, rounds)
+    return of_window(batch, (1, size, size), channels, out, window, epilogue, device, rounds)
 
 
 def other_window(shape: tuple[Any, ...], device: torch.device, rounds: int) -> dict[str, Any]:
     """A convolution in one axis, or in three."""
     batch, size, channels, out, taps = shape
     padding = tuple(count // 2 for count in taps)
-    return of_window(batch, size, channels, out, Geometry(taps, padding=padding), False, device, rounds)
+    return of_window(batch, size, channels, out, Geometry(taps, padding=padding), PLAIN, device, rounds)
 
 
 def of_window(
@@ -144,7 +172,7 @@ def of_window(
     channels: int,
     out: int,
     window: Geometry,
-    fused: bool,
+    epilogue: Epilogue,
     device: torch.device,
     rounds: int,
 ) -> dict[str, Any]:
@@ -152,17 +180,20 @@ def of_window(
     from ptq4dm.backends.triton_gpu.kernels import convolution as kernels
     from ptq4dm.backends.triton_gpu.packing import tap_sums
 
-    taps, places = math.prod(window.taps), window.out_size(size)
+    taps, places, kind = math.prod(window.taps), window.out_size(size), epilogue.dtype
     weight = torch.randint(-127, 128, (out, taps, channels), device=device, dtype=torch.int8)
     sums = tap_sums(weight.cpu(), window.taps, window.most).to(device)
     zero, one = torch.tensor(-37, device=device, dtype=torch.int8), torch.tensor(0.01, device=device)
     scale, bias = torch.rand(out, device=device) / 100, torch.randn(out, device=device)
-    embedding = torch.randn(batch, out, device=device).half() if fused else None
-    residual = torch.randn(batch, *places, out, device=device).half() if fused else None
+    embedding = torch.randn(batch, out, device=device).to(kind) if epilogue.fused else None
+    residual = torch.randn(batch, *places, out, device=device).to(kind) if epilogue.fused else None
 
-    def run(q: Tensor, dtype: torch.dtype = torch.float16, tile: Any = None) -> Tensor:
+    def run(q: Tensor, dtype: torch.dtype = kind, tile: Any = None, step: Tensor | None = None) -> Tensor:
         added = [None if item is None else item[: len(q)] for item in (embedding, residual)]
-        return kernels.convolution(q, weight, sums, one, zero, scale, window, dtype, bias, *added, settings=tile)
+        rounding = {} if step is None else {"out_step": step, "out_zero_point": zero}
+        return kernels.convolution(
+            q, weight, sums, one, zero, scale, window, dtype, bias, *added, **rounding, settings=tile
+        )
 
     def drawn() -> Tensor:
         return torch.randint(-128, 128, (batch, *size, channels), device=device, dtype=torch.int8)
@@ -171,28 +202,45 @@ def of_window(
     exact = kernels.reference(few, weight, zero, window) * (one * scale).double() + bias.double()
     if embedding is not None and residual is not None:
         exact = exact + embedding[:2, None, None, None] + residual[:2]
+    step = (exact.abs().amax() / 100).float() if epilogue.rounded else None
     inputs, axes = several(drawn), 3 - sum(count == 1 for count in size)
-    pictures = [channels_second(q.reshape(batch, *size[3 - axes :], channels)).half() for q in inputs]
-    kernel = channels_second((weight * scale[:, None, None]).half().view(out, *window.taps[3 - axes :], channels))
-    convolve, held = (F.conv1d, F.conv2d, F.conv3d)[axes - 1], bias.half()
+    pictures = [channels_second(q.reshape(batch, *size[3 - axes :], channels)).to(kind) for q in inputs]
+    kernel = channels_second((weight * scale[:, None, None]).to(kind).view(out, *window.taps[3 - axes :], channels))
+    convolve, held = (F.conv1d, F.conv2d, F.conv3d)[axes - 1], bias.to(kind)
     rest = residual if residual is None else channels_second(residual.reshape(batch, *places[3 - axes :], out))
 
     def in_float(x: Tensor) -> Tensor:
         x = F.interpolate(x, scale_factor=float(window.upsample)) if window.upsample > 1 else x
         y = convolve(x, kernel, held, window.stride[3 - axes :], window.padding[3 - axes :])
-        return y if embedding is None else y + embedding[..., None, None] + rest
+        y = y if embedding is None or rest is None else y + embedding[..., None, None] + rest
+        return y if step is None else as_bytes(y, step, zero)
 
-    rival = compiled(in_float, device) if fused or window.upsample > 1 else in_float
+    def off(tile: Any) -> float:
+        far = error(run(few, torch.float32, tile), exact)
+        return far if step is None else max(far, rounded_wrong(run(few, kind, tile, step), as_bytes(exact, step, zero)))
+
+    rival = compiled(in_float, device) if epilogue.fused or epilogue.rounded or window.upsample > 1 else in_float
     rows = batch * math.prod(places)
     return contest(
-        lambda tile: lambda index: run(inputs[index % len(inputs)], tile=tile),
+        lambda tile: lambda index: run(inputs[index % len(inputs)], tile=tile, step=step),
         lambda index: rival(pictures[index % len(pictures)]),
-        lambda tile: error(run(few, torch.float32, tile), exact),
+        off,
         (rows, out, channels, taps),
         2 * rows * out * channels * taps,
         rounds,
         device,
     )
+
+
+def as_bytes(y: Tensor, step: Tensor, zero: Tensor) -> Tensor:
+    """Integers of a next layer, by torch."""
+    return (torch.round(y / step) + zero).clamp(-128, 127).to(torch.int8)
+
+
+def rounded_wrong(got: Tensor, exact: Tensor) -> float:
+    """0 where integers differ by a step at most, in one of a thousand places at most; else by how much."""
+    off = (got.int() - exact.int()).abs()
+    return 0.0 if off.max() <= 1 and (off > 0).float().mean() <= 1e-3 else float(off.max())
 
 
 def linear(shape: tuple[int, ...], device: torch.device, rounds: int) -> dict[str, Any]:
@@ -234,7 +282,7 @@ def norm(shape: tuple[int, ...], device: torch.device, rounds: int) -> dict[str,
 
     batch, size, channels = shape
     weight, bias = torch.randn(channels, device=device).half(), torch.randn(channels, device=device).half()
-    rounding = (torch.tensor(0.03, device=device), torch.tensor(-100, device=device, dtype=torch.int8))
+    rounding = rounding_of(channels, -100, device)
     rival = compiled(lambda x: F.silu(F.group_norm(channels_second(x), 32, weight, bias)), device)
     options = (32, weight, bias, 1e-5, True, *rounding)
     return beside(
@@ -255,7 +303,7 @@ def norm_of_two(shape: tuple[int, ...], device: torch.device, rounds: int) -> di
 
     batch, size, channels = shape
     weight, bias = (torch.randn(2 * channels, device=device).half() for _ in range(2))
-    rounding = (torch.tensor(0.03, device=device), torch.tensor(-100, device=device, dtype=torch.int8))
+    rounding = rounding_of(2 * channels, -100, device)
     options = (32, weight, bias, 1e-5, True, *rounding)
 
     def in_float(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -282,7 +330,7 @@ def layer_norm(shape: tuple[int, ...], device: torch.device, rounds: int) -> dic
     from ptq4dm.backends.triton_gpu.kernels import layer_norm as kernels
 
     weight, bias = torch.randn(shape[-1], device=device).half(), torch.randn(shape[-1], device=device).half()
-    rounding = (torch.tensor(0.03, device=device), torch.tensor(0, device=device, dtype=torch.int8))
+    rounding = rounding_of(shape[-1], 0, device)
     options = (weight, bias, 1e-5, *rounding)
     return beside(
         shape,
@@ -299,7 +347,7 @@ def gate(shape: tuple[int, ...], device: torch.device, rounds: int) -> dict[str,
     """A gated GELU and rounding in one kernel, beside the compiled gate in FP16. shape: that of the result."""
     from ptq4dm.backends.triton_gpu.kernels import geglu as kernels
 
-    rounding = (torch.tensor(0.03, device=device), torch.tensor(0, device=device, dtype=torch.int8))
+    rounding = rounding_of(shape[1], 0, device)
 
     def in_float(x: Tensor) -> Tensor:
         value, gate = x.chunk(2, dim=-1)
@@ -321,7 +369,7 @@ def rounding_alone(shape: tuple[int, ...], device: torch.device, rounds: int) ->
     from ptq4dm.backends.triton_gpu.kernels import quantize as kernels
 
     batch, size, channels = shape
-    rounding = (torch.tensor(0.03, device=device), torch.tensor(0, device=device, dtype=torch.int8))
+    rounding = rounding_of(channels, 0, device)
     return beside(
         (batch, size, size, channels),
         lambda x: kernels.quantize(x, *rounding),
@@ -331,6 +379,11 @@ def rounding_alone(shape: tuple[int, ...], device: torch.device, rounds: int) ->
         rounds,
         device,
     )
+
+
+def rounding_of(channels: int, zero_point: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """A step a channel, as smoothed layers have it, and a zero point."""
+    return torch.rand(channels, device=device) / 50 + 0.02, torch.tensor(zero_point, device=device, dtype=torch.int8)
 
 
 def beside(
@@ -413,7 +466,9 @@ def contest(
 
 KINDS = {
     "convolution": convolution,
-    "fused convolution": partial(convolution, fused=True),
+    "fused convolution": partial(convolution, epilogue=Epilogue(fused=True)),
+    "convolution in bfloat16": partial(convolution, epilogue=Epilogue(dtype=torch.bfloat16)),
+    "convolution to INT8": partial(convolution, epilogue=Epilogue(rounded=True)),
     "upsampled convolution": partial(convolution, upsample=2),
     "convolution in other axes": other_window,
     "linear": linear,
@@ -429,6 +484,8 @@ SHAPES: dict[str, list[Any]] = {
     "norm": NORMS,
     "norm of two": NORMS_OF_TWO,
     "fused convolution": FUSED,
+    "convolution in bfloat16": ALSO,
+    "convolution to INT8": ALSO,
     "upsampled convolution": UPSAMPLED,
     "convolution in other axes": WINDOWS,
     "layer norm": LAYER_NORMS,
@@ -441,6 +498,8 @@ REHEARSED: dict[str, list[Any]] = {
     "norm": [(1, 4, 32)],
     "norm of two": [(1, 4, 48)],
     "fused convolution": [(2, 3, 8, 8, 3, 1)],
+    "convolution in bfloat16": [(2, 3, 8, 8, 3, 1)],
+    "convolution to INT8": [(2, 3, 8, 8, 3, 1)],
     "upsampled convolution": [(1, 2, 8, 8, 3, 1)],
     "convolution in other axes": [(1, (1, 1, 5), 8, 8, (1, 1, 3)), (1, (3, 2, 2), 8, 8, (3, 1, 1))],
     "layer norm": [(4, 8)],

@@ -2,7 +2,9 @@
 
 Speed depends on neither weights nor ranges. All wide convolutions and linear layers are in INT8; those that follow the
 time-step alone have weights in 8 bits and float inputs, the first of those and the first and last convolution are in
-float, as in the default recipe (`float_share = 0`).
+float, as in the default recipe (`float_share = 0`). Each layer in INT8 has a smoothing of its own, a number a channel,
+as that recipe gives it one: so a step a channel, and queries, keys and values of one normalisation that round apart.
+That decides what is run; the numbers are drawn at random.
 """
 
 from collections.abc import Callable
@@ -21,6 +23,8 @@ from ptq4dm.quantization.weight_only import WeightOnlyLayer, empty_weight_only_f
 
 OF_TIME = ("time_emb", "time_embedding", "timestep_embedder", "class_embedder", "emb.", "norm1.linear")
 """Parts of the names of layers that follow the time-step (or the label) alone."""
+SMOOTHED = (0.7, 1.4)
+"""Between what the smoothing of a channel is drawn."""
 
 
 @dataclass(frozen=True)
@@ -38,14 +42,14 @@ def noise(generator: torch.Generator, device: torch.device, dtype: torch.dtype, 
 
 def unconditional(size: int):
     def inputs(batch: int, generator: torch.Generator, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
-        x = noise(generator, device, dtype, batch, 3, size, size).contiguous(memory_format=torch.channels_last)
+        x = noise(generator, device, dtype, batch, 3, size, size)
         return {"sample": x, "timestep": torch.full((batch,), 500, device=device)}
 
     return inputs
 
 
 def of_text(batch: int, generator: torch.Generator, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
-    x = noise(generator, device, dtype, batch, 4, 64, 64).contiguous(memory_format=torch.channels_last)
+    x = noise(generator, device, dtype, batch, 4, 64, 64)
     states = noise(generator, device, dtype, batch, 77, 768)
     return {"sample": x, "timestep": torch.full((batch,), 500, device=device), "encoder_hidden_states": states}
 
@@ -109,9 +113,9 @@ def tiny() -> nn.Module:
         layers_per_block=1,
         norm_num_groups=4,
         attention_head_dim=8,
-        add_attention=False,
-        down_block_types=("DownBlock2D",),
-        up_block_types=("AttnUpBlock2D",),
+        mid_block_type=None,
+        down_block_types=("AttnDownBlock2D",),
+        up_block_types=("UpBlock2D",),
     )
 
 
@@ -140,19 +144,37 @@ def to_quantize(network: nn.Module) -> list[str]:
 def quantized(network: nn.Module, inputs: dict[str, Any]) -> nn.Module:
     """The simulated network: weights to the nearest of 255 integers, inputs by their least and largest in one call."""
     names = to_quantize(network)
+    layers = {name: network.get_submodule(name) for name in names}
+    smoothing = {name: smoothing_of(layer, seed) for seed, (name, layer) in enumerate(layers.items())}
     ends: dict[str, tuple[Tensor, Tensor]] = {}
 
     def watching(name: str):
-        return lambda module, args: ends.update({name: (args[0].amin(), args[0].amax())})
+        def watch(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+            x = args[0] / along_channels(smoothing[name], module)
+            ends[name] = x.amin(), x.amax()
 
-    hooks = [network.get_submodule(name).register_forward_pre_hook(watching(name)) for name in names]
+        return watch
+
+    hooks = [layer.register_forward_pre_hook(watching(name)) for name, layer in layers.items()]
     network(**inputs)
     for hook in hooks:
         hook.remove()
     forms: dict[str, nn.Module] = {
-        name: rounded(network.get_submodule(name), *ends[name]) for name in names if name in ends
+        name: rounded(layer, smoothing[name], *ends[name]) for name, layer in layers.items() if name in ends
     }
     return with_layers(network, forms | {name: weights_alone(network.get_submodule(name)) for name in of_time(network)})
+
+
+def smoothing_of(layer: nn.Module, seed: int) -> Tensor:
+    """By what each channel of a layer's input is divided, always the same for a seed."""
+    weight, (least, most) = weight_of(layer), SMOOTHED
+    drawn = torch.rand(weight.shape[1], generator=torch.Generator().manual_seed(seed))
+    return (least + (most - least) * drawn).to(weight.device)
+
+
+def along_channels(values: Tensor, layer: nn.Module) -> Tensor:
+    """A value a channel, in the shape that broadcasts against the layer's input, and against its weight."""
+    return values.view(-1, *[1] * (weight_of(layer).dim() - 2))
 
 
 def of_time(network: nn.Module) -> list[str]:
@@ -171,12 +193,14 @@ def weights_alone(layer: nn.Module) -> WeightOnlyLayer:
     return new.eval()
 
 
-def rounded(layer: nn.Module, low: Tensor, high: Tensor) -> QuantizedLayer:
-    """One layer in INT8."""
-    weight, new = weight_of(layer).detach(), quantized_form(layer).to(low.device)
+def rounded(layer: nn.Module, smoothing: Tensor, low: Tensor, high: Tensor) -> QuantizedLayer:
+    """One layer in INT8. low, high: of its input divided by the smoothing, by which its weight is multiplied."""
+    weight = weight_of(layer).detach() * along_channels(smoothing, layer)
+    new = quantized_form(layer).to(low.device)
     scale = weight.flatten(1).abs().amax(1).clamp(min=1e-12) / 127
     new.weight.copy_((weight / scale.view(-1, *[1] * (weight.dim() - 1))).round())
     new.weight_scale.copy_(scale)
+    new.smoothing = smoothing
     step, zero_point = asymmetric_params(low.float(), high.float())
     new.input_scale.copy_(step)
     new.input_zero_point.copy_(zero_point)

@@ -24,14 +24,17 @@ import torch
 import ptq4dm
 
 RESULTS = Path(__file__).parent / "results"
-PACKAGES = ("torch", "triton", "diffusers", "torchao", "optimum-quanto")
+PACKAGES, PEERS = ("torch", "triton", "diffusers"), ("torchao", "optimum-quanto")
 AGAIN = 3
 """The exit status of a benchmark that ran out of time: the same command goes on where it ended."""
 REHEARSAL = "rehearsal"
-KERNELS = Path(ptq4dm.__file__).parent / "backends" / "triton_gpu"
+SOURCES = (Path(ptq4dm.__file__).parent, Path(__file__).parent)
+"""What rows depend on: the networks, how they are quantized and run, and how that is measured."""
 FLUSHED, ASLEEP = 256 << 20, 2_000_000
-"""Bytes that are written before each timed call, more than any cache holds; clock cycles that the GPU then sleeps, a
-millisecond, in which the host gets ahead of it: what is timed is the GPU's work and not Python's."""
+"""Bytes that are written, and as many that are read, before each timed call, more than any cache holds; clock cycles
+that the GPU then sleeps, in which the host gets ahead of it: what is timed is the GPU's work and not Python's."""
+SLEEP_MS = 1.0
+"""About how long that is."""
 
 
 def parser(description: str) -> argparse.ArgumentParser:
@@ -75,18 +78,20 @@ def keep_compile_caches(out: Path) -> None:
 
 @cache
 def stamp() -> str:
-    """What a row holds for: the card, driver and versions, and the source of the backend."""
-    lasting = {key: value for key, value in hardware().items() if key not in ("date", "clocks")}
+    """What a row holds for: the card, driver and versions, and the source of the package and of the benchmarks; not the
+    peers, whose own rows are to be measured again (`--again`) where another version of them is installed."""
+    lasting = {key: value for key, value in hardware().items() if key not in ("date", "clocks", *PEERS)}
     whole = hashlib.sha256(json.dumps(lasting, sort_keys=True).encode())
-    for path in sorted(KERNELS.rglob("*.py")):
-        whole.update(path.read_bytes())
+    for folder in SOURCES:
+        for path in sorted(folder.rglob("*.py")):
+            whole.update(path.read_bytes())
     return whole.hexdigest()[:16]
 
 
 @cache
 def hardware() -> dict[str, Any]:
     """The card, driver, versions and date."""
-    packages = {"ptq4dm": ptq4dm.__version__, **{name: installed(name) for name in PACKAGES}}
+    packages = {"ptq4dm": ptq4dm.__version__, **{name: installed(name) for name in (*PACKAGES, *PEERS)}}
     packages["date"] = datetime.now(UTC).isoformat(timespec="seconds")
     if not torch.cuda.is_available():
         return {"gpu": REHEARSAL, **packages}
@@ -120,8 +125,8 @@ def installed(name: str) -> str:
 
 
 class Results:
-    """One JSON file, written whole after each change; what it has of this card, these versions and this source of the
-    backend is not measured again, but for what could not run."""
+    """One JSON file, written whole after each change; what it has of this card, these versions and this source is not
+    measured again, but for what could not run."""
 
     def __init__(self, args: argparse.Namespace, name: str):
         card = REHEARSAL if args.rehearse else torch.cuda.get_device_name().lower().replace(" ", "-")
@@ -137,8 +142,10 @@ class Results:
         return self.data["rows"]
 
     def missing(self, names: Iterable[str]) -> list[str]:
-        """Those that were not measured; what could not run is tried again."""
-        return [name for name in names if "cannot" in self.rows.get(name, {"cannot": ""})]
+        """Those that were not measured; then those that could not run, which are tried again."""
+        wanted = list(names)
+        absent = [name for name in wanted if name not in self.rows]
+        return absent + [name for name in wanted if "cannot" in self.rows.get(name, {})]
 
     def keep(self, name: str, row: Mapping[str, Any]) -> None:
         """Keep a row; write all to the file, whole or not at all."""
@@ -168,7 +175,7 @@ def by_events(call: Callable[[int], Any], index: int) -> float:
     """Milliseconds of one call on a GPU that has nothing else to do, whose caches hold none of its inputs."""
     started, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     torch.cuda.synchronize()
-    flushing().zero_()
+    flush()
     torch.cuda._sleep(ASLEEP)
     started.record()
     call(index)
@@ -177,14 +184,37 @@ def by_events(call: Callable[[int], Any], index: int) -> float:
     return started.elapsed_time(ended)
 
 
+def flush() -> None:
+    """Put everything else out of the caches, and leave in them what need not be written back: lines that were written
+    would go to memory while the next call is timed."""
+    written, read, total = flushing()
+    written.zero_()
+    torch.sum(read, dim=0, out=total)
+
+
 @cache
-def flushing() -> torch.Tensor:
-    """What is written to put everything else out of the caches."""
-    return torch.empty(FLUSHED, dtype=torch.int8, device="cuda")
+def flushing() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """What is written, what is then read, and where that sum goes."""
+    written, read = (torch.zeros(FLUSHED // 4, device="cuda") for _ in range(2))
+    return written, read, torch.zeros((), device="cuda")
+
+
+def host_milliseconds(call: Callable[[int], Any], rounds: int = 3) -> float:
+    """Milliseconds until the host has handed a call to the GPU, median of a few; 0 in a rehearsal."""
+    taken = [0.0]
+    for index in range(rounds if torch.cuda.is_available() else 0):
+        torch.cuda.synchronize()
+        taken.append(by_clock(call, index))
+    return statistics.median(taken[1:] or taken)
+
+
+def host_bound(milliseconds: float, host: float) -> bool:
+    """Whether what was timed is the host: it was still handing over kernels, past the sleep, when the GPU was done."""
+    return host > SLEEP_MS and host > 0.9 * (milliseconds + SLEEP_MS)
 
 
 def by_clock(call: Callable[[int], Any], index: int) -> float:
-    """Milliseconds of one call of a rehearsal."""
+    """Milliseconds of one call by the host's clock."""
     began = time.perf_counter()
     call(index)
     return 1e3 * (time.perf_counter() - began)
@@ -204,6 +234,21 @@ def spread(times: list[float]) -> dict[str, float]:
 def ratio(baseline: list[float], contestant: list[float]) -> dict[str, float]:
     """How many times faster the contestant is: median and quartiles of the ratios of rounds."""
     return spread([one / other for one, other in zip(baseline, contestant, strict=True)])
+
+
+def require_answer(after: str) -> None:
+    """Leave where the GPU answers this process no more, as after an illegal access: another goes on with the rest."""
+    try:
+        synchronize()
+    except RuntimeError as error:
+        print(f"the GPU does not answer after {after} ({reason(error)}): run the command again to go on")
+        sys.exit(AGAIN)
+
+
+def synchronize() -> None:
+    """Wait for the GPU, if there is one."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
 
 
 class Clock:
