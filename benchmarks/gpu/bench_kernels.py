@@ -65,6 +65,7 @@ UPSAMPLED = [(8, 32, 640, 640, 3, 1), (8, 16, 1280, 1280, 3, 1)]  # of the small
 WINDOWS = [(8, (1, 1, 4096), 512, 512, (1, 1, 3)), (2, (16, 32, 32), 320, 320, (3, 1, 1))]  # 1d; in time
 LAYER_NORMS = [(8 * 4096, 320), (8 * 256, 1280), (16 * 256, 1152)]
 GATES = [(8 * 4096, 1280), (8 * 1024, 2560), (8 * 256, 5120)]
+ACTIVATIONS = [(16 * 256, 4608)]
 ROUNDED = [(256, 16, 256), (8, 64, 320)]
 NORMS = [(256, 32, 128), (256, 16, 256), (128, 64, 128), (8, 64, 320), (8, 16, 1280), (1, 64, 320)]
 NORMS_OF_TWO = [(256, 32, 128), (128, 64, 128), (8, 32, 640)]  # channels of each of the two
@@ -364,6 +365,22 @@ def gate(shape: tuple[int, ...], device: torch.device, rounds: int) -> dict[str,
     )
 
 
+def activation(shape: tuple[int, ...], device: torch.device, rounds: int) -> dict[str, Any]:
+    """GELU as tanh approximates it and rounding in one kernel, beside the compiled activation in FP16."""
+    from ptq4dm.backends.triton_gpu.kernels import gelu as kernels
+
+    rounding = (torch.tensor(0.03, device=device), torch.tensor(0, device=device, dtype=torch.int8))
+    return beside(
+        shape,
+        lambda x: kernels.gelu_quantize(x, True, *rounding),
+        lambda x: kernels.reference(x, True, *rounding),
+        compiled(lambda x: F.gelu(x, approximate="tanh"), device),
+        3,
+        rounds,
+        device,
+    )
+
+
 def rounding_alone(shape: tuple[int, ...], device: torch.device, rounds: int) -> dict[str, Any]:
     """Rounding to integers, beside a copy in FP16, which has no such step: what it costs."""
     from ptq4dm.backends.triton_gpu.kernels import quantize as kernels
@@ -477,6 +494,7 @@ KINDS = {
     "layer norm": layer_norm,
     "rounding": rounding_alone,
     "gate": gate,
+    "activation": activation,
 }
 SHAPES: dict[str, list[Any]] = {
     "convolution": CONVOLUTIONS,
@@ -491,6 +509,7 @@ SHAPES: dict[str, list[Any]] = {
     "layer norm": LAYER_NORMS,
     "rounding": ROUNDED,
     "gate": GATES,
+    "activation": ACTIVATIONS,
 }
 REHEARSED: dict[str, list[Any]] = {
     "convolution": [(2, 4, 16, 16, 3, 1)],
@@ -505,6 +524,7 @@ REHEARSED: dict[str, list[Any]] = {
     "layer norm": [(4, 8)],
     "rounding": [(1, 3, 8)],
     "gate": [(4, 8)],
+    "activation": [(4, 8)],
 }
 
 

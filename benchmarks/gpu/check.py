@@ -140,6 +140,7 @@ def kind_checks() -> dict[str, Check]:
         work |= {f"{kind} {name}": partial(check, 17, -37, **more) for kind, check in BY_CHANNELS.items()}
         work[f"group norm {name}"] = partial(group_norm, (5, 3), -37, **more)
     products = {"convolution of several bands": convolution_of_bands, "linear of several bands": linear_of_bands}
+    work |= {"normalisations for queries, keys and values": norms_for_three}
     return work | products | {"normalisations, gate and rounding of several bands": rounding_of_bands}
 
 
@@ -300,10 +301,30 @@ def gate(
     return seldom(got, kernels.reference(x, step, zero))
 
 
+def activation(
+    channels: int,
+    zero_point: int,
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
+    lay: Callable[[Tensor], Tensor] = as_it_lies,
+) -> float:
+    """GELU, exact and as tanh approximates it: at most a step, and that seldom."""
+    from ptq4dm.backends.triton_gpu.kernels import gelu as kernels
+
+    x = (torch.randn(2, 9, channels, generator=torch.Generator().manual_seed(1)) * 3).to(dtype)
+    step, zero = torch.tensor(0.05), torch.tensor(zero_point).char()
+    laid, moved = lay(x.to(device)), on(device, step, zero)
+    return max(
+        seldom(kernels.gelu_quantize(laid, tanh, *moved), kernels.reference(x, tanh, step, zero))
+        for tanh in (False, True)
+    )
+
+
 BY_CHANNELS: dict[str, Callable[..., float]] = {
     "linear": linear,
     "quantize": quantize,
     "gate": gate,
+    "activation": activation,
     "layer norm": layer_norm,
 }
 """The kernels whose channels are what hurts: (channels, zero point, device, dtype, lay) -> how far off."""
@@ -350,6 +371,23 @@ def group_norm_of_two(size: tuple[int, int], zero_point: int, device: torch.devi
         got = kernels.group_norm_quantize(whole[..., :22].contiguous(), *joined, **pair, parts=parts)
         alone = kernels.group_norm_quantize(whole, *joined, parts=parts)
         off = max(off, most(got, alone.cpu()), most(own, exact))
+    return off
+
+
+def norms_for_three(device: torch.device) -> float:
+    """Three roundings at once, each with its own step a channel: what one at a time gives."""
+    from ptq4dm.backends.triton_gpu.kernels import group_norm, layer_norm
+
+    generator = torch.Generator().manual_seed(1)
+    x, weight, bias = on(device, *(torch.randn(*shape, 40, generator=generator) for shape in ((2, 9), (), ())))
+    step, zero = on(device, torch.rand(3, 40, generator=generator) / 20 + 0.01, torch.tensor([-128, -3, 127]).char())
+    off = 0.0
+    for kernel, first in (
+        (group_norm.group_norm_quantize, (x, 4, weight, bias, 1e-5, True)),
+        (layer_norm.layer_norm_quantize, (x, weight, bias, 1e-5)),
+    ):
+        for got, one, z in zip(kernel(*first, step, zero, roundings=3), step, zero):
+            off = max(off, most(got, kernel(*first, one, z).cpu()))
     return off
 
 

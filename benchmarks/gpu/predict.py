@@ -16,8 +16,8 @@ through memory, each read and written once a kernel. Both sides are counted as t
 - Residual sums: FP16 adds in the normalisation that follows, which reads 2 more; in INT8 the last product reads 2, but
   not in DiT, whose sums are gated: there both sides do as FP16.
 - Enlarged pictures: FP16 reads the small one and writes the large one; INT8 reads the small one by its index.
-- Gates: two numbers read and one written; INT8 writes a byte. A GELU alone (DiT) is a kernel on both sides.
-- A downsampler that pads on one side copies its input, on both sides.
+- Gates: two numbers read and one written, GELU (DiT): one read and one written; INT8 writes a byte.
+- A downsampler that pads on one side copies its input in FP16; in INT8 it pads by the index.
 - Attention itself is FP16 on both sides: queries, keys and values read and the result written, at the FP16 rate.
 - Layers of time, first and last layers are FP16 on both sides. What is smaller than pictures is not counted.
 
@@ -232,14 +232,14 @@ def gate(structure: Structure, name: str, module: nn.Module, args: tuple, kwargs
 
 def alone(structure: Structure, name: str, module: nn.Module, args: tuple, kwargs: dict, output: Tensor) -> Sides:
     """An activation that no gate and no normalisation takes in."""
-    one = [Kernel(f"{name}: activation", 4.0 * output.numel())]
-    return one, one
+    half = [Kernel(f"{name}: activation", 4.0 * output.numel())]
+    return half, [Kernel(f"{name}: activation", 3.0 * output.numel())] if name in structure.gates else half
 
 
 def padded(structure: Structure, name: str, module: Any, args: tuple, kwargs: dict, output: Tensor) -> Sides:
     """A copy of the input with a row and a column more."""
-    one = [Kernel(f"{name}: padded", 4.0 * args[0].numel())] if module.use_conv and module.padding == 0 else []
-    return one, one
+    half = [Kernel(f"{name}: padded", 4.0 * args[0].numel())] if module.use_conv and module.padding == 0 else []
+    return half, [] if f"{name}.conv" in structure.in_int8 else half
 
 
 def attended(structure: Structure, name: str, module: Any, args: tuple, kwargs: dict, output: Tensor) -> Sides:

@@ -82,7 +82,7 @@ def test_without_a_gpu_they_leave_with_a_line(run, monkeypatch, command):
 def test_every_check_is_a_row_of_its_own_that_is_not_checked_again(run, capsys, tmp_path):
     assert run("check.py", "--deadline", "0") == 3  # out of time
     assert run("check.py", "--smoke") == 0
-    assert capsys.readouterr().out.endswith("7 checks are right on cpu\n")
+    assert capsys.readouterr().out.endswith("8 checks are right on cpu\n")
     path = tmp_path / "check-rehearsal.json"
     asked = set(json.loads(path.read_text())["rows"])
     assert run("check.py") == 0
@@ -106,7 +106,7 @@ def test_the_check_finds_a_kernel_that_is_wrong(run, monkeypatch, capsys):
     monkeypatch.setattr(packing, "tap_sums", lambda *arguments: 1 / 0)
     said = run("check.py", "--smoke", "--again")  # and the others are looked at
     assert "CRASHED (ZeroDivisionError: division by zero)  convolution k3 with the tile" in said
-    assert capsys.readouterr().out.count("right  ") == 5
+    assert capsys.readouterr().out.count("right  ") == 6
 
 
 def test_a_tile_that_a_card_has_no_room_for_is_not_wrong(module):
@@ -135,6 +135,7 @@ def test_kernels_are_checked_timed_written_and_not_timed_again(run, tmp_path):
         "norm",
         "norm of two",
         "gate",
+        "activation",
         "upsampled convolution",
         "convolution in other axes",
         "layer norm",
