@@ -14,7 +14,12 @@ pytest.importorskip("triton")
 from ptq4dm.backends.triton_gpu import operators
 from ptq4dm.backends.triton_gpu.blocks import FusedResnetBlock2D, fuse
 from ptq4dm.backends.triton_gpu.layers import TritonLayer, triton_form
-from ptq4dm.backends.triton_gpu.up_blocks import FusedCrossAttnUpBlock2D, FusedUpBlock2D, join_in_kernels
+from ptq4dm.backends.triton_gpu.up_blocks import (
+    FusedAttnUpBlock2D,
+    FusedCrossAttnUpBlock2D,
+    FusedUpBlock2D,
+    join_in_kernels,
+)
 from ptq4dm.quantization.layers import QuantizedLayer
 from ptq4dm.quantization.rewrite import with_layers
 
@@ -24,10 +29,10 @@ OPTIONS = {"num_layers": 2, "resnet_groups": 2}
 TEXT = torch.randn(2, 5, 12, generator=torch.Generator().manual_seed(5))
 BLOCKS = {
     "plain": (lambda: UpBlock2D(**SIZES, **OPTIONS), FusedUpBlock2D, {}),
-    "attention": (lambda: AttnUpBlock2D(**SIZES, **OPTIONS, attention_head_dim=4), FusedUpBlock2D, {}),
+    "attention": (lambda: AttnUpBlock2D(**SIZES, **OPTIONS, attention_head_dim=4), FusedAttnUpBlock2D, {}),
     "attention, upsampled by a residual block": (
         lambda: AttnUpBlock2D(**SIZES, **OPTIONS, attention_head_dim=4, upsample_type="resnet"),
-        FusedUpBlock2D,
+        FusedAttnUpBlock2D,
         {},
     ),
     "scale and shift": (

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ptq4dm.backends.triton_gpu.blocks import hooked
 from ptq4dm.backends.triton_gpu.layers import TritonLayer, plus, tokens
+from ptq4dm.errors import BackendError
 
 Read = Tensor | tuple[Tensor, Tensor, Tensor]
 """What queries, keys and values are made of: one tensor for all, or one for each."""
@@ -72,18 +73,20 @@ def read_by(attn: Any, hidden_states: Read, context: Any) -> tuple[Tensor, Tenso
         read = normalised.transpose(1, 2)
     if context is None:
         return read, read, read
+    if len(context) != len(read):
+        raise BackendError(f"attention of {len(read)} samples was called with the states of {len(context)}")
     context = attn.norm_encoder_hidden_states(context) if attn.norm_cross else context
     return read, context, context
 
 
 def adds_for_its_block(attention: Attention) -> bool:
-    """Whether an attention takes what its block adds: asked at each call, since a pipeline may set other processors."""
+    """Whether an attention takes what its block adds: asked at each call, since others may set processors and hooks."""
     return on_kernels(attention) and not attention.residual_connection
 
 
 def on_kernels(attention: Attention) -> bool:
-    """Whether an attention has the processor for layers in INT8 now."""
-    return type(attention.processor) is Int8AttnProcessor
+    """Whether an attention has the processor for layers in INT8 now, and nothing watches what it is given."""
+    return type(attention.processor) is Int8AttnProcessor and not hooked(attention)
 
 
 def attend_on_kernels(network: nn.Module) -> None:

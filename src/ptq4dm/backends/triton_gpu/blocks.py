@@ -3,9 +3,9 @@
 A residual block normalises, activates and rounds in one kernel, which rounds for its shortcut too, adds the time
 embedding behind its first convolution and the residual behind its second. An upsampler reads the small picture through
 the convolution's index, and a downsampler pads by it. On the way up (`up_blocks`) a residual block reads two tensors
-where they are. The
-integers are those of the separate operators in float32 but for what rounding a sum or a moment in another order does (a
-step here and there); in half precision fewer numbers are rounded on the way. What is not of this shape stays as it is.
+where they are. The integers are those of the separate operators in float32 but for what rounding a sum or a moment in
+another order does (a step here and there); in half precision fewer numbers are rounded on the way. What is not of this
+shape stays as it is.
 """
 
 from typing import Any, TypeGuard
@@ -238,6 +238,8 @@ def rounded_together(block: FusedResnetBlock2D) -> tuple[TritonConv, TritonConv]
     INT8, with scales for all time-steps or for the same bands of them."""
     conv, shortcut = block.conv1, block.conv_shortcut
     if not (isinstance(conv, TritonConv) and isinstance(shortcut, TritonConv) and conv.bands is shortcut.bands):
+        return None
+    if hooked(shortcut):
         return None
     return (conv, shortcut) if block.upsample is None and block.downsample is None else None
 

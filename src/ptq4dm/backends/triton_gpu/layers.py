@@ -171,9 +171,8 @@ class TritonConv(TritonLayer):
         """As `TritonLayer.product`; upsample: how often each place of the input is repeated along height and width."""
         if self.pointwise and upsample == 1:
             return self.times(q, dtype, embedding, residual)
-        ones = (1,) * (3 - self.axes)
         y = operators.convolution(
-            q.reshape(q.shape[0], *ones, *q.shape[1:]),
+            in_three_axes(q, self.axes),
             self.weight[:, None] if self.pointwise else self.weight,
             self.weight_sums[None] if self.pointwise else self.weight_sums,
             self.input_scale,
@@ -183,12 +182,17 @@ class TritonConv(TritonLayer):
             dtype,
             self.bias,
             embedding,
-            residual,
+            None if residual is None else in_three_axes(residual, self.axes),
             None,
             None,
             band_on(self.bands, q),
         )
         return y.reshape(y.shape[0], *y.shape[4 - self.axes :])
+
+
+def in_three_axes(x: Tensor, axes: int) -> Tensor:
+    """(batch, *spatial, channels) of so many axes as (batch, depth, height, width, channels)."""
+    return x.reshape(x.shape[0], *(1,) * (3 - axes), *x.shape[1:])
 
 
 def padded_behind(conv: TritonConv, amount: int) -> TritonConv:
@@ -218,9 +222,12 @@ def tokens(x: Tensor) -> Tensor:
 def plus(layer: nn.Module, x: Tensor, residual: Tensor | None) -> Tensor:
     """layer(x) + residual, (batch, places, channels) each or, of the residual, as a picture; in one kernel in INT8."""
     residual = None if residual is None else tokens(residual)
-    if isinstance(layer, TritonLayer) and (residual is None or layer.out_type(x) == residual.dtype):
-        return layer.product(layer.integers(x), layer.out_type(x), residual=residual)
-    return layer(x) if residual is None else layer(x) + residual
+    if not isinstance(layer, TritonLayer):
+        return layer(x) if residual is None else layer(x) + residual
+    q, dtype, shape = layer.integers(x), layer.out_type(x), (*x.shape[:-1], layer.weight.shape[0])
+    if residual is None or (residual.dtype == dtype and residual.shape == shape):
+        return layer.product(q, dtype, residual=residual)
+    return layer.product(q, dtype) + residual  # as torch promotes and broadcasts
 
 
 def three(numbers: tuple[int, ...] | torch.Size, missing: int) -> tuple[int, int, int]:
@@ -236,8 +243,11 @@ def band_on(bands: TimeBands | None, x: Tensor) -> Tensor | None:
 
 
 def step_of(layer: QuantizedLayer) -> Tensor:
-    """What an integer of the input stands for, one number or (in,); with bands (bands,) or (bands, in)."""
-    scale = layer.input_scale.float()
+    """What an integer of the input stands for, one number or (in,); with bands (bands,) or (bands, in).
+
+    Held to what `rounding.to_integers` divides by; no activation of a network that works is beyond it.
+    """
+    scale = layer.input_scale.float().clamp(1e-30, 1e35)
     if layer.smoothing is None:
         return scale.reshape(-1).clone()
     return scale[..., None] * layer.smoothing.float()

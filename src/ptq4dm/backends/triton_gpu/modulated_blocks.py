@@ -40,7 +40,8 @@ class ModulatedTransformerBlock(BasicTransformerBlock):
         modulation = first.linear(first.silu(embedding)).chunk(6, dim=1)
         shift, scale, gate, late_shift, late_scale, late_gate = modulation
         x = modulated(first.norm, h, scale, shift)
-        h = gate[:, None] * self.attn1(x, attention_mask=attention_mask) + h
+        further = {key: value for key, value in (cross_attention_kwargs or {}).items() if key != "gligen"}
+        h = gate[:, None] * self.attn1(x, attention_mask=attention_mask, **further) + h
         x = self.ff(modulated(self.norm3, h, late_scale, late_shift))
         return late_gate[:, None] * x + h
 

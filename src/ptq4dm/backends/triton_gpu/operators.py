@@ -27,16 +27,40 @@ def require_device(x: Tensor) -> None:
         )
 
 
-def require_fit(q: Tensor, weight: Tensor, geometry: Sequence[int] | None = None) -> None:
-    """Raise BackendError, where torch's own layers raise too: for another number of channels than the layer's, and for
-    a picture that is smaller than the window."""
+def require_fit(
+    q: Tensor, weight: Tensor, size: Sequence[int], embedding: Tensor | None, residual: Tensor | None
+) -> tuple[int, ...]:
+    """The shape of a product's output: (samples, *size, out).
+
+    Raises BackendError, where torch's own layers raise too, for another number of channels than the layer's, and for
+    tensors to add of another shape.
+    """
     if q.shape[-1] != weight.shape[-1]:
         raise BackendError(f"an INT8 layer for {weight.shape[-1]} channels was called with {q.shape[-1]}")
-    if geometry is not None and any(length < 1 for length in geometry_of(geometry).out_size(q.shape[1:4])):
+    shape = (*q.shape[: q.dim() - 1 - len(size)], *size, weight.shape[0])
+    for name, tensor, wanted in (("embedding", embedding, (shape[0], shape[-1])), ("residual", residual, shape)):
+        if tensor is not None and tuple(tensor.shape) != wanted:
+            raise BackendError(f"a layer's output of {wanted} cannot take in the {name} of {tuple(tensor.shape)}")
+    return shape
+
+
+def size_of(q: Tensor, geometry: Sequence[int]) -> tuple[int, int, int]:
+    """(depth, height, width) of a convolution's output.
+
+    Raises BackendError for a picture that is smaller than the window, and for one of which 32 bits cannot number the
+    bytes.
+    """
+    picture, size = "x".join(map(str, q.shape[1:4])), geometry_of(geometry).out_size(q.shape[1:4])
+    if any(length < 1 for length in size):
         raise BackendError(
-            f"an INT8 convolution of {'x'.join(map(str, geometry[:3]))} taps was called on a picture of "
-            f"{'x'.join(map(str, q.shape[1:4]))} (depth, height, width), which is smaller than its window"
+            f"an INT8 convolution of {'x'.join(map(str, geometry[:3]))} taps was called on a picture of {picture} "
+            "(depth, height, width), which is smaller than its window"
         )
+    if q[:1].numel() >= 2**31:
+        raise BackendError(
+            f"a picture of {picture} and {q.shape[-1]} channels has 2**31 bytes in INT8 or more: tile it"
+        )
+    return size
 
 
 @torch.library.custom_op("ptq4dm::quantize", mutates_args=())
@@ -137,7 +161,14 @@ def several_times(shape: tuple[int, ...], roundings: int) -> tuple[int, ...]:
 
 
 def side_by_side(x: Tensor, beside: Tensor | None) -> tuple[int, ...]:
-    """The shape of two tensors joined on the last axis, on which one may be missing."""
+    """The shape of two tensors joined on the last axis, of which one may be missing.
+
+    Raises BackendError where torch could not join them.
+    """
+    if beside is not None and beside.shape[:-1] != x.shape[:-1]:
+        raise BackendError(
+            f"{tuple(x.shape)} and {tuple(beside.shape)} cannot be joined: all but their channels must agree"
+        )
     return (*x.shape[:-1], x.shape[-1] + (0 if beside is None else beside.shape[-1]))
 
 
@@ -218,7 +249,7 @@ def linear(
 ) -> Tensor:
     """`kernels.linear.linear`."""
     require_device(q)
-    require_fit(q, weight)
+    require_fit(q, weight, q.shape[1:-1] if q.dim() > 1 else (), embedding, residual)
     weights = (weight, weight_sums, input_scale, zero_point, weight_scale)
     return linear_kernels.linear(q, *weights, dtype, bias, embedding, residual, out_step, out_zero_point, band)
 
@@ -239,8 +270,8 @@ def _(
     out_zero_point: Tensor | None,
     band: Tensor | None = None,
 ) -> Tensor:
-    require_fit(q, weight)
-    return q.new_empty((*q.shape[:-1], weight.shape[0]), dtype=dtype if out_step is None else torch.int8)
+    shape = require_fit(q, weight, q.shape[1:-1] if q.dim() > 1 else (), embedding, residual)
+    return q.new_empty(shape, dtype=dtype if out_step is None else torch.int8)
 
 
 @torch.library.custom_op("ptq4dm::convolution", mutates_args=())
@@ -262,7 +293,7 @@ def convolution(
 ) -> Tensor:
     """`kernels.convolution.convolution`. geometry: `Geometry.numbers`."""
     require_device(q)
-    require_fit(q, weight, geometry)
+    require_fit(q, weight, size_of(q, geometry), embedding, residual)
     weights = (weight, weight_sums, input_scale, zero_point, weight_scale)
     return convolution_kernels.convolution(
         q, *weights, geometry_of(geometry), dtype, bias, embedding, residual, out_step, out_zero_point, band
@@ -286,6 +317,5 @@ def _(
     out_zero_point: Tensor | None,
     band: Tensor | None = None,
 ) -> Tensor:
-    require_fit(q, weight, geometry)
-    shape = (q.shape[0], *geometry_of(geometry).out_size(q.shape[1:4]), weight.shape[0])
+    shape = require_fit(q, weight, size_of(q, geometry), embedding, residual)
     return q.new_empty(shape, dtype=dtype if out_step is None else torch.int8)

@@ -6,7 +6,7 @@ smoothing of its own, say): one number read and a byte or three written, instead
 """
 
 from collections.abc import Iterator, Sequence
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
 import torch
 from diffusers.models.attention import BasicTransformerBlock
@@ -23,7 +23,6 @@ from ptq4dm.backends.triton_gpu.layers import (
     TypeOfNetwork,
     band_on,
     channels_last,
-    channels_second,
     step_of,
 )
 from ptq4dm.quantization.float_types import float_type
@@ -57,14 +56,7 @@ class RoundedNorm(FixedTypes):
 
         scale, shift: (batch, channels), by which a sample's numbers are modulated before, or both None.
         """
-        norm = self.norm
-        band = band_on(self.bands, input)
-        rounding = (self.step, self.zero_point, scale, shift, band)
-        if isinstance(norm, nn.LayerNorm):
-            return operators.layer_norm_quantize(input, norm.weight, norm.bias, norm.eps, *rounding)
-        x = channels_last(input)
-        q = operators.group_norm_quantize(x, norm.num_groups, norm.weight, norm.bias, norm.eps, False, *rounding)
-        return channels_second(q)
+        return rounded(self.norm, input, (self.step, self.zero_point, scale, shift, band_on(self.bands, input)))
 
 
 class RoundedForEach(FixedTypes):
@@ -97,13 +89,20 @@ class RoundedForEach(FixedTypes):
         """As `RoundedNorm`, for each; floats where the attention was given a processor that knows nothing of this."""
         if not on_kernels(vars(self)["attention"][0]):
             return self.norm(input) if scale is None or shift is None else modulated(self.norm, input, scale, shift)
-        norm, count = self.norm, len(self.step)
-        rounding = (self.step, self.zero_point, scale, shift, band_on(self.bands, input), count)
-        if isinstance(norm, nn.LayerNorm):
-            return operators.layer_norm_quantize(input, norm.weight, norm.bias, norm.eps, *rounding).unbind()
-        x = channels_last(input)
-        q = operators.group_norm_quantize(x, norm.num_groups, norm.weight, norm.bias, norm.eps, False, *rounding)
-        return tuple(channels_second(one) for one in q.unbind())
+        rounding = (self.step, self.zero_point, scale, shift, band_on(self.bands, input), len(self.step))
+        return rounded(self.norm, input, rounding).unbind()
+
+
+def rounded(norm: nn.GroupNorm | nn.LayerNorm, x: Tensor, rounding: tuple[Any, ...]) -> Tensor:
+    """The integers of a normalisation of x, of its shape; of several roundings with an axis in front.
+
+    rounding: step, zero point, scale, shift, band and number of roundings, as the operators take them.
+    """
+    if isinstance(norm, nn.LayerNorm):
+        return operators.layer_norm_quantize(x, norm.weight, norm.bias, norm.eps, *rounding)
+    given = (channels_last(x), norm.num_groups, norm.weight, norm.bias, norm.eps, False)
+    q = operators.group_norm_quantize(*given, *rounding)
+    return q.movedim(-1, q.dim() - x.dim() + 1)
 
 
 def modulated(norm: nn.Module, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor | tuple[Tensor, ...]:

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 
 from ptq4dm.backends.triton_gpu.blocks import FusedResnetBlock2D, hooked
 
-Attend = Callable[[nn.Module, Tensor], Tensor]
-"""(attention, what comes from the residual block) -> what goes on."""
+Attend = Callable[[int, Tensor], Tensor]
+"""(the number of the residual block, what comes from it) -> what its attention makes of that."""
 
 
 class FusedUpBlock2D(nn.Module):
-    """An `UpBlock2D` or `AttnUpBlock2D` of residual blocks that take two tensors. Children have the names they had."""
+    """An `UpBlock2D` of residual blocks that take two tensors. Children have the names they had."""
 
     s1 = s2 = b1 = b2 = None
     """FreeU's factors, which a network sets on its blocks (`enable_freeu`)."""
@@ -27,10 +27,10 @@ class FusedUpBlock2D(nn.Module):
     def __init__(self, block: UpBlock2D | AttnUpBlock2D | CrossAttnUpBlock2D):
         super().__init__()
         self.resnets, self.upsamplers = block.resnets, block.upsamplers
-        self.attentions = getattr(block, "attentions", None)
-        self.has_cross_attention = getattr(block, "has_cross_attention", False)
         self.resolution_idx = getattr(block, "resolution_idx", None)
-        self.upsampled_at_time = getattr(block, "upsample_type", "conv") == "resnet"
+        for name in ("attentions", "has_cross_attention"):  # which diffusers asks for by hasattr
+            if hasattr(block, name):
+                setattr(self, name, getattr(block, name))
         vars(self).update({name: getattr(block, name) for name in FREEU if hasattr(block, name)})
         self.train(block.training)
 
@@ -44,24 +44,60 @@ class FusedUpBlock2D(nn.Module):
         **kwargs: Any,
     ) -> Tensor:
         """The block's output; arguments beyond these are ignored, as by the block itself."""
-        return self.up(hidden_states, res_hidden_states_tuple, temb, upsample_size, lambda attention, h: attention(h))
+        h = self.through_resnets(hidden_states, res_hidden_states_tuple, temb)
+        return self.enlarged(h, upsample_size)
 
-    def up(self, h: Tensor, skips: tuple[Tensor, ...], temb: Tensor | None, size: int | None, attend: Attend) -> Tensor:
-        """Through each residual block with the last skip left, its attention if there is one, and the upsampler."""
-        freeu = {name: getattr(self, name) for name in FREEU}
+    def through_resnets(
+        self, h: Tensor, skips: tuple[Tensor, ...], temb: Tensor | None, attend: Attend | None = None
+    ) -> Tensor:
+        """Through each residual block with the last skip left, and its attention if there is one."""
         for index, resnet in enumerate(self.resnets):
-            skip = skips[-1 - index]
-            if all(freeu.values()) and self.resolution_idx is not None:
-                h, skip = apply_freeu(self.resolution_idx, h, skip, **freeu)
-            if isinstance(resnet, FusedResnetBlock2D):
+            h, skip = self.reweighted(h, skips[-1 - index])
+            if isinstance(resnet, FusedResnetBlock2D) and not hooked(resnet):
                 h = resnet.of_two(h, skip, temb)
             else:
                 h = resnet(torch.cat([h, skip], dim=1), temb)
-            if self.attentions is not None:
-                h = attend(self.attentions[index], h)
-        for upsampler in self.upsamplers or ():
-            h = upsampler(h, temb if self.upsampled_at_time else size)
+            h = h if attend is None else attend(index, h)
         return h
+
+    def reweighted(self, h: Tensor, skip: Tensor) -> tuple[Tensor, Tensor]:
+        """Both as FreeU weighs them, where it is set."""
+        factors = {name: getattr(self, name) for name in FREEU}
+        if not all(factors.values()) or self.resolution_idx is None:
+            return h, skip
+        return apply_freeu(self.resolution_idx, h, skip, **factors)
+
+    def enlarged(self, h: Tensor, further: Any) -> Tensor:
+        """Upsampled, if the block does that; further: the size, or the time-step's embedding for a residual block."""
+        for upsampler in self.upsamplers or ():
+            h = upsampler(h, further)
+        return h
+
+
+class FusedAttnUpBlock2D(FusedUpBlock2D):
+    """The same of an `AttnUpBlock2D`, which knows neither FreeU nor sizes."""
+
+    def __init__(self, block: AttnUpBlock2D):
+        super().__init__(block)
+        self.upsampled_at_time = block.upsample_type == "resnet"
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        res_hidden_states_tuple: tuple[Tensor, ...],
+        temb: Tensor | None = None,
+        upsample_size: int | None = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Tensor:
+        """The block's output; arguments beyond these are ignored, as by the block itself."""
+        attentions: Any = self.attentions
+        h = self.through_resnets(hidden_states, res_hidden_states_tuple, temb, lambda index, h: attentions[index](h))
+        return self.enlarged(h, temb if self.upsampled_at_time else None)
+
+    def reweighted(self, h: Tensor, skip: Tensor) -> tuple[Tensor, Tensor]:
+        """Both as they are."""
+        return h, skip
 
 
 class FusedCrossAttnUpBlock2D(FusedUpBlock2D):
@@ -80,8 +116,10 @@ class FusedCrossAttnUpBlock2D(FusedUpBlock2D):
     ) -> Tensor:
         """The block's output."""
 
-        def attend(attention: nn.Module, h: Tensor) -> Tensor:
-            return attention(
+        attentions: Any = self.attentions
+
+        def attend(index: int, h: Tensor) -> Tensor:
+            return attentions[index](
                 h,
                 encoder_hidden_states=encoder_hidden_states,
                 cross_attention_kwargs=cross_attention_kwargs,
@@ -90,11 +128,12 @@ class FusedCrossAttnUpBlock2D(FusedUpBlock2D):
                 return_dict=False,
             )[0]
 
-        return self.up(hidden_states, res_hidden_states_tuple, temb, upsample_size, attend)
+        h = self.through_resnets(hidden_states, res_hidden_states_tuple, temb, attend)
+        return self.enlarged(h, upsample_size)
 
 
 FREEU = ("s1", "s2", "b1", "b2")
-FUSED = {UpBlock2D: FusedUpBlock2D, AttnUpBlock2D: FusedUpBlock2D, CrossAttnUpBlock2D: FusedCrossAttnUpBlock2D}
+FUSED = {UpBlock2D: FusedUpBlock2D, AttnUpBlock2D: FusedAttnUpBlock2D, CrossAttnUpBlock2D: FusedCrossAttnUpBlock2D}
 
 
 def join_in_kernels(network: nn.Module) -> None:

@@ -252,5 +252,7 @@ def reference(q: Tensor, weight: Tensor, zero_point: Tensor, geometry: Geometry)
     """
     centred = (q.double() - zero_point.double()).movedim(-1, 1)
     centred = F.interpolate(centred, scale_factor=(1, geometry.upsample, geometry.upsample), mode="nearest")
+    _, below, right = geometry.behind
+    centred = F.pad(centred, (0, right, 0, below))
     kernel = weight.double().transpose(1, 2).reshape(weight.shape[0], weight.shape[2], *geometry.taps)
     return F.conv3d(centred, kernel, None, geometry.stride, geometry.padding, geometry.dilation).movedim(1, -1)

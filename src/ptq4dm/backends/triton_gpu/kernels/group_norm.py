@@ -33,6 +33,7 @@ from ptq4dm.backends.triton_gpu.kernels.launching import (
     launch,
     multiprocessors,
     power_of_two,
+    rows_of,
     tiles,
 )
 from ptq4dm.backends.triton_gpu.kernels.quantize import reference as quantize_reference
@@ -283,8 +284,7 @@ def group_norm_quantize(
     grid, sizes = (programs, parts), {"IN_GROUP": inside, "PARTS": parts}
     sizes |= {"PLACES": chunk, "GROUPS": together, "CHANNELS": wide, "num_warps": WARPS}
     given, strides = (way.tensor, None if beside is None else other.tensor), (*way.strides, *other.strides)
-    if scale is not None and shift is not None and not (scale.stride() == shift.stride() and scale.stride(-1) == 1):
-        scale, shift = scale.contiguous(), shift.contiguous()  # halves of one tensor, as a block has them, need no copy
+    scale, shift = rows_of(scale, shift)
     partial = None
     if parts > 1:
         partial = torch.empty((way.samples, 2, parts, groups), dtype=torch.float32, device=x.device)

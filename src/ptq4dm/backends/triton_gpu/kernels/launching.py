@@ -209,6 +209,14 @@ def dense(x: Tensor | None) -> Tensor | None:
     return None if x is None else x.contiguous()
 
 
+def rows_of(scale: Tensor | None, shift: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+    """Scale and shift (samples, channels) with one stride between samples for both: parts of one tensor, as networks
+    have them, need no copy."""
+    if scale is None or shift is None or (scale.stride() == shift.stride() and scale.stride(-1) == 1):
+        return scale, shift
+    return scale.contiguous(), shift.contiguous()
+
+
 @dataclass(frozen=True)
 class Walk:
     """How a kernel walks a tensor (..., channels): as samples x places x channels, with the strides of each."""
@@ -237,8 +245,9 @@ def walk(x: Tensor) -> Walk:
 
 def by_sample(x: Tensor) -> Walk:
     """The walk over x (samples, *spatial, channels) that keeps samples apart."""
-    way = walk(x[0])
-    if way.samples > 1:  # the places of a sample do not lie at one stride
+    row = x[0]
+    way = walk(row)
+    if way.samples > 1 or way.tensor is not row:  # the places of a sample do not lie at one stride
         return by_sample(x.contiguous())
     return Walk(x, x.shape[0], way.places, (x.stride(0), way.strides[1], x.stride(-1)))
 

@@ -16,7 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ptq4dm.backends.triton_gpu.kernels.bands import entry_of, per_channel, samples_a_band, several
-from ptq4dm.backends.triton_gpu.kernels.launching import INTERPRETED, dense, launch, power_of_two, tiles
+from ptq4dm.backends.triton_gpu.kernels.launching import INTERPRETED, launch, power_of_two, rows_of, tiles
 from ptq4dm.backends.triton_gpu.kernels.quantize import reference as quantize_reference
 from ptq4dm.backends.triton_gpu.kernels.rounding import roundings_of, to_integers
 
@@ -41,6 +41,7 @@ def layer_norm_kernel(
     samples_a_band,
     bands,
     between,
+    stride_scale,
     eps,
     SEVERAL: tl.constexpr,
     PER_CHANNEL: tl.constexpr,
@@ -65,7 +66,7 @@ def layer_norm_kernel(
     if bias is not None:
         value += tl.load(bias + channel, mask=ours, other=0.0).to(tl.float32)[None, :]
     if scale is not None:
-        of = (row // rows_a_sample)[:, None] * channels + channel[None, :]
+        of = (row // rows_a_sample)[:, None] * stride_scale + channel[None, :]
         value *= 1.0 + tl.load(scale + of, mask=there, other=0.0).to(tl.float32)
         value += tl.load(shift + of, mask=there, other=0.0).to(tl.float32)
     entry = entry_of(band, row // rows_a_sample, samples_a_band, row < rows, SEVERAL)
@@ -104,14 +105,15 @@ def layer_norm_quantize(
     channels = x.shape[-1]
     rows, wide, samples = x.numel() // channels, power_of_two(channels), x.shape[0] if x.dim() > 1 else 1
     tall = min(power_of_two(rows, 1), max(1, (65536 if INTERPRETED else ELEMENTS) // wide))
+    scale, shift = rows_of(scale, shift)
     launch(
         layer_norm_kernel,
         (tiles(rows, tall),),
         x.contiguous(),
         weight,
         bias,
-        dense(scale),
-        dense(shift),
+        scale,
+        shift,
         step,
         zero_point,
         band,
@@ -122,6 +124,7 @@ def layer_norm_quantize(
         samples_a_band(samples, band),
         zero_point.numel() // roundings,
         x.numel(),
+        0 if scale is None else scale.stride(0),
         eps,
         SEVERAL=several(band),
         PER_CHANNEL=per_channel(step if roundings == 1 else step[0], band),

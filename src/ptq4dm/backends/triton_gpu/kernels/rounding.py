@@ -4,12 +4,12 @@
 
 Tensor cores multiply signed bytes, so 128 is taken off both integer and zero point, which leaves q - z as it is.
 
-The quotient is the correctly rounded one, as torch's division gives it, at the price of one product and four fused ones
-instead of a division's slow path for each number: with y = RN(1 / s) and q one of the two floats around x / s,
-RN(q + RN(x - q s) y) is RN(x / s) (Markstein, "Computation of elementary functions on the IBM RISC System/6000
-processor", 1990). RN(x y) is within two units in the last place, so a first such step makes it one of the two floats,
-and the second makes it exact, for steps above 1e-30. Numbers beyond 300 steps are clamped first, which changes no
-integer.
+The quotient is the correctly rounded one wherever that tells integers apart, as torch's division gives it, at the price
+of one product and four fused ones instead of a division's slow path for each number. With y = RN(1 / s) and q one of
+the two floats around x / s, RN(q + RN(x - q s) y) is RN(x / s) (Markstein, "Computation of elementary functions on the
+IBM RISC System/6000 processor", 1990). RN(x y) is within two units in the last place, so a first such step makes it one
+of the two floats, and the second makes it exact, for steps from 1e-30 to 1e35 and quotients that are not far below a
+half. Numbers beyond 300 steps are clamped first, which changes no integer.
 
 Rounding half to even is adding 1.5 * 2**23: floats have no fraction there, and the low byte of the sum's bits is the
 integer's own.
