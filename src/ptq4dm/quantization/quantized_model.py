@@ -236,8 +236,8 @@ def compiled(
     if backend != "auto":
         find_backend(backend, model.recipe.arithmetic)  # a mistake is told of before a bar is drawn
     if batch is not None and device is not None and torch_device(device).type != "cpu" and model.pipeline is not None:
-        [(name, denoiser)] = model.denoisers.items()
-        model = replace(model, denoisers={name: replace(denoiser, example=example_call(model.pipeline, batch))})
+        example = example_call(model.pipeline, batch)
+        model = replace(model, denoisers={k: replace(item, example=example) for k, item in model.denoisers.items()})
     with progress("compiling", 1, shown) as advance:
         module = model.to_module(backend, device=device, torch_dtype=torch_dtype)
         advance(1)
