@@ -21,6 +21,7 @@ from common import parser, save
 from torch import Tensor, nn
 
 import ptq4dm
+from ptq4dm.backends.places import device_for, device_of_network
 from ptq4dm.errors import EvaluationError
 from ptq4dm.evaluation.bootstrap import Statistic, paired_difference
 from ptq4dm.evaluation.class_score import class_score_splits, class_score_statistic
@@ -29,10 +30,9 @@ from ptq4dm.evaluation.drawing import draw_resumable
 from ptq4dm.evaluation.features import Extractor, Features, make_extractor
 from ptq4dm.evaluation.frechet import frechet_statistic
 from ptq4dm.files import fingerprint
-from ptq4dm.pipelines.denoiser import network_on
 from ptq4dm.pipelines.picture_folder import read_pictures
 from ptq4dm.pipelines.pipeline import Pipeline
-from ptq4dm.quantization.quantized_model import QuantizedModel, pipeline_on
+from ptq4dm.quantization.quantized_model import QuantizedModel, compiled, pipeline_on
 from ptq4dm.recipe import Recipe
 
 MEASURES = ("FID", "sFID", "IS")
@@ -62,7 +62,7 @@ def arguments() -> argparse.Namespace:
     own.add_argument("--inception", type=Path, help="weights of the standard Inception network; needed but for --quick")
     own.add_argument("--recipe", default="w8a8-paper")
     own.add_argument("--backend", default="simulated", help="of the quantized network (default simulated)")
-    own.add_argument("--device", default="cpu", help="of the float and the simulated network")
+    own.add_argument("--device", help="of the networks (default: where the backend computes, else cpu)")
     own.add_argument("--count", type=int, help="pictures a row (default 10,000)")
     own.add_argument("--batch-size", type=int, default=100)
     own.add_argument("--replicates", type=int, default=200, help="of the paired bootstrap (default 200)")
@@ -77,14 +77,16 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     args = arguments()
     shown = sys.stderr.isatty()
-    pipeline = pipeline_on(ptq4dm.open_pipeline(args.model), args.device)
+    arithmetic = recipe_of(args).arithmetic
+    device = device_for(args.backend, args.device, arithmetic)
+    pipeline = pipeline_on(ptq4dm.open_pipeline(args.model), device)
     extractor = make_extractor(args.inception)
     data = data_statistics(args, pipeline, extractor)
     model = quantized(args, pipeline, shown)
-    int8 = model.to_module(args.backend)
+    there = device_of_network(args.backend, device, arithmetic)
+    int8 = compiled(model, args.backend, shown, there, batch=args.batch_size)
     made = fingerprint(dict(model.network.state_dict()), args.backend)
-    networks = {"float": (pipeline.denoiser, "float"),
-                "int8": (network_on(int8, args.device) if args.backend == "simulated" else int8, made)}  # fmt: skip
+    networks = {"float": (pipeline.denoiser, "float"), "int8": (int8, made)}
     rows: list[dict[str, Any]] = []
     for name, sampler, steps in samplers(pipeline, args.quick):
         found = {}

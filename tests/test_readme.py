@@ -17,7 +17,8 @@ FEW = {'"w8a8-quick"': 'ptq4dm.load_recipe("w8a8-quick").replace(calibration={"s
 @pytest.fixture(autouse=True)
 def engines_only(monkeypatch):
     """`auto` takes the fastest: of networks this small, on a busy machine, now and then the simulated one."""
-    monkeypatch.delitem(BACKENDS, "simulated")
+    others = {name: backend for name, backend in BACKENDS.items() if name != "simulated"}
+    monkeypatch.setattr("ptq4dm.backends.registry.BACKENDS", others)  # put back in its place, which errors list it at
 
 
 @pytest.fixture(scope="module")

@@ -139,7 +139,7 @@ def test_it_does_not_change_its_input(backend):
 
 def test_it_draws_inside_the_users_own_pipeline(backend, monkeypatch):
     model, module = backend
-    monkeypatch.setattr(type(model), "to_module", lambda self, backend, name: module)  # compiled once is enough
+    monkeypatch.setattr(type(model), "to_module", lambda *_: module)  # compiled once is enough
     pipe = model.to_pipeline(module.ptq4dm_backend)
     pictures = pipe(batch_size=2, num_inference_steps=2, output_type="np", generator=torch.Generator().manual_seed(0))
     assert pictures.images.shape == (2, SIDE, SIDE, 3)

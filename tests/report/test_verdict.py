@@ -29,6 +29,12 @@ def test_a_good_model_is_said_to_be_good_in_one_sentence() -> None:
     )
 
 
+def test_the_float_type_of_eager_is_named_unless_it_is_the_usual() -> None:
+    results = full(example_results())
+    results["speed"]["ratios"] = [{**results["speed"]["ratios"][0], "precision": "FP16"}]
+    assert "runs 2.18× as fast as PyTorch eager in FP16, and is" in verdict(results).sentence
+
+
 def test_a_small_calibration_is_said() -> None:
     found = verdict(example_results())
     assert found.tone == "mixed"

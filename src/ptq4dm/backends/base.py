@@ -23,7 +23,7 @@ class Backend(Protocol):
 
     @property
     def device(self) -> str:
-        """The type of device it computes on: "cpu", "cuda", or "any"."""
+        """The type of device it computes on: "cpu", "cuda", ..., or "any" (`backends.places` puts networks there)."""
         ...
 
     def unavailable(self) -> str | None:

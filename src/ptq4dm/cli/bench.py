@@ -4,14 +4,14 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from ptq4dm.cli.options import add_backend, add_device, add_json, note, positive, show
+from ptq4dm.backends.places import device_for, device_of_network
+from ptq4dm.cli.options import add_backend, add_json, add_place, float_type, note, positive, show
 from ptq4dm.evaluation.environment import environment
 from ptq4dm.evaluation.evaluate import check_pair
-from ptq4dm.evaluation.measure import device_notes, network_speed, prepare_engines, sampling_speed
+from ptq4dm.evaluation.measure import network_speed, prepare_engines, run_notes, sampling_speed
 from ptq4dm.evaluation.sections import executed
 from ptq4dm.evaluation.text import executed_line, speed_lines
 from ptq4dm.files import require_writable, write_json
-from ptq4dm.pipelines.denoiser import torch_device
 from ptq4dm.pipelines.pipeline import open_pipeline
 from ptq4dm.pipelines.schedulers import require_steps
 from ptq4dm.quantization.artifact import load
@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--pictures", type=positive, help="also time drawing so many pictures end to end (DDIM-50)")
     parser.add_argument("--out", type=Path, help="save the results as JSON too")
     add_backend(parser)
-    add_device(parser)
+    add_place(parser)
     add_json(parser)
 
 
@@ -42,21 +42,24 @@ def run(args: argparse.Namespace) -> None:
     model = load(args.model)
     pipeline = open_pipeline(args.float_model or model.facts["model"]["name"])
     check_pair(model, pipeline)
-    torch_device(args.device)
+    dtype, arithmetic = float_type(args), model.recipe.arithmetic
+    device = device_for(args.backend, args.device, arithmetic)
+    there = device_of_network(args.backend, device, arithmetic)
     if args.pictures:
         require_steps("ddim", pipeline.scheduler.config, STEPS)
     example = example_call(pipeline, args.batch)
-    deployed = compiled(model, args.backend, shown)
+    deployed = compiled(model, args.backend, shown, there, dtype, args.batch)
     engine = str(deployed.ptq4dm_backend)
-    builds = {engine: lambda: model.to_module(engine)}
-    engines = prepare_engines(pipeline.denoiser, builds, example, device=args.device, shown=shown)
+    builds = {engine: lambda: compiled(model, engine, False, there, dtype, args.batch)}
+    engines = prepare_engines(pipeline.denoiser, builds, example, device=device, dtype=dtype, shown=shown)
     ran = executed(deployed, engine)
-    notes = [*deployed.ptq4dm_notes, *engines.notes, *device_notes(args.device)]
+    ran_there = engine if there == device else ""
+    notes = [*deployed.ptq4dm_notes, *engines.notes, *run_notes(device, ran_there, dtype)]
     data: dict[str, Any] = {"call": network_speed(engines.networks, example, model.plan, args.rounds, shown)}
     if args.pictures:
         seeds = range(args.pictures)
         data["sampling"] = sampling_speed(engines.networks, pipeline, "ddim", STEPS, seeds, args.batch, shown=shown)
-    data |= {"executed": ran, "memory": {"rows": engines.memory}, "environment": environment(), "notes": notes}
+    data |= {"executed": ran, "memory": {"rows": engines.memory}, "environment": environment(device), "notes": notes}
     if args.out:
         write_json(args.out, data)
     lines = [f"one network call of {args.batch} pictures", *speed_lines(data["call"])]

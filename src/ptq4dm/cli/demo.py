@@ -5,7 +5,8 @@ import time
 from pathlib import Path
 
 from ptq4dm import workflow
-from ptq4dm.cli.options import add_backend, add_device, add_json, add_seed, note, positive, show
+from ptq4dm.backends.places import device_for
+from ptq4dm.cli.options import add_backend, add_json, add_place, add_seed, float_type, note, positive, show
 from ptq4dm.evaluation.commands import FIRST_SEED
 from ptq4dm.evaluation.evaluate import evaluate
 from ptq4dm.files import exclusive, require_writable
@@ -23,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--count", type=positive, default=16, help="pictures (default 16)")
     parser.add_argument("--steps", type=positive, default=50, help="denoising steps (default 50)")
     add_backend(parser)
-    add_device(parser)
+    add_place(parser)
     add_seed(parser)
     add_json(parser)
 
@@ -42,7 +43,7 @@ def work_through(args: argparse.Namespace, page: Path) -> None:
     shown = not args.json
     recipe = load_recipe(args.recipe).replace(calibration={"seed": args.seed})
     pipeline = open_pipeline(args.model)
-    there = pipeline_on(pipeline, args.device)
+    there = pipeline_on(pipeline, device_for(args.backend, args.device, recipe.arithmetic))
     if shown:
         note(f"1/3 quantize {args.model} with the recipe {recipe.name} ({recipe.calibration.samples} samples)")
     model = workflow.quantize(there, recipe, work=args.out / "work", progress=shown)
@@ -59,6 +60,7 @@ def work_through(args: argparse.Namespace, page: Path) -> None:
         seed=FIRST_SEED + args.seed,
         backend=args.backend,
         device=args.device,
+        torch_dtype=float_type(args),
         artifact=artifact,
         shown=shown,
     )

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from ptq4dm.cli.options import add_backend, add_device, add_json, add_sampling, add_seed, show
+from ptq4dm.cli.options import add_backend, add_json, add_place, add_sampling, add_seed, float_type, show
 from ptq4dm.evaluation.commands import FIRST_SEED
 from ptq4dm.evaluation.evaluate import evaluate
 from ptq4dm.evaluation.text import results_text
@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--reference", type=Path, help="folder of pictures, the data to measure distances from")
     add_sampling(parser, 16)
     add_backend(parser)
-    add_device(parser)
+    add_place(parser)
     add_seed(parser)
     add_json(parser)
 
@@ -44,6 +44,7 @@ def run(args: argparse.Namespace) -> None:
         seed=FIRST_SEED + args.seed,
         backend=args.backend,
         device=args.device,
+        torch_dtype=float_type(args),
         features=args.features or args.reference is not None,
         inception=args.inception,
         reference=reference,

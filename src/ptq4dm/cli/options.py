@@ -46,12 +46,29 @@ def add_backend(parser: argparse.ArgumentParser) -> None:
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:
-    """--device: where the float model and the simulated backend run."""
+    """--device: where a model is quantized."""
+    parser.add_argument("--device", default="cpu", help="torch device of the networks: cpu (default), cuda, ...")
+
+
+def add_place(parser: argparse.ArgumentParser) -> None:
+    """--device and --dtype: where the networks run, and in which float type."""
     parser.add_argument(
         "--device",
-        default="cpu",
-        help="torch device of the float and the simulated network: cpu (default), cuda, ... (engines: always the CPU)",
+        help="torch device of the networks: cpu, cuda, ... (default: where the backend computes, so cuda for triton, "
+        "else cpu; openvino and onnxruntime compute on the CPU whatever it says)",
     )
+    parser.add_argument(
+        "--dtype",
+        choices=("float32", "float16", "bfloat16"),
+        help="float type of the quantized network, and of the float one that it is timed beside (default: as saved)",
+    )
+
+
+def float_type(args: argparse.Namespace) -> Any:
+    """The type that --dtype names, of torch's; None without it."""
+    import torch  # takes a second, which a mistake in the arguments need not wait for
+
+    return None if args.dtype is None else getattr(torch, args.dtype)
 
 
 def add_sampling(parser: argparse.ArgumentParser, count: int) -> None:

@@ -4,7 +4,7 @@ import argparse
 import time
 from pathlib import Path
 
-from ptq4dm.cli.options import add_backend, add_device, add_json, add_sampling, add_seed, note, show
+from ptq4dm.cli.options import add_backend, add_json, add_place, add_sampling, add_seed, float_type, note, show
 from ptq4dm.cli.subject import open_subject
 from ptq4dm.errors import EvaluationError
 from ptq4dm.evaluation.sections import executed
@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--float", action="store_true", dest="is_float", help="draw with the float model instead")
     add_sampling(parser, 16)
     add_backend(parser)
-    add_device(parser)
+    add_place(parser)
     add_seed(parser)
     add_json(parser)
 
@@ -33,7 +33,10 @@ def run(args: argparse.Namespace) -> None:
         raise EvaluationError(f"--out {args.out}: the sheet is written as PNG: name a .png file")
     require_writable(args.out)
     sampler = (args.scheduler, args.steps)
-    subject = open_subject(args.model, args.is_float, args.backend, args.device, sampler, shown=not args.json)
+    dtype, batch = float_type(args), min(args.batch_size, args.count)
+    subject = open_subject(
+        args.model, args.is_float, args.backend, sampler, args.device, dtype, batch, shown=not args.json
+    )
     started = time.perf_counter()
     pictures = sample(
         subject.network,

@@ -1,4 +1,4 @@
-"""Where a result was measured: processor, versions, date. Kept beside every figure."""
+"""Where a result was measured: processor, GPU, versions, date. Kept beside every figure."""
 
 import platform
 from datetime import UTC, datetime
@@ -7,13 +7,17 @@ from typing import Any
 
 import torch
 
-from ptq4dm.evaluation.hardware import this_processor
+from ptq4dm.evaluation.hardware import gpu_facts, this_processor
 
-PACKAGES = ("ptq4dm", "torch", "diffusers", "openvino", "onnxruntime", "onnx", "numpy", "scipy", "safetensors")
+ENGINES = ("openvino", "onnxruntime", "onnx", "triton")
+PACKAGES = ("ptq4dm", "torch", "diffusers", *ENGINES, "numpy", "scipy", "safetensors")
 
 
-def environment() -> dict[str, Any]:
-    """As flat JSON data: processor, cores, threads, INT8 instructions, system, versions, date."""
+def environment(device: str | None = None) -> dict[str, Any]:
+    """As flat JSON data: processor, cores, threads, INT8 instructions, GPU, system, versions, date.
+
+    device: the torch device of the run, where there are several GPUs.
+    """
     processor = this_processor()
     facts = {
         "processor": processor.name,
@@ -21,6 +25,7 @@ def environment() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "int8_instructions": processor.instructions,
         "processor_flags": " ".join(processor.flags),
+        **gpu_facts(device),
         "platform": f"{platform.system()} {platform.release()} {platform.machine()}",
         "python": platform.python_version(),
     }

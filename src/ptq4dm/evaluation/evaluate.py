@@ -5,8 +5,9 @@ A results folder holds:
     results.json            plain data, `format_version` 1; a section that was not measured is null
         model, recipe, plan, calibration, activation_ranges    what the model is and how it was made
         float_by_method     modules that the method keeps in float, counted by class
-        executed            which nodes the engine ran in INT8
-        size, memory        bytes of the tensors; rise of resident memory while an engine is built and called once
+        executed            which nodes the engine ran in INT8, or each layer's choice with both times
+        size, memory        bytes of the tensors; rise of resident memory while an engine is built and called once, or
+                            what a warm call has at most on the GPU
         fidelity            call level (means, curve over t), picture level, of the deployed and the simulated network
         layers              relative L2 of each quantized layer on the float layer's input
         distribution        distances from the data, with n, paired intervals and the smallest detectable difference
@@ -20,18 +21,21 @@ A results folder holds:
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+import torch
 from torch import Tensor, nn
 
+from ptq4dm.backends.base import Backend
+from ptq4dm.backends.places import device_for, device_of_network, require_place
 from ptq4dm.errors import EvaluationError
 from ptq4dm.evaluation.commands import FIRST_SEED, RECIPE, commands
 from ptq4dm.evaluation.environment import environment
 from ptq4dm.evaluation.fidelity import compare_calls
 from ptq4dm.evaluation.layer_errors import layer_errors
-from ptq4dm.evaluation.measure import INT8, ROUNDS, device_notes, network_speed, prepare_engines, sampling_speed
+from ptq4dm.evaluation.measure import INT8, ROUNDS, network_speed, prepare_engines, run_notes, sampling_speed
 from ptq4dm.evaluation.sections import SIMULATED, aims, distributions, executed, fidelity, find_extractors
 from ptq4dm.evaluation.sheet import write_sheet
 from ptq4dm.files import exclusive, make_folder, new_files, write_json, write_tensors
@@ -63,8 +67,9 @@ def evaluate(
     batch_size: int = 16,
     seed: int = FIRST_SEED,
     seeds: Sequence[int] | None = None,
-    backend: str = "auto",
-    device: str = "cpu",
+    backend: str | Backend = "auto",
+    device: str | None = None,
+    torch_dtype: torch.dtype | None = None,
     features: bool = False,
     inception: Path | None = None,
     reference: Tensor | None = None,
@@ -81,8 +86,11 @@ def evaluate(
         out: the folder to write.
         pictures, seed: that many pictures, of the seeds `seed`, `seed` + 1, ... `seeds`: or these.
         steps, sampler, batch_size: how they are drawn.
-        backend: where the quantized network runs; `auto` takes the fastest.
-        device: the torch device of the float and of the simulated network; INT8 engines run on the CPU.
+        backend: where the quantized network runs; `auto` takes the fastest on that device.
+        device: the torch device of the networks; INT8 engines run on the CPU. None: where the backend computes, the CPU
+            where it leaves the choice.
+        torch_dtype: the float type of the quantized network, and of the float one in timing; its fidelity is to the
+            float model as it is.
         features: measure distances from the data too, on the offline extractor.
         inception: a local weights file of the standard Inception network, to measure on it as well.
         reference: the data, (n, c, h, w) in [0, 1]; a built-in model knows its own.
@@ -90,21 +98,26 @@ def evaluate(
         artifact, float_model, reference_folder: where the saved model, the float model (if the artifact is not told to
             find it) and `reference` lie, to be named in the commands.
 
-    Raises PTQ4DMError: another float model than the artifact's, an unwritable folder, a bare module, a bad setting.
+    Raises PTQ4DMError: another float model than the artifact's, an unwritable folder, a bare module, a bad setting, a
+    backend or a device that cannot be used here.
     """
     seeds = list(seeds) if seeds is not None else list(range(seed, seed + pictures))
     check_pair(model, pipeline)
     require_steps(sampler, pipeline.scheduler.config, steps)
+    arithmetic, named = model.recipe.arithmetic, None if device in (None, "cpu") else str(device)
+    device = device_for(backend, device, arithmetic)
+    there = device_of_network(backend, device, arithmetic)
+    require_place(backend, there, torch_dtype, arithmetic)
     float_pipeline, simulated = pipeline_on(pipeline, device), network_on(model.network, device)
     out = Path(out)
     extractors, notes = find_extractors(features, inception)
     with exclusive(out):
         make_folder(out)
-        deployed = compiled(model, backend, shown)
+        deployed = compiled(model, backend, shown, there, torch_dtype, SPEED_BATCH)
         engine = str(deployed.ptq4dm_backend)
-        notes += [*map(str, deployed.ptq4dm_notes), *device_notes(device)]
+        notes += [*map(str, deployed.ptq4dm_notes), *run_notes(device, engine if there == device else "", torch_dtype)]
         notes += [bands_words(found)] if (found := model.denoiser().facts.get("time_bands")) else []
-        networks = {"int8": simulated} if engine == SIMULATED else {"int8": deployed, SIMULATED: simulated}
+        networks = {"int8": deployed} if engine == SIMULATED else {"int8": deployed, SIMULATED: simulated}
         walk = compare_calls(float_pipeline, networks, sampler, steps, seeds, batch_size, shown)
         drawn = {"float": walk.pictures}
         for name, network in networks.items():
@@ -112,9 +125,13 @@ def evaluate(
             drawn[name] = sample(network, sampler, config, shape, seeds, steps, batch_size, shown)
         speed, memory = None, None
         if speed_rounds:
-            trajectory = (sampler, min(steps, SPEED_STEPS))
+            trajectory, known = (sampler, min(steps, SPEED_STEPS)), engine if backend == "auto" else backend
+
+            def build() -> nn.Module:
+                return compiled(model, known, False, there, torch_dtype, SPEED_BATCH)
+
             speed, memory, more = measured_speed(
-                model, pipeline, networks["int8"], engine, trajectory, speed_rounds, device, shown
+                model, pipeline, deployed, build, trajectory, speed_rounds, device, torch_dtype, shown
             )
             notes += more
         columns = min(8, len(seeds))
@@ -145,7 +162,7 @@ def evaluate(
                 "sampler": sampler,
                 "steps": steps,
             },
-            "environment": environment(),
+            "environment": environment(device),
             "commands": commands(
                 model.recipe,
                 pipeline.name,
@@ -157,7 +174,8 @@ def evaluate(
                     "scheduler": sampler,
                     "batch-size": batch_size,
                     "backend": engine,
-                    "device": None if device == "cpu" else device,
+                    "device": named,
+                    "dtype": None if torch_dtype is None else str(torch_dtype).removeprefix("torch."),
                     "features": features,
                     "inception": inception,
                     "float": float_model,
@@ -192,11 +210,12 @@ def check_pair(model: QuantizedModel, pipeline: Pipeline) -> None:
 def measured_speed(
     model: QuantizedModel,
     pipeline: Pipeline,
-    deployed: nn.Module,
-    engine: str,
+    deployed: Any,
+    build: Callable[[], nn.Module],
     trajectory: tuple[str, int],
     rounds: int,
     device: str,
+    dtype: torch.dtype | None,
     shown: bool,
 ) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
     """The sections `speed` (one call; under `sampling` a trajectory of that sampler and steps) and `memory`, and notes
@@ -204,9 +223,8 @@ def measured_speed(
 
     The INT8 network is built once more, so that its memory is seen apart from that of the engines `auto` tried.
     """
-    example = example_call(pipeline, SPEED_BATCH)
-    builds = {engine: lambda: model.to_module(engine)}
-    engines = prepare_engines(pipeline.denoiser, builds, example, device=device, shown=shown)
+    example, engine = example_call(pipeline, SPEED_BATCH), str(deployed.ptq4dm_backend)
+    engines = prepare_engines(pipeline.denoiser, {engine: build}, example, device=device, dtype=dtype, shown=shown)
     networks = engines.networks | {(engine, INT8): deployed}
     speed = network_speed(networks, example, model.plan, rounds, shown)
     few = min(rounds, SPEED_TRAJECTORIES)

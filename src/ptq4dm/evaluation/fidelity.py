@@ -76,7 +76,8 @@ def compare_calls(
     batch_size: int,
     shown: bool = False,
 ) -> FloatWalk:
-    """Walk the float trajectories of `seeds` and call every network on the way. Raises EvaluationError, RecipeError."""
+    """Walk the float trajectories of `seeds` and call every network on the way, where it is and in its type. Raises
+    EvaluationError, RecipeError."""
     if not seeds or batch_size < 1:
         raise EvaluationError(f"{len(seeds)} pictures in batches of {batch_size}: both should be at least 1")
     scheduler = make_scheduler(sampler, pipeline.scheduler.config)
@@ -86,6 +87,7 @@ def compare_calls(
     pictures: list[Tensor] = []
     timesteps: dict[int, float] = {}
     errors: dict[str, list[list[tuple[Tensor, ...]]]] = {name: [] for name in networks}
+    places = {name: placement(network) for name, network in networks.items()}
     with progress("comparing calls", len(seeds) * count, shown) as advance:
         for first in range(0, len(seeds), batch_size):
             batch = seeds[first : first + batch_size]
@@ -96,7 +98,8 @@ def compare_calls(
                 if first == 0 and step.index in kept_at:
                     calls.append((step.x_t, step.timestep))
                 for name, network in networks.items():
-                    answer = predict(network, step.x_t, step.timestep)[:, : step.output.shape[1]]
+                    x_t = step.x_t.to(*places[name])
+                    answer = predict(network, x_t, step.timestep)[:, : step.output.shape[1]]
                     errors[name][-1].append(call_error(step.output, answer))
                 advance(len(batch))
     visited = torch.tensor([timesteps[index] for index in sorted(timesteps)])

@@ -1,4 +1,4 @@
-"""Facts of the processor, and how much faster INT8 multiply-adds can be on it than FP32 ones."""
+"""Facts of the processor and the GPU, and how much faster INT8 multiply-adds can be on it than FP32 ones."""
 
 import ctypes
 import gc
@@ -6,9 +6,14 @@ import os
 import platform
 import re
 import resource
+import subprocess
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
+
+import torch
 
 INSTRUCTIONS: Final = ("avx2", "fma", "avx_vnni", "avx512f", "avx512_vnni", "amx_int8", "asimddp", "i8mm")
 ISA_CAPS: Final = {"SSE41", "AVX", "AVX2", "AVX512_CORE"}
@@ -85,6 +90,49 @@ def reset_peak_memory() -> bool:
     except OSError:
         return False
     return True
+
+
+def gpu_facts(device: str | None = None) -> dict[str, Any]:
+    """An NVIDIA GPU as flat JSON data: that of a torch device, else the one that torch takes; {} where it sees none."""
+    if not torch.cuda.is_available():
+        return {}
+    there = None if device is None else torch.device(device)
+    properties = torch.cuda.get_device_properties(there if there is not None and there.type == "cuda" else None)
+    facts = {
+        "gpu": properties.name,
+        "gpu_capability": f"{properties.major}.{properties.minor}",
+        "gpu_memory_bytes": properties.total_memory,
+        "gpu_driver": gpu_driver(),
+        "cuda": torch.version.cuda,
+        "cudnn": torch.backends.cudnn.version(),
+    }
+    return {name: value for name, value in facts.items() if value}
+
+
+@cache
+def gpu_driver() -> str:
+    """The version of the NVIDIA driver, by `nvidia-smi`; "" where that does not say."""
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        said = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return said.strip().split("\n")[0].strip()
+
+
+def gpu_memory(device: str | torch.device) -> int:
+    """Bytes that tensors have on a GPU now; 0 for another device."""
+    there = torch.device(device)
+    return torch.cuda.memory_allocated(there) if there.type == "cuda" else 0
+
+
+def gpu_peak_of(call: Callable[[], Any], device: torch.device) -> int:
+    """The bytes that tensors have at most on a GPU during a call, those included that are there anyway."""
+    torch.cuda.synchronize(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    call()
+    torch.cuda.synchronize(device)
+    return torch.cuda.max_memory_allocated(device)
 
 
 def release_free_memory() -> None:

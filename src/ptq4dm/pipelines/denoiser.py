@@ -1,7 +1,8 @@
 """The noise-estimation network as the rest of the code sees it: a module and the calls made to it."""
 
 import copy
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -25,6 +26,9 @@ RAISED_BY_CALLS: Final = (
     ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError,
 )  # fmt: skip
 """What the code of a network raises at a call that it does not take, or where it cannot be traced."""
+
+HALF: Final = (torch.float16, torch.bfloat16)
+"""The float types of half precision."""
 
 TimedCall = tuple[Call, Tensor | None]
 """A call of a network and the (batch,) time-steps of its samples, None if it has none."""
@@ -74,11 +78,30 @@ def output_tensor(output: Any) -> Tensor:
 
 
 def placement(network: nn.Module) -> tuple[torch.device, torch.dtype]:
-    """Where a network computes and in which float type: those of its first float tensor; CPU float32 if it has none."""
-    for tensor in (*network.parameters(), *network.buffers()):
-        if tensor.is_floating_point():
-            return tensor.device, tensor.dtype
-    return torch.device("cpu"), torch.float32
+    """Where a network computes and in which float type: those of its first float tensor, of those that can be cast if
+    there is one; CPU float32 if it has none."""
+    first = next(float_tensors(network), None)
+    if first is None:  # layers that keep their types, and nothing else
+        tensors = itertools.chain(network.parameters(), network.buffers())
+        first = next((tensor for tensor in tensors if tensor.is_floating_point()), None)
+    return (torch.device("cpu"), torch.float32) if first is None else (first.device, first.dtype)
+
+
+def float_tensors(network: nn.Module) -> Iterator[Tensor]:
+    """The float parameters of a network, then its float buffers, but those that say nothing of the type it computes in:
+    of layers that keep their types whatever it is cast to, as scales do, and of parts that its class keeps in float32
+    (which diffusers and transformers do not cast when they load in half precision)."""
+    kept = set(getattr(network, "_keep_in_fp32_modules", None) or ())
+    for kind in ("_parameters", "_buffers"):
+        for prefix, module in network.named_modules():
+            if not getattr(module, "keeps_types", False) and kept.isdisjoint(prefix.split(".")):
+                own = vars(module)[kind]
+                yield from (own[name] for name in own if name not in kept and is_float(own[name]))
+
+
+def is_float(tensor: Tensor | None) -> bool:
+    """Whether there is a tensor, of a float type."""
+    return tensor is not None and tensor.is_floating_point()
 
 
 def layer_input(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor:
@@ -98,27 +121,52 @@ def batch_of(args: Sequence[Any], kwargs: Mapping[str, Any]) -> int:
 
 
 def call_on(network: nn.Module, call: Call) -> Call:
-    """The call with its tensors, nested ones too, on the device where `network` computes; their types stay."""
-    device = placement(network)[0]
-    moved = pytree.tree_map_only(Tensor, lambda tensor: tensor.to(device), (call.args, call.kwargs))
-    return Call(*moved)
+    """The call with its tensors, nested ones too, on the device where `network` computes; their types stay, but that
+    a network in half precision gets its float32 inputs in it, as a pipeline gives them."""
+    device, dtype = placement(network)
+
+    def moved(tensor: Tensor) -> Tensor:
+        halved = dtype in HALF and tensor.dtype == torch.float32 and tensor.dim() > 1  # time-steps stay exact
+        return tensor.to(device, dtype) if halved else tensor.to(device)
+
+    return Call(*pytree.tree_map_only(Tensor, moved, (call.args, call.kwargs)))
 
 
-def network_on(network: nn.Module, device: str) -> nn.Module:
-    """The network itself where it computes on that torch device already, else a copy there. Raises RecipeError."""
-    there = torch_device(device)
-    return network if placement(network)[0] == there else copy.deepcopy(network).to(there)
+def network_on(network: nn.Module, device: str | torch.device | None, dtype: torch.dtype | None = None) -> nn.Module:
+    """The network itself where it computes on that torch device already, and in that float type, else a copy that
+    does; what keeps its type keeps it. None: as it is. Raises RecipeError."""
+    now = placement(network)[0]
+    there = now if device is None else torch_device(device)
+    if dtype is not None:
+        require_float_type(dtype)
+    if now == there and (dtype is None or all(tensor.dtype == dtype for tensor in float_tensors(network))):
+        return network
+    copied = copy.deepcopy(network)
+    if dtype is None:
+        return copied.to(there)
+    castable = {id(tensor): tensor for tensor in float_tensors(copied)}
+    return copied._apply(lambda tensor: tensor.to(there, dtype) if id(tensor) in castable else tensor.to(there))
 
 
-def torch_device(name: str) -> torch.device:
-    """A torch device that holds numbers here. Raises RecipeError where there is none of that name."""
+def torch_device(name: str | torch.device) -> torch.device:
+    """A torch device that holds numbers here; of several of a kind, and without a number, the one that torch takes.
+    Raises RecipeError where there is none of that name."""
     try:
         device = torch.device(name)
-        torch.zeros(1, device=device).cpu()  # `meta` is a device too, but holds no numbers
-    except (RuntimeError, AssertionError, ImportError) as error:
+        probe = torch.zeros(1, device=device)
+        probe.cpu()  # `meta` is a device too, but holds no numbers
+    except (RuntimeError, AssertionError, ImportError, TypeError) as error:
         mend = "use cpu, or a device of torch's that is here"
-        raise RecipeError(f"device {name!r} cannot be used here ({first_line(error)}): {mend}") from error
-    return device
+        raise RecipeError(f"device {str(name)!r} cannot be used here ({first_line(error)}): {mend}") from error
+    return probe.device if device.index is None else device
+
+
+def require_float_type(dtype: Any) -> None:
+    """Raise RecipeError unless `dtype` is a float type of torch's that networks compute in."""
+    if dtype not in (torch.float32, torch.float64, *HALF):
+        raise RecipeError(
+            f"torch_dtype = {dtype!r}: accepted are torch.float32, torch.float16, torch.bfloat16 and torch.float64"
+        )
 
 
 def require_module(network: Any) -> None:

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from ptq4dm.errors import ArtifactError
+from ptq4dm.pipelines.denoiser import HALF
 from ptq4dm.quantization.layers import FixedTypes
 
 USUAL: Final = "float32"
-HALF: Final = (torch.float16, torch.bfloat16)
 
 
 def float_types(network: nn.Module) -> dict[str, Any]:

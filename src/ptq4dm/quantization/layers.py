@@ -37,6 +37,9 @@ class FixedTypes(nn.Module):
     `pipeline.to(torch.float16)` would otherwise round the scales, and nothing would tell.
     """
 
+    keeps_types = True
+    """Read where this class is not known: its tensors say nothing of the type that a network computes in."""
+
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         before = {name: tensor.detach() for name, tensor in self.own_tensors().items()}
         super()._apply(fn, recurse)

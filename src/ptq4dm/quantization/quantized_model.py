@@ -1,7 +1,7 @@
 """QuantizedModel: the product of the job, from which every backend, file and picture comes."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -42,17 +42,31 @@ class QuantizedDenoiser:
     facts: dict[str, Any] = field(default_factory=dict)
     folded: Mapping[str, Tensor] = field(default_factory=dict)
 
-    def to_module(self, backend: "str | Backend", arithmetic: str) -> nn.Module:
-        """The network on a backend, with the class and call signature of the float one. Raises BackendError."""
-        from ptq4dm.backends.registry import prepare  # backends come later in the walk; nothing above needs them
+    def to_module(
+        self,
+        backend: "str | Backend",
+        arithmetic: str,
+        device: str | torch.device | None = None,
+        torch_dtype: torch.dtype | None = None,
+    ) -> nn.Module:
+        """The network on a backend, with the class and call signature of the float one. Raises BackendError.
+
+        device, torch_dtype: where a copy of it goes, and the type that it is cast to, before the backend prepares it,
+        if it is not there already.
+        """
+        from ptq4dm.backends.places import require_place  # backends come later in the walk; nothing above needs them
+        from ptq4dm.backends.registry import prepare
         from ptq4dm.integrations.marking import marked
 
         axis = self.facts.get("time_axis")
-        watch_time(self.network, None)  # the calls that engines are timed with are no use
+        if device is not None or torch_dtype is not None:
+            require_place(backend, device, torch_dtype, arithmetic)
+        network = network_on(self.network, device, torch_dtype)
+        watch_time(network, None)  # the calls that engines are timed with are no use
         try:
-            return prepare(marked(self.network, arithmetic, axis), self.example, backend, arithmetic)
+            return prepare(marked(network, arithmetic, axis), self.example, backend, arithmetic)
         finally:
-            watch_time(self.network, axis)
+            watch_time(network, axis)
 
 
 @dataclass(frozen=True)
@@ -93,16 +107,40 @@ class QuantizedModel:
             replace(layer, name=f"{name}.{layer.name}") for name, item in self.denoisers.items() for layer in item.plan
         )
 
-    def to_module(self, backend: "str | Backend" = "auto", component: str | None = None) -> nn.Module:
+    def to_module(
+        self,
+        backend: "str | Backend" = "auto",
+        component: str | None = None,
+        device: str | torch.device | None = None,
+        torch_dtype: torch.dtype | None = None,
+    ) -> nn.Module:
         """A denoiser on a backend (its name, or an object such as `TritonBackend(strict=True)`), with the class and
-        call signature of the float one. Raises BackendError."""
-        return self.denoiser(component).to_module(backend, self.recipe.arithmetic)
+        call signature of the float one. device, torch_dtype: as in `to_pipeline`. Raises BackendError, RecipeError."""
+        return self.denoiser(component).to_module(backend, self.recipe.arithmetic, device, torch_dtype)
 
-    def to_pipeline(self, backend: "str | Backend" = "auto") -> DiffusionPipeline:
-        """A diffusers pipeline of the user's own class with the quantized denoisers in place. Raises BackendError."""
+    def to_pipeline(
+        self,
+        backend: "str | Backend" = "auto",
+        device: str | torch.device | None = None,
+        torch_dtype: torch.dtype | None = None,
+    ) -> DiffusionPipeline:
+        """A diffusers pipeline of the user's own class with the quantized denoisers in place.
+
+        device, torch_dtype: where the pipeline goes ("cuda") and the type that it is cast to (torch.float16), before
+        the backend prepares the denoisers: only there can `triton` time each layer in INT8 and in float and keep the
+        faster, and hold weights in half precision once. What is elsewhere, or of another type, is copied: the model,
+        and the pipeline it was made from, stay as they are. None: as they are.
+
+        Raises BackendError for a backend that cannot run the denoisers, or not there or in that type; RecipeError for a
+        device that is not here; ModelError for a bare module, or where a part of the pipeline is offloaded.
+        """
         if self.pipeline is None:
             raise ModelError("this model was quantized from a bare module, which has no pipeline: use to_module()")
-        return with_denoisers(self.pipeline, {name: self.to_module(backend, name) for name in self.denoisers}).source
+        networks = {name: self.to_module(backend, name, device, torch_dtype) for name in self.denoisers}
+        source = with_denoisers(self.pipeline, networks).source
+        if device is not None or torch_dtype is not None:
+            exchange(source, parts_on(source, list(networks.values()), device, torch_dtype))
+        return source
 
     def save(self, folder: str | Path) -> Path:
         """Write the artifact, a diffusers pipeline folder with INT8 weights, whole or not at all."""
@@ -159,28 +197,61 @@ def exchange(source: DiffusionPipeline, others: Mapping[int, nn.Module]) -> None
             exchange(part, others)
 
 
-def compiled(model: QuantizedModel, backend: str, shown: bool = False) -> Any:
+def parts_on(
+    source: DiffusionPipeline,
+    ready: Sequence[nn.Module],
+    device: str | torch.device | None,
+    dtype: torch.dtype | None,
+) -> dict[int, nn.Module]:
+    """Copies of the parts of a pipeline that are elsewhere or of another type, by the id of the old; not of those that
+    are ready. Raises ModelError where one is offloaded."""
+    there: dict[int, nn.Module] = {}
+    for name, part in source.components.items():
+        if not isinstance(part, nn.Module) or any(part is one for one in ready):
+            continue
+        if hasattr(part, "_hf_hook"):
+            raise ModelError(
+                f"{name} is being offloaded, so the pipeline cannot be moved: leave device and torch_dtype out, or "
+                "quantize the pipeline before enable_model_cpu_offload()"
+            )
+        there[id(part)] = network_on(part, device, dtype)
+    return there
+
+
+def compiled(
+    model: QuantizedModel,
+    backend: "str | Backend",
+    shown: bool = False,
+    device: str | None = None,
+    torch_dtype: torch.dtype | None = None,
+    batch: int | None = None,
+) -> Any:
     """The only denoiser on a backend, with its name and notes. shown: a bar, since engines take a while to compile.
 
-    Raises BackendError.
+    device, torch_dtype: as in `to_pipeline`. batch: of the calls to come, for what is measured off the CPU, where the
+    faster of two kernels depends on it. Raises BackendError.
     """
     from ptq4dm.backends.registry import find_backend  # as above
 
     if backend != "auto":
         find_backend(backend, model.recipe.arithmetic)  # a mistake is told of before a bar is drawn
+    if batch is not None and device is not None and torch_device(device).type != "cpu" and model.pipeline is not None:
+        example = example_call(model.pipeline, batch)
+        model = replace(model, denoisers={k: replace(item, example=example) for k, item in model.denoisers.items()})
     with progress("compiling", 1, shown) as advance:
-        module = model.to_module(backend)
+        module = model.to_module(backend, device=device, torch_dtype=torch_dtype)
         advance(1)
     return module
 
 
-def pipeline_on(pipeline: Pipeline, device: str) -> Pipeline:
-    """The pipeline itself where its denoiser computes on that torch device already, else one with a copy of the
-    denoiser there. A conditional pipeline, whose parts work together, is moved as a whole. Raises RecipeError."""
+def pipeline_on(pipeline: Pipeline, device: str, dtype: torch.dtype | None = None) -> Pipeline:
+    """The pipeline itself where its denoiser computes on that torch device already (and in that type), else one with a
+    copy of the denoiser there. A conditional pipeline, whose parts work together, is moved as a whole. Raises
+    RecipeError."""
     if not pipeline.components:
-        pipeline.source.to(torch_device(device))
+        pipeline.source.to(torch_device(device), dtype)
         return pipeline
-    network = network_on(pipeline.denoiser, device)
+    network = network_on(pipeline.denoiser, device, dtype)
     return pipeline if network is pipeline.denoiser else with_denoisers(pipeline, {pipeline.component: network})
 
 

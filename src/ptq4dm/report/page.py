@@ -13,7 +13,7 @@ from markupsafe import Markup, escape
 from ptq4dm.report import charts, effect_charts, tables, words
 from ptq4dm.report.law import law_density
 from ptq4dm.report.sheets import make_gallery, ramp_css
-from ptq4dm.report.verdict import FULL_CALIBRATION, eager_ratio, hardest_ratio, verdict
+from ptq4dm.report.verdict import FULL_CALIBRATION, eager_name, eager_ratio, hardest_ratio, verdict
 
 NARROW, HALF, FULL = 330, 516, 1072
 """Widths that charts are drawn at, in CSS pixels: a phone, half the page, the page. CSS shows the one that fits."""
@@ -94,6 +94,7 @@ def context(results: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         "executed": executed,
         "executed_rows": tables.executed_rows(executed),
         "choice_rows": tables.choice_rows(executed),
+        "untimed_words": tables.untimed_words(executed),
         "not_int8": [layer["layer"] for layer in executed if not layer["int8"]],
         "engine": fidelity.get("backend") or (results.get("executed") or {}).get("engine"),
         "environment": words.flat(results.get("environment") or {}),
@@ -154,8 +155,8 @@ def headline(results: Mapping[str, Any]) -> list[Tile]:
     limit = (speed.get("predicted_limit") or {}).get("limit")
     eager, fastest = eager_ratio(speed), hardest_ratio(speed)
     tiles = []
-    for ratio, what in ((eager, "PyTorch eager"), (fastest, "the fastest FP32 engine")):
-        if ratio and not (ratio is eager and what != "PyTorch eager"):
+    for ratio, what in ((eager, eager_name(eager)), (fastest, "the fastest FP32 engine")):
+        if ratio and not (ratio is eager and what != eager_name(eager)):
             interval = tables.ratio_interval(ratio)
             tiles.append(Tile(words.times(ratio["value"]), f"the speed of {what}", interval))
     if limit and tiles:

@@ -81,11 +81,13 @@ KINDS: Final[dict[str, dict[str, type]]] = {
     "distribution.rows[]": {"low": float, "high": float, "detectable": float},
     "speed": {"rows": list, "ratios": list, "rounds": float},
     "speed.rows[]": {"seconds_low": float, "seconds_high": float},
-    "speed.ratios[]": {"low": float, "high": float, "baseline": str},
+    "speed.ratios[]": {"low": float, "high": float, "baseline": str, "precision": str},
     "speed.sampling": {"rows": list, "ratios": list, "rounds": float},
     "speed.sampling.rows[]": {"seconds_low": float, "seconds_high": float},
     "speed.sampling.ratios[]": {"low": float, "high": float, "baseline": str},
     "memory": {"rows": list},
+    "memory.rows[]": {"device": str},
+    "executed.layers[]": {"int8_ms": float, "float_ms": float, "tile": str, "reason": str},
 }
 """Of what kind other values are, those that are there."""
 

@@ -1,10 +1,11 @@
 """Tables of the page: what was measured, what stayed in float, what really ran."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ptq4dm.report.words import count, decibels, large, megabytes, milliseconds, percent, signed, times
+from ptq4dm.report.words import count, decibels, large, megabytes, milliseconds, percent, plural, signed, times
 
 Rows = list[list[str]]
 FIGURES: tuple[tuple[str, str, str, str, Callable[[Any], str]], ...] = (
@@ -78,8 +79,11 @@ def ratio_rows(speed: Mapping[str, Any]) -> Rows:
 
 
 def memory_rows(memory: Mapping[str, Any] | None) -> Rows:
-    """network and engine, rise of the resident memory."""
-    return [[row["name"], megabytes(row["peak_bytes"])] for row in (memory or {}).get("rows") or []]
+    """network and engine, rise of the resident memory; or the GPU's, which is named then."""
+    return [
+        [f"{row['name']} on {row['device']}" if row.get("device") else row["name"], megabytes(row["peak_bytes"])]
+        for row in (memory or {}).get("rows") or []
+    ]
 
 
 def distribution_rows(distribution: Mapping[str, Any]) -> Rows:
@@ -153,12 +157,27 @@ def executed_rows(layers: Sequence[Mapping[str, Any]]) -> Rows:
 
 
 def choice_rows(layers: Sequence[Mapping[str, Any]]) -> Rows:
-    """Layer by layer where both were timed: what runs, its milliseconds in INT8 and in float, the kernel's tile."""
+    """Layer by layer, if any was timed: what runs, its milliseconds in INT8 and in float, the kernel's tile, why."""
+    if all(layer.get("int8_ms") is None for layer in layers):
+        return []
     return [
-        [layer["layer"], layer["type"], f"{layer['int8_ms']:.4f}", f"{layer['float_ms']:.4f}", layer.get("tile") or ""]
+        [
+            layer["layer"],
+            layer["type"],
+            *("" if layer.get(key) is None else f"{layer[key]:.4f}" for key in ("int8_ms", "float_ms")),
+            layer.get("tile") or "",
+            layer.get("reason") or "",
+        ]
         for layer in layers
-        if layer.get("int8_ms") is not None
     ]
+
+
+def untimed_words(layers: Sequence[Mapping[str, Any]]) -> str:
+    """Why no layer was timed, each reason with how many it holds for; "" if one was, or nothing is said."""
+    if any(layer.get("int8_ms") is not None for layer in layers):
+        return ""
+    reasons = Counter(str(layer["reason"]) for layer in layers if layer.get("reason"))
+    return "; ".join(f"{reason} ({plural(number, 'layer')})" for reason, number in reasons.items())
 
 
 def between(low: float | None, high: float | None, show: Any) -> str:

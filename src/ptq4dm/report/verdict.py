@@ -69,7 +69,7 @@ def gain_words(results: Mapping[str, Any]) -> list[str]:
     speed = results.get("speed") or {}
     eager = eager_ratio(speed)
     if eager and certain(eager):
-        faster.append(f"{times(eager['value'])} as fast as PyTorch eager")
+        faster.append(f"{times(eager['value'])} as fast as {eager_name(eager)}")
     fastest = hardest_ratio(speed)
     if fastest and fastest is not eager and certain(fastest):
         faster.append(f"{times(fastest['value'])} as fast as the fastest FP32 engine here")
@@ -85,7 +85,8 @@ def slow_words(speed: Mapping[str, Any] | None) -> list[str]:
     hardest = hardest_ratio(speed or {})
     if hardest is None or certain(hardest):
         return []
-    name = "PyTorch eager" if hardest.get("baseline") == "eager" else f"FP32 in {hardest.get('baseline', 'float')}"
+    of_eager = hardest.get("baseline") == "eager"
+    name = eager_name(hardest) if of_eager else f"FP32 in {hardest.get('baseline', 'float')}"
     if above_one(hardest):
         return [f"too few rounds were timed to be sure that it is faster than {name} here ({times(hardest['value'])})"]
     if hardest.get("high", hardest["value"]) < 1:
@@ -126,6 +127,12 @@ def calibration_words(results: Mapping[str, Any]) -> list[str]:
 def eager_ratio(speed: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """The ratio against PyTorch eager."""
     return next((ratio for ratio in speed.get("ratios") or [] if ratio.get("baseline") == "eager"), None)
+
+
+def eager_name(ratio: Mapping[str, Any] | None) -> str:
+    """PyTorch eager, with its float type if that is another than FP32."""
+    precision = (ratio or {}).get("precision") or "FP32"
+    return "PyTorch eager" if precision == "FP32" else f"PyTorch eager in {precision}"
 
 
 def hardest_ratio(speed: Mapping[str, Any]) -> Mapping[str, Any] | None:
