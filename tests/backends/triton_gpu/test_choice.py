@@ -174,7 +174,9 @@ def test_every_tile_that_was_measured_is_checked(monkeypatch):
     net = network()
     layers = {name: module for name, module in net.named_modules() if isinstance(module, QuantizedLayer)}
     forms, asked = {name: triton_form(layer) for name, layer in layers.items()}, []
-    monkeypatch.setitem(launching.MEASURED, forms["0"].product_kind, {24: SLOW_TILE, 4096: FAST_TILE})
+    other = torch.device("cuda", 0)  # a tile of another device is none of ours
+    monkeypatch.setitem(launching.MEASURED, (other, *forms["0"].product_kind), {24: Settings(128, 256, 128, 8, 4)})
+    monkeypatch.setitem(launching.MEASURED, (CPU, *forms["0"].product_kind), {24: SLOW_TILE, 4096: FAST_TILE})
     monkeypatch.setattr(self_check, "MEASURED", launching.MEASURED)
     right = operators.convolution
     monkeypatch.setattr(operators, "convolution", lambda *a: asked.append(tuple(launching.FORCED)) or right(*a))

@@ -24,6 +24,7 @@ from ptq4dm.backends.triton_gpu.kernels.launching import (
     forced,
     largest_that_fills,
     multiprocessors,
+    numbered,
     shared_memory,
     sums_a_thread,
     with_splits,
@@ -114,7 +115,7 @@ def choose(
         if key not in timings:
             timings[key] = measure(layer, form, work, timer, fitting, device)
         timing = timings[key]
-        remember(form, work, timing.tile)
+        remember(form, work, timing.tile, device)
         faster = timing.int8_ms <= (1 - MARGIN) * timing.float_ms
         int8 = strict or faster
         why = "float is faster" if timing.float_ms < timing.int8_ms else f"INT8 gains less than {100 * MARGIN:.0f} %"
@@ -180,9 +181,9 @@ def rotated_inputs(work: Work, device: torch.device) -> list[Tensor]:
     return [x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x for x in drawn]
 
 
-def remember(form: TritonLayer, work: Work, tile: Settings) -> None:
-    """Let the kernels take that tile for this product from now on."""
-    MEASURED.setdefault(form.product_kind, {})[product_of(form, work)[0]] = tile
+def remember(form: TritonLayer, work: Work, tile: Settings, device: torch.device) -> None:
+    """Let the kernels take that tile for this product on this device from now on."""
+    MEASURED.setdefault((numbered(device), *form.product_kind), {})[product_of(form, work)[0]] = tile
 
 
 def product_of(form: TritonLayer, work: Work) -> tuple[int, int, int, int]:
