@@ -99,7 +99,8 @@ def choose(
     """What to put in place of each quantized layer, and why.
 
     works: of each layer that was called. strict: INT8 for all, whatever is faster. Layers of the same shape are
-    measured once. Sets `MEASURED`, where the kernels find their tiles.
+    measured once, and again where a tile was kept that is not tried here. Sets `MEASURED`, where the kernels find
+    their tiles.
     """
     forms: dict[str, nn.Module] = {}
     choices = []
@@ -112,7 +113,7 @@ def choose(
             continue
         work = works[name]
         key = key_of(form, work)
-        if key not in timings:
+        if key not in timings or timings[key].tile not in fitting(*product_of(form, work)):
             timings[key] = measure(layer, form, work, timer, fitting, device)
         timing = timings[key]
         remember(form, work, timing.tile, device)
