@@ -12,6 +12,8 @@ from int8_layers import int8_form, quantized_copy
 from torch import nn
 
 pytest.importorskip("triton")
+from triton.runtime.errors import OutOfResources
+
 from ptq4dm.backends.triton_gpu import choice, operators, self_check
 from ptq4dm.backends.triton_gpu import timings as timings_module
 from ptq4dm.backends.triton_gpu.kernels import launching
@@ -177,6 +179,32 @@ def test_a_tile_that_gives_other_numbers_is_refused(monkeypatch):
         BackendError, match=f"with the tile {FAST_TILE.name} a product of .* than with {SLOW_TILE.name}"
     ):
         chosen()
+
+
+def test_a_device_that_has_room_for_no_tile_is_told_of(monkeypatch):
+    def too_large(*arguments):
+        raise OutOfResources(200_000, 101_376, "shared memory")
+
+    monkeypatch.setattr(operators, "convolution", too_large)
+    with pytest.raises(
+        BackendError,
+        match=r"product of \(2, 8, 3, 4\) by 8 outputs runs with none of the 2 tiles .* on cpu: 64x64x32.* takes "
+        r"200,000 of shared memory, of which there are 101,376\. Keep that layer in float \(keep_float\)",
+    ):
+        chosen()
+
+
+@pytest.mark.parametrize("rows", [65536, 16384, 8192])
+@pytest.mark.parametrize("columns", [256, 320, 1280])
+def test_tiles_of_which_two_share_a_multiprocessor_are_tried_beside_the_largest(monkeypatch, rows, columns):
+    """On a Hopper: 132 multiprocessors, 227 KiB of shared memory."""
+    for name, value in {"shared_memory": 232_448, "sums_a_thread": 128, "multiprocessors": 132}.items():
+        monkeypatch.setattr(choice, name, lambda device, value=value: value)
+    tried = {(one.rows, one.columns, one.depth): one for one in choice.fitting_on(CPU)(rows, columns, 1280, 9)}
+    assert tried.keys() >= {(128, 128, 64), (128, 64, 128), (64, 128, 128)}
+    for size in ((128, 128, 64), (128, 64, 128), (64, 128, 128)):
+        assert tried[size].warps == 4 and 2 * tried[size].shared_bytes <= 232_448
+    assert len(tried) < len(choice.fitting_on(CPU, None)(rows, columns, 1280, 9))
 
 
 def test_every_tile_that_was_measured_is_checked(monkeypatch):

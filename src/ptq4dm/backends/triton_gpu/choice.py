@@ -50,6 +50,8 @@ MARGIN: Final = 0.03
 """By what share INT8 must be faster than float: less may be noise, and float rounds nothing."""
 TURNS: Final = 3
 """How often the best tile and float are timed in turns; the median of each counts."""
+AROUND: Final = (3, 7)
+"""How many tiles larger and smaller than the default are tried (`fitting_on`)."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +133,10 @@ def choose(
 def measure(
     layer: QuantizedLayer, form: TritonLayer, work: Work, timer: Timer, fitting: Fitting, device: torch.device
 ) -> Timing:
-    """Time a layer in INT8 with every tile that fits, then with the best in turns with float."""
+    """Time a layer in INT8 with every tile that fits, then with the best in turns with float.
+
+    Raises BackendError where tiles give different numbers, or the device has room for none.
+    """
     inputs = rotated_inputs(work, device)
     kernel, rival = form.to(device), float_form(layer, work.dtype).to(device)
     if isinstance(rival, nn.Conv2d):
@@ -151,12 +156,14 @@ def measure(
 
     seconds: dict[Settings, float] = {}
     first: Tensor | None = None
-    for tile in fitting(*product_of(form, work)):
+    tried, refused = fitting(*product_of(form, work)), ""
+    for tile in tried:
         with forced(tile):
             try:
                 answer = run(0)
                 seconds[tile] = timer(run, len(inputs))
-            except OutOfResources:  # more shared memory than its operands take: the next tile is smaller
+            except OutOfResources as error:  # more shared memory than its operands take: the next tile is smaller
+                refused = f"{tile.name} takes {error.required:,} of {error.name}, of which there are {error.limit:,}"
                 continue
         first = answer if first is None else first
         if not torch.equal(answer, first):
@@ -165,6 +172,12 @@ def measure(
                 f"another than with {next(iter(seconds)).name}. Use backend='simulated', and report it with the "
                 "versions of torch, triton and the driver"
             )
+    if not seconds:
+        raise BackendError(
+            f"a product of {tuple(work.shape)} by {form.weight.shape[0]} outputs runs with none of the {len(tried)} "
+            f"tiles that were tried on {device}: {refused}. Keep that layer in float (keep_float), or use "
+            "backend='simulated', and report it with the versions of torch, triton and the driver"
+        )
     best = min(seconds, key=seconds.__getitem__)
     with forced(best):
         turns = [(timer(run, len(inputs)), timer(in_float, len(inputs))) for _ in range(TURNS)]
@@ -238,11 +251,15 @@ def with_batch(works: Mapping[str, Work], samples: int, batch: int) -> dict[str,
     }
 
 
-def fitting_on(device: torch.device, around: int | None = 3) -> Fitting:
-    """The tiles to try on a GPU: the default and as many larger and smaller ones, all that fit where `around` is None;
+def fitting_on(device: torch.device, around: tuple[int, int] | None = AROUND) -> Fitting:
+    """The tiles to try on a GPU: the default and so many larger and smaller ones, all that fit where `around` is None;
     and those that do not fill the card with their steps split.
 
-    Each tile is compiled for each kind of layer, which takes seconds.
+    Each tile is compiled for each kind of layer, which takes seconds. More smaller ones than larger: Triton (3.6, 3.7)
+    waits for each int8 wgmma before the next step's addresses are computed (`warp_group_dot_wait` with no product
+    pending), so multiplying and addressing overlap only between two programs of one multiprocessor. A tile of 8 warps
+    leaves room for one, so the largest three of 4 warps are tried beside them wherever the largest of all is the
+    default.
     """
 
     def fitting(rows: int, columns: int, channels: int, taps: int) -> list[Settings]:
@@ -251,7 +268,8 @@ def fitting_on(device: torch.device, around: int | None = 3) -> Fitting:
         if around is None:
             return with_splits(all_that_fit, (rows, columns, channels, taps), processors)
         place = all_that_fit.index(largest_that_fills(rows, columns, all_that_fit, processors))
-        near = all_that_fit[max(0, place - around) : place + around + 1]
+        larger, smaller = around
+        near = all_that_fit[max(0, place - larger) : place + smaller + 1]
         return with_splits(near, (rows, columns, channels, taps), processors)
 
     return fitting
