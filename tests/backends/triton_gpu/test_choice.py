@@ -164,10 +164,7 @@ def test_rounding_is_not_timed_where_a_normalisation_does_it(monkeypatch):
         return 1e-3 * (1 + len(counted) - before)
 
     choice.choose(layers, works, timings, timer, lambda *_: [SLOW_TILE], False, CPU)
-    assert [(key.endswith("rounded in front"), item.int8_ms) for key, item in timings.items()] == [
-        (True, 1),
-        (False, 2),
-    ]
+    assert [("rounded in front" in key, item.int8_ms) for key, item in timings.items()] == [(True, 1), (False, 2)]
 
 
 def test_a_tile_that_gives_other_numbers_is_refused(monkeypatch):

@@ -30,6 +30,7 @@ from ptq4dm.backends.triton_gpu.kernels.launching import (
     with_splits,
 )
 from ptq4dm.backends.triton_gpu.layers import TritonConv, TritonLayer, channels_last, triton_form
+from ptq4dm.backends.triton_gpu.prologue import Norm, Prologue, norms_of
 from ptq4dm.backends.triton_gpu.rounded_gates import behind_gates
 from ptq4dm.backends.triton_gpu.rounded_norms import behind_norms
 from ptq4dm.backends.triton_gpu.timings import Timing, Timings
@@ -57,13 +58,14 @@ AROUND: Final = (3, 7)
 @dataclass(frozen=True)
 class Work:
     """What a layer is asked to do: the shape and type of its input; rounded: whether that comes in integers, from a
-    normalisation in front, so that INT8 does not pay for rounding it; upsample: by how much it was enlarged before,
-    which INT8 does by its index."""
+    normalisation or a gate in front, so that INT8 does not pay for rounding it; upsample: by how much it was enlarged
+    before, which INT8 does by its index; norm: the normalisation that rounds, where one does, which is timed too."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype
     rounded: bool = False
     upsample: int = 1
+    norm: Norm | None = None
 
     @property
     def given(self) -> tuple[int, ...]:
@@ -77,7 +79,7 @@ class Work:
 class LayerChoice:
     """How one quantized layer runs, and what was measured for it; None where nothing was.
 
-    type: what runs; int8: whether that multiplies in INT8.
+    type: what runs; int8: whether that multiplies in INT8. Times are with the normalisation that rounds for the layer.
     """
 
     layer: str
@@ -133,7 +135,8 @@ def choose(
 def measure(
     layer: QuantizedLayer, form: TritonLayer, work: Work, timer: Timer, fitting: Fitting, device: torch.device
 ) -> Timing:
-    """Time a layer in INT8 with every tile that fits, then with the best in turns with float.
+    """Time a layer in INT8 with every tile that fits, then with the best in turns with float, both behind the
+    normalisation that rounds for INT8, where one does: once for all its readers.
 
     Raises BackendError where tiles give different numbers, or the device has room for none.
     """
@@ -143,16 +146,25 @@ def measure(
         rival.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] (torch's stub lacks it)
     laid = [channels_last(x) if isinstance(kernel, TritonConv) else x for x in inputs]
     ready = [kernel.integers(x) for x in laid] if work.rounded else laid
+    in_front = None if work.norm is None else Prologue(work.norm, kernel, inputs[0])
+    readers = 1 if work.norm is None else work.norm.readers
 
-    def run(index: int) -> Tensor:
-        q = kernel.integers(ready[index])
+    def product(q: Tensor) -> Tensor:
         if isinstance(kernel, TritonConv):
             return kernel.product(q, work.dtype, upsample=work.upsample)
         return kernel.product(q, work.dtype)
 
+    def run(index: int) -> Tensor:
+        return product(kernel.integers(ready[index]))
+
+    def in_int8(index: int) -> Tensor:
+        q = kernel.integers(ready[index]) if in_front is None else in_front.integers(laid[index])
+        return repeated(lambda: product(q), readers)
+
     def in_float(index: int) -> Tensor:
-        x = inputs[index]
-        return rival(F.interpolate(x, scale_factor=float(work.upsample)) if work.upsample > 1 else x)
+        x = inputs[index] if in_front is None else in_front.floats(inputs[index])
+        x = F.interpolate(x, scale_factor=float(work.upsample)) if work.upsample > 1 else x
+        return repeated(lambda: rival(x), readers)
 
     seconds: dict[Settings, float] = {}
     first: Tensor | None = None
@@ -180,10 +192,17 @@ def measure(
         )
     best = min(seconds, key=seconds.__getitem__)
     with forced(best):
-        turns = [(timer(run, len(inputs)), timer(in_float, len(inputs))) for _ in range(TURNS)]
+        turns = [(timer(in_int8, len(inputs)), timer(in_float, len(inputs))) for _ in range(TURNS)]
     form.to(layer.weight.device)
-    int8, floats = (1000 * statistics.median(times) for times in zip(*turns))
+    int8, floats = (1000 * statistics.median(times) / readers for times in zip(*turns))
     return Timing(int8, floats, best)
+
+
+def repeated(call: Callable[[], Tensor], times: int) -> Tensor:
+    """What the last of so many calls gives."""
+    for _ in range(times - 1):
+        call()
+    return call()
 
 
 def rotated_inputs(work: Work, device: torch.device) -> list[Tensor]:
@@ -213,6 +232,7 @@ def key_of(form: TritonLayer, work: Work) -> str:
     window = form.geometry.numbers() if isinstance(form, TritonConv) else []
     plain = (" smoothed" if form.smoothed else "") + ("" if form.bands is None else " with bands")
     given = " rounded in front" if work.rounded else ""
+    given += "" if work.norm is None else f" by {work.norm}"
     read = f" upsampled {work.upsample}" if work.upsample > 1 else ""
     asked = f"{tuple(work.shape)} -> {form.weight.shape[0]} {work.dtype}"
     return f"{type(form).__name__} {window} {asked}{plain}{read}{given}"
@@ -223,14 +243,16 @@ def works_of(network: nn.Module, layers: Mapping[str, QuantizedLayer], call: Cal
     """The input of each layer in one call of the network, the largest where it is called several times."""
     works: dict[str, Work] = {}
     rounded = rounded_in_front(network) | behind_norms(network) | behind_gates(network)
-    enlarged = upsampled_by_index(network)
+    enlarged, norms = upsampled_by_index(network), norms_of(network)
 
     def watching(name: str) -> Callable[..., None]:
         def watch(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             x = layer_input(args, kwargs)
             if name not in works or x.numel() > torch.Size(works[name].shape).numel():
                 even = all(size % TWICE == 0 for size in x.shape[2:])
-                works[name] = Work(tuple(x.shape), x.dtype, name in rounded, TWICE if name in enlarged and even else 1)
+                upsample, norm = TWICE if name in enlarged and even else 1, norms.get(name)
+                ahead = name in rounded
+                works[name] = Work(tuple(x.shape), x.dtype, ahead, upsample, norm if ahead else None)
 
         return watch
 
