@@ -67,6 +67,7 @@ class TritonBackend:
             kind = MissingDependencyError if "pip install" in reason else BackendError
             raise kind(reason)
         from ptq4dm.backends.triton_gpu.blocks import fuse
+        from ptq4dm.backends.triton_gpu.check_around import check_around
         from ptq4dm.backends.triton_gpu.residuals import add_in_kernels
         from ptq4dm.backends.triton_gpu.rounded_gates import round_in_gates
         from ptq4dm.backends.triton_gpu.rounded_norms import round_in_norms
@@ -87,6 +88,8 @@ class TritonBackend:
         round_in_gates(prepared)
         round_in_norms(prepared)
         add_in_kernels(prepared)
+        types = (torch.float32, dtype) if dtype in HALVES else (torch.float32,)
+        check_around(prepared, layers, types, checking_device(network))
         for module in prepared.modules():
             if isinstance(module, nn.Conv2d):
                 module.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] (torch's stub lacks it)
