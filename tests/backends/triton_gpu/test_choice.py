@@ -9,12 +9,13 @@ from diffusers.models.attention import BasicTransformerBlock
 from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.upsampling import Upsample2D
 from int8_layers import int8_form, quantized_copy
+from timed import banded
 from torch import nn
 
 pytest.importorskip("triton")
 from triton.runtime.errors import OutOfResources
 
-from ptq4dm.backends.triton_gpu import choice, operators, self_check
+from ptq4dm.backends.triton_gpu import choice, operators, run, self_check, timer
 from ptq4dm.backends.triton_gpu import timings as timings_module
 from ptq4dm.backends.triton_gpu.kernels import launching
 from ptq4dm.backends.triton_gpu.kernels.launching import Settings
@@ -24,6 +25,7 @@ from ptq4dm.backends.triton_gpu.timings import Timing, Timings
 from ptq4dm.errors import BackendError, BackendWarning
 from ptq4dm.pipelines.denoiser import Call
 from ptq4dm.quantization.layers import QuantizedLayer
+from ptq4dm.quantization.time_bands import bands_of
 
 CPU = torch.device("cpu")
 SLOW_TILE, FAST_TILE = Settings(16, 16, 32), Settings(64, 64, 32)
@@ -238,6 +240,53 @@ def test_small_inputs_are_rotated_among_few_sets(monkeypatch):
     monkeypatch.setattr(choice, "ROTATED_BYTES", 1 << 20)
     for shape, sets in (((1, 8, 4, 4), 16), ((4, 8, 64, 64), 4), ((64, 8, 64, 64), 2)):
         assert len(choice.rotated_inputs(choice.Work(shape, torch.float16), CPU)) == sets
+
+
+@pytest.mark.parametrize("options", [{}, {"batch": 6}, {"batch": 1, "strict": True}])
+def test_on_a_gpu_layers_are_timed_there_with_its_tiles_in_one_band(monkeypatch, options):
+    """The branch of a GPU, its device and clock made up; what is timed runs here."""
+    network, gpu, given = banded(), torch.device("cuda", 1), {}
+    layers = {name: module for name, module in network.named_modules() if isinstance(module, QuantizedLayer)}
+    timings, choose = Timings(None, {}), choice.choose
+
+    def clock(call, sets, device):
+        given.update(timed_on=device, band=bands_of(network).index.tolist())
+        return Clock()(call, sets)
+
+    def chosen_here(layers, works, *rest):
+        given.update(works=works, timings=rest[0], device=rest[-1])
+        return choose(layers, works, *rest[:-1], CPU)
+
+    monkeypatch.setattr(run, "placement", lambda network: (gpu, torch.float32))
+    monkeypatch.setattr(timer, "seconds_on_gpu", clock)
+    monkeypatch.setattr(choice, "fitting_on", lambda device: given.update(tiles_of=device) or (lambda *_: [FAST_TILE]))
+    monkeypatch.setattr(timings_module, "timings_of", lambda device: given.update(kept_for=device) or timings)
+    monkeypatch.setattr(choice, "choose", chosen_here)
+    example = Call((torch.randn(3, 6, 5, 5), torch.tensor([0, 499, 999])))
+    forms, choices = run.TritonBackend(**options).chosen(network, layers, example)
+    assert {given[name] for name in ("device", "timed_on", "tiles_of", "kept_for")} == {gpu} and given["band"] == 0
+    batch = options.get("batch", 3)
+    assert {name: work.shape for name, work in given["works"].items()} == {
+        "conv": (batch, 6, 5, 5), "linear": (batch, 5, 5, 8),
+    }  # fmt: skip
+    assert [one.int8 for one in choices] == [True, options.get("strict", False)]  # linears are slow in INT8
+    assert type(forms["linear"]) is (TritonLinear if options.get("strict") else nn.Linear)
+    assert given["timings"] is timings and len(timings) == 2 and {one.tile for one in choices} == {FAST_TILE.name}
+    assert choices[0].int8_ms == 0.5
+
+
+def test_on_a_gpu_nothing_is_timed_without_a_call_or_where_that_is_not_wanted(monkeypatch):
+    monkeypatch.setattr(run, "placement", lambda network: (torch.device("cuda", 0), torch.float32))
+    monkeypatch.setattr(choice, "choose", lambda *arguments: pytest.fail("timed"))
+    net = network()
+    layers = {name: module for name, module in net.named_modules() if isinstance(module, QuantizedLayer)}
+    call = Call((torch.randn(2, 8, 3, 4),))
+    for backend, example, reason in (
+        (run.TritonBackend(), None, "no call is known"),
+        (run.TritonBackend(tune=False), call, "the backend was told not to tune"),
+    ):
+        forms, choices = backend.chosen(net, layers, example)
+        assert all(one.int8 and one.reason == f"not measured: {reason}" for one in choices) and len(forms) == 3
 
 
 @pytest.mark.parametrize(("int8", "reason"), [(0.96, ""), (0.98, "INT8 gains less than 3 %"), (1.1, "float is faster")])
