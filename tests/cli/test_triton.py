@@ -58,8 +58,8 @@ def timed(monkeypatch):
     def chosen(self, network, layers, example):
         call = call_in_type(network, example)
         seen.append((len(call.args[0]), call.args[0].dtype))
-        works = choice.works_of(network, layers, call)
-        return choice.choose(layers, works, Timings(None, {}), None, None, self.strict, torch.device("cpu"))
+        works, tried = choice.works_of(network, layers, call), lambda *sizes: [TILE]
+        return choice.choose(layers, works, Timings(None, {}), None, tried, self.strict, torch.device("cpu"))
 
     def times(layer, form, *_):
         return SLOW if isinstance(form, TritonLinear) else FAST

@@ -6,12 +6,13 @@ import pytest
 import torch
 
 pytest.importorskip("triton")
-from ptq4dm.backends.triton_gpu.kernels import group_norm, quantize
+from ptq4dm.backends.triton_gpu.kernels import group_norm, launching, quantize
 from ptq4dm.backends.triton_gpu.kernels.launching import (
     CANDIDATES,
     Settings,
     fitting_settings,
     largest_that_fills,
+    settings_for,
     tiles,
     walk,
     with_splits,
@@ -43,6 +44,19 @@ def test_depths_of_320_and_576_channels_are_divided_by_tiles_of_all_sizes():
         fitting = fitting_settings(65536, 320, channels, H100, 128)
         even = {(one.rows, one.columns) for one in fitting if channels % one.depth == 0}
         assert even >= {(128, 256), (128, 128), (128, 64), (64, 128), (64, 64), (32, 64)}
+
+
+def test_a_tile_that_was_measured_on_one_card_is_not_taken_on_another(monkeypatch):
+    first, second = torch.device("cuda", 0), torch.device("cuda", 1)
+    large, product = CANDIDATES[0], (65536, 1280, 1280, 9)
+    monkeypatch.setattr(launching, "INTERPRETED", False)
+    monkeypatch.setattr(launching, "shared_memory", lambda device: {first: H100, second: RTX3090}[device])
+    monkeypatch.setattr(launching, "sums_a_thread", lambda device: {first: 128, second: 64}[device])
+    monkeypatch.setattr(launching, "multiprocessors", lambda device: 100)
+    monkeypatch.setattr(launching, "MEASURED", {(first, 1280, 1280, 9): {65536: large}})
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    assert settings_for(*product, first) == settings_for(*product, torch.device("cuda")) == large
+    assert large.shared_bytes == 196_608 > RTX3090 >= settings_for(*product, second).shared_bytes
 
 
 def test_steps_are_split_where_tiles_are_too_few_for_the_card():

@@ -1,12 +1,14 @@
 """The backend: what it puts in place, what it refuses, and that torch.compile sees one graph."""
 
 import copy
+from contextlib import nullcontext
 
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
-from int8_layers import quantized_copy
+from int8_layers import int8_form, quantized_copy
 from interpreted import quickly_interpreted
+from timed import banded
 from tiny import tiny_pipeline, tiny_unet
 from torch import nn
 from torch._dynamo.testing import CompileCounter, CompileCounterWithBackend
@@ -23,6 +25,7 @@ from ptq4dm.errors import BackendError, BackendWarning, MissingDependencyError, 
 from ptq4dm.integrations.marking import marked
 from ptq4dm.quantization.layers import QuantizedLayer
 from ptq4dm.quantization.time_axis import watch_time
+from ptq4dm.quantization.time_bands import bands_of
 
 
 def kinds(network, kind):
@@ -139,6 +142,42 @@ def test_a_backend_may_be_given_with_its_options():
     assert prepare(network, None, backend, "float-out").ptq4dm_backend == "triton"
     with pytest.raises(BackendError, match="backend 'triton' computes the arithmetic 'float-out'"):
         find_backend(backend, "qdq")
+
+
+@pytest.mark.parametrize("batch", [0, -3, 1.5, True, "8"])
+def test_a_batch_that_is_no_number_of_samples_is_refused(batch):
+    with pytest.raises(BackendError, match=rf"TritonBackend\(batch={batch!r}\): .* whole number of at least 1"):
+        TritonBackend(batch=batch)
+    assert TritonBackend(batch=1).batch == 1 and TritonBackend().batch is None
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("source", [nn.Conv2d(8, 6, 3, padding=1), nn.Conv2d(8, 8, 3, groups=2)], ids=["one", "left"])
+def test_a_network_may_be_one_layer(source):
+    layer, x = int8_form(source).requires_grad_(False), torch.randn(2, 8, 4, 4)
+    with nullcontext() if source.groups == 1 else pytest.warns(BackendWarning, match=r"1 of 1 .* have no INT8 kernel"):
+        prepared = TritonBackend().prepare(layer, None)
+    assert isinstance(prepared, TritonLayer) == (source.groups == 1) and prepared is not layer
+    assert torch.equal(prepared(x), layer(x)) and [one.layer for one in prepared.ptq4dm_layers] == [""]
+
+
+def test_hooks_are_the_networks_own_but_not_the_dictionaries_that_hold_them():
+    """A hook on the prepared form watches that alone; the note on the time axis may come after preparing."""
+    called = []
+    network = banded()
+    network.register_forward_pre_hook(lambda module, args: called.append("both"))
+    prepared = TritonBackend().prepare(network, None)
+    prepared.register_forward_pre_hook(lambda module, args: called.append("prepared"))
+    network.register_forward_pre_hook(lambda module, args: called.append("network"))
+    call = (torch.zeros(1, 6, 5, 5), torch.tensor([3]))
+    prepared(*call)
+    assert called == ["both", "prepared"]
+    called.clear()
+    network(*call)
+    assert called == ["both", "network"] and bands_of(prepared) is bands_of(network) is not None
+    watch_time(network, {"argument": "t", "low": 500.0, "high": 999.0})
+    with pytest.warns(TimeAxisWarning, match="called at time-step 3"):
+        prepared(*call)
 
 
 def test_auto_does_not_try_it_without_a_gpu(monkeypatch):

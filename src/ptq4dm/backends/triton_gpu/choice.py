@@ -24,11 +24,13 @@ from ptq4dm.backends.triton_gpu.kernels.launching import (
     forced,
     largest_that_fills,
     multiprocessors,
+    numbered,
     shared_memory,
     sums_a_thread,
     with_splits,
 )
 from ptq4dm.backends.triton_gpu.layers import TritonConv, TritonLayer, channels_last, triton_form
+from ptq4dm.backends.triton_gpu.prologue import Norm, Prologue, norms_of
 from ptq4dm.backends.triton_gpu.rounded_gates import behind_gates
 from ptq4dm.backends.triton_gpu.rounded_norms import behind_norms
 from ptq4dm.backends.triton_gpu.timings import Timing, Timings
@@ -49,18 +51,21 @@ MARGIN: Final = 0.03
 """By what share INT8 must be faster than float: less may be noise, and float rounds nothing."""
 TURNS: Final = 3
 """How often the best tile and float are timed in turns; the median of each counts."""
+AROUND: Final = (3, 7)
+"""How many tiles larger and smaller than the default are tried (`fitting_on`)."""
 
 
 @dataclass(frozen=True)
 class Work:
     """What a layer is asked to do: the shape and type of its input; rounded: whether that comes in integers, from a
-    normalisation in front, so that INT8 does not pay for rounding it; upsample: by how much it was enlarged before,
-    which INT8 does by its index."""
+    normalisation or a gate in front, so that INT8 does not pay for rounding it; upsample: by how much it was enlarged
+    before, which INT8 does by its index; norm: the normalisation that rounds, where one does, which is timed too."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype
     rounded: bool = False
     upsample: int = 1
+    norm: Norm | None = None
 
     @property
     def given(self) -> tuple[int, ...]:
@@ -74,7 +79,7 @@ class Work:
 class LayerChoice:
     """How one quantized layer runs, and what was measured for it; None where nothing was.
 
-    type: what runs; int8: whether that multiplies in INT8.
+    type: what runs; int8: whether that multiplies in INT8. Times are with the normalisation that rounds for the layer.
     """
 
     layer: str
@@ -98,7 +103,8 @@ def choose(
     """What to put in place of each quantized layer, and why.
 
     works: of each layer that was called. strict: INT8 for all, whatever is faster. Layers of the same shape are
-    measured once. Sets `MEASURED`, where the kernels find their tiles.
+    measured once, and again where a tile was kept that is not tried here. Sets `MEASURED`, where the kernels find
+    their tiles.
     """
     forms: dict[str, nn.Module] = {}
     choices = []
@@ -111,10 +117,10 @@ def choose(
             continue
         work = works[name]
         key = key_of(form, work)
-        if key not in timings:
+        if key not in timings or timings[key].tile not in fitting(*product_of(form, work)):
             timings[key] = measure(layer, form, work, timer, fitting, device)
         timing = timings[key]
-        remember(form, work, timing.tile)
+        remember(form, work, timing.tile, device)
         faster = timing.int8_ms <= (1 - MARGIN) * timing.float_ms
         int8 = strict or faster
         why = "float is faster" if timing.float_ms < timing.int8_ms else f"INT8 gains less than {100 * MARGIN:.0f} %"
@@ -129,32 +135,47 @@ def choose(
 def measure(
     layer: QuantizedLayer, form: TritonLayer, work: Work, timer: Timer, fitting: Fitting, device: torch.device
 ) -> Timing:
-    """Time a layer in INT8 with every tile that fits, then with the best in turns with float."""
+    """Time a layer in INT8 with every tile that fits, then with the best in turns with float, both behind the
+    normalisation that rounds for INT8, where one does: once for all its readers.
+
+    Raises BackendError where tiles give different numbers, or the device has room for none.
+    """
     inputs = rotated_inputs(work, device)
     kernel, rival = form.to(device), float_form(layer, work.dtype).to(device)
     if isinstance(rival, nn.Conv2d):
         rival.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] (torch's stub lacks it)
     laid = [channels_last(x) if isinstance(kernel, TritonConv) else x for x in inputs]
     ready = [kernel.integers(x) for x in laid] if work.rounded else laid
+    in_front = None if work.norm is None else Prologue(work.norm, kernel, inputs[0])
+    readers = 1 if work.norm is None else work.norm.readers
 
-    def run(index: int) -> Tensor:
-        q = kernel.integers(ready[index])
+    def product(q: Tensor) -> Tensor:
         if isinstance(kernel, TritonConv):
             return kernel.product(q, work.dtype, upsample=work.upsample)
         return kernel.product(q, work.dtype)
 
+    def run(index: int) -> Tensor:
+        return product(kernel.integers(ready[index]))
+
+    def in_int8(index: int) -> Tensor:
+        q = kernel.integers(ready[index]) if in_front is None else in_front.integers(laid[index])
+        return repeated(lambda: product(q), readers)
+
     def in_float(index: int) -> Tensor:
-        x = inputs[index]
-        return rival(F.interpolate(x, scale_factor=float(work.upsample)) if work.upsample > 1 else x)
+        x = inputs[index] if in_front is None else in_front.floats(inputs[index])
+        x = F.interpolate(x, scale_factor=float(work.upsample)) if work.upsample > 1 else x
+        return repeated(lambda: rival(x), readers)
 
     seconds: dict[Settings, float] = {}
     first: Tensor | None = None
-    for tile in fitting(*product_of(form, work)):
+    tried, refused = fitting(*product_of(form, work)), ""
+    for tile in tried:
         with forced(tile):
             try:
                 answer = run(0)
                 seconds[tile] = timer(run, len(inputs))
-            except OutOfResources:  # more shared memory than its operands take: the next tile is smaller
+            except OutOfResources as error:  # more shared memory than its operands take: the next tile is smaller
+                refused = f"{tile.name} takes {error.required:,} of {error.name}, of which there are {error.limit:,}"
                 continue
         first = answer if first is None else first
         if not torch.equal(answer, first):
@@ -163,12 +184,25 @@ def measure(
                 f"another than with {next(iter(seconds)).name}. Use backend='simulated', and report it with the "
                 "versions of torch, triton and the driver"
             )
+    if not seconds:
+        raise BackendError(
+            f"a product of {tuple(work.shape)} by {form.weight.shape[0]} outputs runs with none of the {len(tried)} "
+            f"tiles that were tried on {device}: {refused}. Keep that layer in float (keep_float), or use "
+            "backend='simulated', and report it with the versions of torch, triton and the driver"
+        )
     best = min(seconds, key=seconds.__getitem__)
     with forced(best):
-        turns = [(timer(run, len(inputs)), timer(in_float, len(inputs))) for _ in range(TURNS)]
+        turns = [(timer(in_int8, len(inputs)), timer(in_float, len(inputs))) for _ in range(TURNS)]
     form.to(layer.weight.device)
-    int8, floats = (1000 * statistics.median(times) for times in zip(*turns))
+    int8, floats = (1000 * statistics.median(times) / readers for times in zip(*turns))
     return Timing(int8, floats, best)
+
+
+def repeated(call: Callable[[], Tensor], times: int) -> Tensor:
+    """What the last of so many calls gives."""
+    for _ in range(times - 1):
+        call()
+    return call()
 
 
 def rotated_inputs(work: Work, device: torch.device) -> list[Tensor]:
@@ -180,9 +214,9 @@ def rotated_inputs(work: Work, device: torch.device) -> list[Tensor]:
     return [x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x for x in drawn]
 
 
-def remember(form: TritonLayer, work: Work, tile: Settings) -> None:
-    """Let the kernels take that tile for this product from now on."""
-    MEASURED.setdefault(form.product_kind, {})[product_of(form, work)[0]] = tile
+def remember(form: TritonLayer, work: Work, tile: Settings, device: torch.device) -> None:
+    """Let the kernels take that tile for this product on this device from now on."""
+    MEASURED.setdefault((numbered(device), *form.product_kind), {})[product_of(form, work)[0]] = tile
 
 
 def product_of(form: TritonLayer, work: Work) -> tuple[int, int, int, int]:
@@ -198,6 +232,7 @@ def key_of(form: TritonLayer, work: Work) -> str:
     window = form.geometry.numbers() if isinstance(form, TritonConv) else []
     plain = (" smoothed" if form.smoothed else "") + ("" if form.bands is None else " with bands")
     given = " rounded in front" if work.rounded else ""
+    given += "" if work.norm is None else f" by {work.norm}"
     read = f" upsampled {work.upsample}" if work.upsample > 1 else ""
     asked = f"{tuple(work.shape)} -> {form.weight.shape[0]} {work.dtype}"
     return f"{type(form).__name__} {window} {asked}{plain}{read}{given}"
@@ -208,14 +243,16 @@ def works_of(network: nn.Module, layers: Mapping[str, QuantizedLayer], call: Cal
     """The input of each layer in one call of the network, the largest where it is called several times."""
     works: dict[str, Work] = {}
     rounded = rounded_in_front(network) | behind_norms(network) | behind_gates(network)
-    enlarged = upsampled_by_index(network)
+    enlarged, norms = upsampled_by_index(network), norms_of(network)
 
     def watching(name: str) -> Callable[..., None]:
         def watch(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             x = layer_input(args, kwargs)
             if name not in works or x.numel() > torch.Size(works[name].shape).numel():
                 even = all(size % TWICE == 0 for size in x.shape[2:])
-                works[name] = Work(tuple(x.shape), x.dtype, name in rounded, TWICE if name in enlarged and even else 1)
+                upsample, norm = TWICE if name in enlarged and even else 1, norms.get(name)
+                ahead = name in rounded
+                works[name] = Work(tuple(x.shape), x.dtype, ahead, upsample, norm if ahead else None)
 
         return watch
 
@@ -236,11 +273,15 @@ def with_batch(works: Mapping[str, Work], samples: int, batch: int) -> dict[str,
     }
 
 
-def fitting_on(device: torch.device, around: int | None = 3) -> Fitting:
-    """The tiles to try on a GPU: the default and as many larger and smaller ones, all that fit where `around` is None;
+def fitting_on(device: torch.device, around: tuple[int, int] | None = AROUND) -> Fitting:
+    """The tiles to try on a GPU: the default and so many larger and smaller ones, all that fit where `around` is None;
     and those that do not fill the card with their steps split.
 
-    Each tile is compiled for each kind of layer, which takes seconds.
+    Each tile is compiled for each kind of layer, which takes seconds. More smaller ones than larger: Triton (3.6, 3.7)
+    waits for each int8 wgmma before the next step's addresses are computed (`warp_group_dot_wait` with no product
+    pending), so multiplying and addressing overlap only between two programs of one multiprocessor. A tile of 8 warps
+    leaves room for one, so the largest three of 4 warps are tried beside them wherever the largest of all is the
+    default.
     """
 
     def fitting(rows: int, columns: int, channels: int, taps: int) -> list[Settings]:
@@ -249,7 +290,8 @@ def fitting_on(device: torch.device, around: int | None = 3) -> Fitting:
         if around is None:
             return with_splits(all_that_fit, (rows, columns, channels, taps), processors)
         place = all_that_fit.index(largest_that_fills(rows, columns, all_that_fit, processors))
-        near = all_that_fit[max(0, place - around) : place + around + 1]
+        larger, smaller = around
+        near = all_that_fit[max(0, place - larger) : place + smaller + 1]
         return with_splits(near, (rows, columns, channels, taps), processors)
 
     return fitting

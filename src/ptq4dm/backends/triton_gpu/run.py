@@ -1,10 +1,12 @@
 """The Triton backend: INT8 kernels in place of a network's quantized layers, on an NVIDIA GPU."""
 
 import warnings
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +18,7 @@ from ptq4dm.pipelines.denoiser import Call, call_on, placement
 from ptq4dm.quantization.float_types import float_type
 from ptq4dm.quantization.layers import QuantizedLayer
 from ptq4dm.quantization.rewrite import with_layers
+from ptq4dm.quantization.time_axis import TimeNote
 from ptq4dm.quantization.time_bands import at_band, bands_of
 
 if TYPE_CHECKING:
@@ -39,6 +42,14 @@ class TritonBackend:
     arithmetic = "float-out"
     device = "cuda"
 
+    def __post_init__(self) -> None:
+        """Raise BackendError for a batch that is no number of samples."""
+        if self.batch is not None and (type(self.batch) is not int or self.batch < 1):
+            raise BackendError(
+                f"TritonBackend(batch={self.batch!r}): give the number of samples that a call has in use, a whole "
+                "number of at least 1, or leave it out for those of the example"
+            )
+
     def unavailable(self) -> str | None:
         """Why the kernels cannot run here, with the alternatives; None if they can."""
         return why_unavailable()
@@ -56,14 +67,9 @@ class TritonBackend:
         if reason:
             kind = MissingDependencyError if "pip install" in reason else BackendError
             raise kind(reason)
-        from ptq4dm.backends.triton_gpu.attention import attend_on_kernels
-        from ptq4dm.backends.triton_gpu.blocks import fuse
-        from ptq4dm.backends.triton_gpu.modulated_blocks import modulate_in_norms
-        from ptq4dm.backends.triton_gpu.residuals import add_in_kernels
-        from ptq4dm.backends.triton_gpu.rounded_gates import round_in_gates
-        from ptq4dm.backends.triton_gpu.rounded_norms import round_in_norms
+        from ptq4dm.backends.triton_gpu.check_around import check_around
+        from ptq4dm.backends.triton_gpu.fusion import fuse_around_layers
         from ptq4dm.backends.triton_gpu.self_check import self_check
-        from ptq4dm.backends.triton_gpu.up_blocks import join_in_kernels
         from ptq4dm.backends.triton_gpu.weight_only import HALVES, half_precision_forms
 
         layers, left = with_kernels(network)
@@ -72,19 +78,15 @@ class TritonBackend:
         self_check(layers, forms, checking_device(network))
         dtype = float_type(network)
         fast = not self.strict and dtype in HALVES and placement(network)[0].type == "cuda"
-        prepared = with_layers(network, forms | half_precision_forms(network, dtype if fast else None)).eval()
-        fuse(prepared)
-        join_in_kernels(prepared)
-        attend_on_kernels(prepared)
-        round_in_gates(prepared)
-        round_in_norms(prepared)
-        add_in_kernels(prepared)
-        modulate_in_norms(prepared)
+        forms |= half_precision_forms(network, dtype if fast else None)
+        prepared = (forms[""] if "" in forms else with_layers(network, forms)).eval()  # "": the network is one layer
+        fuse_around_layers(prepared)
+        types = (torch.float32, dtype) if dtype in HALVES else (torch.float32,)
+        check_around(prepared, layers, types, checking_device(network))
         for module in prepared.modules():
             if isinstance(module, nn.Conv2d):
                 module.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] (torch's stub lacks it)
-        for hooks in ("_forward_pre_hooks", "_forward_pre_hooks_with_kwargs"):  # the note on the time axis comes later
-            vars(prepared)[hooks] = vars(network)[hooks]
+        hook_as(network, prepared)
         for module in prepared.modules():  # the hook that knows the band is the network's own
             if isinstance(module, QuantizedLayer) and module.bands is not None:
                 module.bands = bands_of(network)
@@ -148,6 +150,32 @@ def without_kernel(reasons: dict[str, str]) -> list["LayerChoice"]:
     from ptq4dm.backends.triton_gpu.choice import LayerChoice
 
     return [LayerChoice(name, "simulated", False, reason=reason) for name, reason in reasons.items()]
+
+
+def hook_as(network: nn.Module, prepared: nn.Module) -> None:
+    """Put the hooks in front of a network's calls in front of those of its prepared form: the hooks themselves, in
+    dictionaries of its own, so that one that is registered later is the form's alone, or the network's.
+
+    The note on the time axis is set anew on the network once engines have been timed: it is looked up there.
+    """
+    hooks = {key: hook for key, hook in network._forward_pre_hooks.items() if not isinstance(hook, TimeNote)}
+    with_kwargs = {key: told for key, told in network._forward_pre_hooks_with_kwargs.items() if key in hooks}
+    prepared._forward_pre_hooks = OrderedDict(hooks)
+    prepared._forward_pre_hooks_with_kwargs = OrderedDict(with_kwargs)
+    prepared.register_forward_pre_hook(NoteOf(network._forward_pre_hooks), with_kwargs=True)
+
+
+class NoteOf:
+    """A hook before the calls of a prepared network: the note on the time axis that is among `hooks`, if one is."""
+
+    def __init__(self, hooks: Mapping[int, Callable]):
+        self.hooks = hooks
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Look at the time-step of a call."""
+        for hook in self.hooks.values():
+            if isinstance(hook, TimeNote):
+                hook(module, args, kwargs)
 
 
 def checking_device(network: nn.Module) -> torch.device:

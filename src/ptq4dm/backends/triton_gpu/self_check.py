@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from ptq4dm.backends.exactness import ULPS_ALLOWED, distance, hard_inputs
-from ptq4dm.backends.triton_gpu.kernels.launching import MEASURED, Settings, forced
+from ptq4dm.backends.triton_gpu.kernels.launching import MEASURED, Settings, forced, numbered
 from ptq4dm.backends.triton_gpu.layers import TritonConv, TritonLayer
 from ptq4dm.errors import BackendError
 from ptq4dm.quantization.layers import QuantizedLayer
@@ -20,7 +20,7 @@ def self_check(layers: Mapping[str, QuantizedLayer], forms: Mapping[str, nn.Modu
 
     Raises BackendError that names the layer and the GPU if the kernel is off by more than its rounding.
     """
-    for name, tile in representatives(forms):
+    for name, tile in representatives(forms, device):
         layer, form = layers[name], forms[name]
         home = layer.weight.device
         layer.to("cpu")
@@ -45,13 +45,13 @@ def distance_in(band: int, layer: QuantizedLayer, form: nn.Module, device: torch
         return distance(layer, x, form(x.to(device)).cpu())
 
 
-def representatives(forms: Mapping[str, nn.Module]) -> list[tuple[str, Settings | None]]:
+def representatives(forms: Mapping[str, nn.Module], device: torch.device) -> list[tuple[str, Settings | None]]:
     """The first layer in INT8 of each kind that makes a kernel of its own, with every tile that was measured for such
-    a layer; with the default, None, where none was."""
+    a layer on the device; with the default, None, where none was."""
     first: dict[tuple, tuple[str, Settings | None]] = {}
     for name, form in forms.items():
         if isinstance(form, TritonLayer):
-            for tile in MEASURED.get(form.product_kind, {}).values() or (None,):
+            for tile in MEASURED.get((numbered(device), *form.product_kind), {}).values() or (None,):
                 first.setdefault((kind(form), tile), (name, tile))
     return list(first.values())
 

@@ -93,10 +93,16 @@ def on_device_of(x: Tensor) -> AbstractContextManager[object]:
     return torch.cuda.device(x.device) if x.is_cuda else nullcontext()
 
 
-MEASURED: Final[dict[tuple[int, int, int], dict[int, Settings]]] = {}
-"""The tiles that were fastest here, by (columns, channels, taps) of a product, then by its rows (`choice`)."""
+def numbered(device: torch.device) -> torch.device:
+    """The device with its number, as tensors have it: "cuda" alone is the current GPU."""
+    if device.type != "cuda" or device.index is not None:
+        return device
+    return torch.device("cuda", torch.cuda.current_device())
 
 
+MEASURED: Final[dict[tuple[torch.device, int, int, int], dict[int, Settings]]] = {}
+"""The tiles that were fastest, by device and (columns, channels, taps) of a product, then by its rows (`choice`). By
+device, since another card may hold less shared memory than a tile takes, and be fastest with another."""
 FORCED: Final[list[Settings]] = []
 """The tile that is being tried, last (`forced`)."""
 
@@ -112,11 +118,11 @@ def forced(tile: Settings) -> Iterator[None]:
 
 
 def settings_for(rows: int, columns: int, channels: int, taps: int, device: torch.device) -> Settings:
-    """The tile that is forced; else that measured for the nearest number of rows, if that is within a factor of two;
-    else the default."""
+    """The tile that is forced; else that measured on this device for the nearest number of rows, if that is within a
+    factor of two; else the default."""
     if FORCED:
         return FORCED[-1]
-    measured = MEASURED.get((columns, channels, taps), {})
+    measured = MEASURED.get((numbered(device), columns, channels, taps), {})
     near = min(measured, key=lambda other: abs(math.log(other / rows)), default=0)
     if near and max(near, rows) <= 2 * min(near, rows):
         return measured[near]
