@@ -150,12 +150,12 @@ def quantize(capability: int, ones: bool = False) -> Report:
     return compiled(quantize_kernel, pointers, numbers, fixed, capability, ones, num_warps=4)
 
 
-def layer_norm(capability: int, channels: int, ones: bool = False) -> Report:
-    """Layer normalisation, scale and shift of the time-step, and rounding, in float16."""
+def layer_norm(capability: int, channels: int, roundings: int = 1, ones: bool = False) -> Report:
+    """Layer normalisation, scale and shift of the time-step, and rounding (so often), in float16."""
     pointers = {"x": "*fp16", "scale": "*fp16", "shift": "*fp16", "step": "*fp32", "zero_point": "*i8", "q": "*i8"}
-    numbers = ("rows", "channels", "rows_a_sample")
+    numbers = ("rows", "channels", "rows_a_sample", "between")
     fixed = {"weight": None, "bias": None, "eps": 1e-5, "PER_CHANNEL": False, "stride_scale": channels}
-    fixed |= {"ROWS": 1, "CHANNELS": triton.next_power_of_2(channels), "bands": 1, "between": 0, "ROUNDINGS": 1}
+    fixed |= {"ROWS": 1, "CHANNELS": triton.next_power_of_2(channels), "bands": 1, "ROUNDINGS": roundings}
     return compiled(layer_norm_kernel, pointers, numbers, fixed, capability, ones, num_warps=4)
 
 

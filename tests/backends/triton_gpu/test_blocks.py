@@ -85,9 +85,12 @@ def test_a_downsampler_that_pads_behind(size):
     assert isinstance(fused[0], FusedDownsample2D)
     x = torch.randn(2, 6, *size)
     assert torch.equal(fused[0](x), simulated[0](x))
+    hooked = quantized_copy(nn.Sequential(Downsample2D(6, use_conv=True, padding=0)))
+    hooked[0].register_forward_hook(lambda *_: None)
     for other in ({"padding": 1}, {"padding": 0, "norm_type": "ln_norm"}):
         padded = quantized_copy(nn.Sequential(Downsample2D(6, use_conv=True, **other)))
         assert isinstance(fused_copy(padded)[0], Downsample2D)
+    assert isinstance(fused_copy(hooked)[0], Downsample2D)
 
 
 def test_what_is_not_of_that_shape_is_left_alone():

@@ -69,6 +69,21 @@ def test_wrong_inputs_are_refused_as_torch_refuses_them():
     assert torch.equal(conv(one), conv(one[None])[0])
 
 
+def test_what_a_product_cannot_add_is_refused():
+    linear, x = triton_form(int8_form(nn.Linear(6, 5))), torch.randn(2, 4, 6)
+    q = linear.integers(x)
+    for more, name in (((None, torch.randn(1, 4, 5)), "residual"), ((torch.randn(1, 5), None), "embedding")):
+        with pytest.raises(BackendError, match=rf"to \(2, 4, 5\), a layer's output, {name} of \(1, "):
+            linear.product(q, x.dtype, *more)
+
+
+def test_steps_are_held_to_what_kernels_divide_by():
+    layer = int8_form(nn.Linear(6, 5))
+    for scale, held in ((1e-38, 1e-30), (1e38, 1e35), (0.5, 0.5)):
+        layer.input_scale.fill_(scale)
+        assert triton_form(layer).step.item() == pytest.approx(held)
+
+
 def test_integers_that_lie_apart_are_read_as_they_are():
     """Of a normalisation whose result a feed-forward takes in chunks."""
     linear, x = triton_form(int8_form(nn.Linear(6, 5))), torch.randn(2, 4, 6)

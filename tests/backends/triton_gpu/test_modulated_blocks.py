@@ -101,12 +101,43 @@ def test_another_processor_and_chunks_change_nothing():
     assert distance(network[0](X, **CALL), simulated[0](X, **CALL)) < 2e-3
 
 
+class Louder(AttnProcessor2_0):
+    """A processor that takes something of the call."""
+
+    def __call__(self, *args, louder=1.0, **kwargs):
+        return louder * super().__call__(*args, **kwargs)
+
+
+@torch.no_grad()
+def test_what_a_call_gives_attention_comes_there():
+    torch.manual_seed(0)
+    simulated = simulated_block()
+    network = on_kernels(simulated)
+    mask = torch.tensor([[[0.0, -1e4, 0.0, 0.0, 0.0]], [[0.0, 0.0, 0.0, -1e4, 0.0]]])
+    expected = simulated[0](X, attention_mask=mask, **CALL)
+    assert (
+        distance(network[0](X, attention_mask=mask, **CALL), expected)
+        < 2e-3
+        < distance(simulated[0](X, **CALL), expected)
+    )
+    for one in (simulated, network):
+        one[0].attn1.set_processor(Louder())
+    loud = {"cross_attention_kwargs": {"louder": 3.0}} | CALL
+    assert distance(network[0](X, **loud), simulated[0](X, **loud)) < 2e-3
+
+
 def test_what_is_of_another_shape_is_left_alone():
     with_text = simulated_block(cross_attention_dim=6)
     hooked = simulated_block()
     hooked[0].norm1.register_forward_hook(lambda *_: None)
     floats = simulated_block()
-    for network, keep in ((with_text, ()), (hooked, ()), (floats, [name for name, _ in floats.named_modules()])):
+    placed = simulated_block(positional_embeddings="sinusoidal", num_positional_embeddings=8)
+    for network, keep in (
+        (with_text, ()),
+        (hooked, ()),
+        (placed, ()),
+        (floats, [name for name, _ in floats.named_modules()]),
+    ):
         assert type(on_kernels(network, keep)[0]) is BasicTransformerBlock
 
 

@@ -131,6 +131,14 @@ def test_a_group_with_a_mean_far_above_its_spread(parts):
     assert naive > 0.1  # what this is about
 
 
+def test_places_of_three_axes_that_lie_anyhow():
+    """A view of a larger tensor, as a network of video may hand it: its places do not lie at one stride."""
+    x, one = torch.randn(2, 4, 6, 8, 6)[:, ::2, 1:4, :5], torch.ones(6)
+    common = (2, one, one, 1e-5, True, torch.tensor(0.03), int8(0))
+    assert torch.equal(group_norm.group_norm_quantize(x, *common),
+                       group_norm.group_norm_quantize(x.contiguous(), *common))  # fmt: skip
+
+
 def test_scale_and_shift_may_be_halves_of_one_tensor_or_lie_anyhow():
     x, both = torch.randn(3, 4, 6), torch.randn(3, 12)
     one, step = torch.ones(6), torch.tensor(0.03)

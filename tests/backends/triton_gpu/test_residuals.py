@@ -18,6 +18,7 @@ from ptq4dm.backends.triton_gpu.layers import triton_form
 from ptq4dm.backends.triton_gpu.residuals import AddingTransformer2DModel, AddingTransformerBlock, add_in_kernels
 from ptq4dm.backends.triton_gpu.rounded_gates import round_in_gates
 from ptq4dm.backends.triton_gpu.rounded_norms import round_in_norms
+from ptq4dm.errors import BackendError
 from ptq4dm.quantization.layers import QuantizedLayer
 from ptq4dm.quantization.rewrite import with_layers
 
@@ -163,6 +164,33 @@ def test_a_call_that_asks_for_more_goes_diffusers_own_way(monkeypatch):
 
 
 @torch.no_grad()
+def test_what_watches_an_attention_or_a_feed_forward_later_sees_what_it_would_see():
+    torch.manual_seed(0)
+    simulated = quantized_copy(nn.Sequential(block(cross_attention_dim=6)))
+    network, x, seen = adding_copy(simulated), torch.randn(2, 5, 8), {}
+    for one in (simulated, network):
+        outputs = seen[one is network] = []
+        for watched in (one[0].attn1, one[0].attn2, one[0].ff):
+            watched.register_forward_hook(lambda module, args, output, outputs=outputs: outputs.append(output))
+    assert distance(network[0](x, **TEXT), simulated[0](x, **TEXT)) < 2e-3
+    assert len(seen[True]) == 3
+    assert all(distance(got, expected) < 2e-3 for got, expected in zip(seen[True], seen[False], strict=True))
+
+
+@torch.no_grad()
+def test_states_and_residuals_of_other_samples():
+    """diffusers refuses states of another number of samples; a residual that fits no product is added as torch adds."""
+    torch.manual_seed(0)
+    simulated = quantized_copy(nn.Sequential(attention(residual_connection=False, norm_num_groups=None)))
+    network, x = adding_copy(simulated), torch.randn(2, 5, 8)
+    past = torch.randn(1, 5, 8)
+    assert distance(network[0](x, added=past), simulated[0](x) + past) < 2e-3
+    crossed = adding_copy(quantized_copy(nn.Sequential(block(cross_attention_dim=6))))
+    with pytest.raises(BackendError, match="attention of 2 samples was called with the states of 1"):
+        crossed[0](x, encoder_hidden_states=STATES[:1])
+
+
+@torch.no_grad()
 def test_types_that_differ_are_added_as_torch_adds_them():
     torch.manual_seed(0)
     simulated = quantized_copy(nn.Sequential(attention(residual_connection=False, norm_num_groups=None)))
@@ -181,8 +209,16 @@ def test_what_is_of_another_shape_or_watched_is_left_alone():
     assert type(outer[0].processor) is AttnProcessor2_0 and type(outer[1]) is BasicTransformerBlock
     floats = adding_copy(kept, keep=[name for name, _ in kept.named_modules() if name != "1.ff.net.0.proj"])
     assert type(floats[0].processor) is AttnProcessor2_0 and type(floats[1]) is BasicTransformerBlock
-    watched = adding_copy(kept)
-    assert type(watched[0].processor) is Int8AttnProcessor
-    kept[0].to_q.register_forward_hook(lambda *_: None)
+    assert type(adding_copy(kept)[0].processor) is Int8AttnProcessor
+    rescaled = quantized_copy(nn.Sequential(attention(residual_connection=False, rescale_output_factor=2.0)))
+    assert type(adding_copy(rescaled)[0].processor) is AttnProcessor2_0
+    watched = quantized_copy(nn.Sequential(attention()))
+    kernels = with_layers(watched, {name: triton_form(layer) for name, layer in watched.named_modules()
+                                    if isinstance(layer, QuantizedLayer)})  # fmt: skip
+    kernels[0].to_q.register_forward_hook(lambda *_: None)
+    attend_on_kernels(kernels)
+    assert type(kernels[0].processor) is AttnProcessor2_0
+    placed = quantized_copy(nn.Sequential(block(positional_embeddings="sinusoidal", num_positional_embeddings=8)))
+    assert type(adding_copy(placed)[0]) is BasicTransformerBlock
     for options in ({"norm_type": "ada_norm", "num_embeds_ada_norm": 5}, {"final_dropout": True}):
         assert type(adding_copy(quantized_copy(nn.Sequential(block(**options))))[0]) is BasicTransformerBlock

@@ -12,7 +12,7 @@ from torch import nn
 
 pytest.importorskip("triton")
 from ptq4dm.backends.triton_gpu import operators
-from ptq4dm.backends.triton_gpu.blocks import FusedResnetBlock2D, fuse
+from ptq4dm.backends.triton_gpu.blocks import FusedResnetBlock2D, fuse, rounded_together
 from ptq4dm.backends.triton_gpu.layers import TritonLayer, triton_form
 from ptq4dm.backends.triton_gpu.up_blocks import (
     FusedAttnUpBlock2D,
@@ -20,8 +20,10 @@ from ptq4dm.backends.triton_gpu.up_blocks import (
     FusedUpBlock2D,
     join_in_kernels,
 )
+from ptq4dm.errors import BackendError
 from ptq4dm.quantization.layers import QuantizedLayer
 from ptq4dm.quantization.rewrite import with_layers
+from ptq4dm.quantization.time_bands import TimeBands
 
 SIZES = {"in_channels": 6, "prev_output_channel": 10, "out_channels": 8, "temb_channels": 16}
 """The first residual block reads 10 + 8 channels, the second 8 + 6: with 2 groups each, one lies across the two."""
@@ -148,6 +150,47 @@ def test_freeu_is_set_on_it_as_on_any_block():
     for name in ("s1", "s2", "b1", "b2"):
         setattr(kept[0], name, None)
     assert torch.equal(answer(kept), before)
+
+
+@torch.no_grad()
+def test_a_block_of_attention_knows_neither_freeu_nor_sizes():
+    torch.manual_seed(0)
+    simulated = quantized_copy(nn.Sequential(BLOCKS["attention"][0]()))
+    fused = fused_copy(simulated)
+    for network in (simulated, fused):
+        network[0].resolution_idx = 0
+        for name in ("s1", "s2", "b1", "b2"):
+            setattr(network[0], name, 1.5)
+    call = call_of() | {"upsample_size": (9, 13)}
+    assert distance(fused[0](**call), simulated[0](**call)) < 2e-3
+
+
+def test_it_has_attentions_where_the_block_has_them():
+    """Scales of LoRA that are given by place ask for them by hasattr."""
+    for kind in BLOCKS:
+        plain = quantized_copy(nn.Sequential(BLOCKS[kind][0]()))
+        for name in ("attentions", "has_cross_attention"):
+            assert hasattr(fused_copy(plain)[0], name) == hasattr(plain[0], name)
+
+
+@torch.no_grad()
+def test_skips_that_do_not_fit_are_refused():
+    fused = fused_copy(quantized_copy(nn.Sequential(UpBlock2D(**SIZES, **OPTIONS))))
+    call = call_of()
+    second, first = call["res_hidden_states_tuple"]
+    for wrong in (first[:1], first[:, :, :3]):
+        with pytest.raises(BackendError, match="cannot be joined: all but their channels must agree"):
+            fused[0](**call | {"res_hidden_states_tuple": (second, wrong)})
+
+
+def test_layers_of_other_bands_or_watched_ones_are_not_rounded_for_together():
+    fused = fused_copy(quantized_copy(nn.Sequential(UpBlock2D(**SIZES, **OPTIONS))))
+    first, second = fused[0].resnets
+    assert rounded_together(first) == (first.conv1, first.conv_shortcut)
+    first.conv1.bands = TimeBands("timestep", 1, [500.0])
+    assert rounded_together(first) is None
+    second.conv_shortcut.register_forward_hook(lambda *_: None)
+    assert rounded_together(second) is None
 
 
 @torch.no_grad()
