@@ -40,7 +40,8 @@ def require_fit(
     shape = (*q.shape[: q.dim() - 1 - len(size)], *size, weight.shape[0])
     for name, tensor, wanted in (("embedding", embedding, (shape[0], shape[-1])), ("residual", residual, shape)):
         if tensor is not None and tuple(tensor.shape) != wanted:
-            raise BackendError(f"to {shape}, a layer's output, {name} of {tuple(tensor.shape)} is no {wanted}")
+            given = tuple(tensor.shape)
+            raise BackendError(f"a layer's output of {shape} takes in {name} {wanted}, not {given}")
     return shape
 
 
