@@ -35,6 +35,9 @@ def run(monkeypatch, tmp_path):
     for name in ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", "TORCHINDUCTOR_FX_GRAPH_CACHE", "XDG_CACHE_HOME"):
         monkeypatch.setenv(name, str(tmp_path / "cache"))
 
+    for name in OF_GPU & set(sys.modules):  # others have these names too
+        monkeypatch.delitem(sys.modules, name)
+
     def script(name, *args, rehearse=True):
         more = ["--out", str(tmp_path), "--rounds", "1"] if name in MEASURING else []
         monkeypatch.setattr(sys, "argv", [name, *args, *more, *(["--rehearse"] if rehearse else [])])
@@ -44,7 +47,9 @@ def run(monkeypatch, tmp_path):
             return left.code
         return 0
 
-    return script
+    yield script
+    for name in OF_GPU & set(sys.modules):
+        del sys.modules[name]
 
 
 @pytest.fixture

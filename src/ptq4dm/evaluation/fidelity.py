@@ -87,7 +87,7 @@ def compare_calls(
     pictures: list[Tensor] = []
     timesteps: dict[int, float] = {}
     errors: dict[str, list[list[tuple[Tensor, ...]]]] = {name: [] for name in networks}
-    places = {name: placement(network) for name, network in networks.items()}
+    places = {name: placement(one) for name, one in networks.items() if isinstance(one, nn.Module)}
     with progress("comparing calls", len(seeds) * count, shown) as advance:
         for first in range(0, len(seeds), batch_size):
             batch = seeds[first : first + batch_size]
@@ -98,7 +98,7 @@ def compare_calls(
                 if first == 0 and step.index in kept_at:
                     calls.append((step.x_t, step.timestep))
                 for name, network in networks.items():
-                    x_t = step.x_t.to(*places[name])
+                    x_t = step.x_t.to(*places[name]) if name in places else step.x_t  # of another runtime: a function
                     answer = predict(network, x_t, step.timestep)[:, : step.output.shape[1]]
                     errors[name][-1].append(call_error(step.output, answer))
                 advance(len(batch))
