@@ -55,12 +55,3 @@ def to_type(name: Any, where: Any) -> torch.dtype:
     if not isinstance(found, torch.dtype) or not found.is_floating_point:
         raise ArtifactError(f"{where}: {name!r} is no float type: quantize the model again")
     return found
-
-
-def float_type(network: nn.Module) -> torch.dtype:
-    """The type of a network's float layers."""
-    return next(
-        (item.dtype for module in network.modules() if not isinstance(module, FixedTypes)
-         for item in module.parameters(recurse=False) if item.is_floating_point()),
-        torch.float32,
-    )  # fmt: skip

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ptq4dm.backends.triton_gpu import operators
 from ptq4dm.backends.triton_gpu.blocks import hooked
 from ptq4dm.backends.triton_gpu.layers import TritonLayer, TypeOfNetwork, band_on
-from ptq4dm.quantization.float_types import float_type
+from ptq4dm.pipelines.denoiser import placement
 from ptq4dm.quantization.layers import FixedTypes, QuantizedLayer
 
 
@@ -45,7 +45,7 @@ class RoundedActivation(FixedTypes):
 
 def round_in_gates(network: nn.Module) -> None:
     """Let every gate and activation round whose reader is in INT8."""
-    dtype = float_type(network)
+    dtype = placement(network)[1]
     for module in list(network.modules()):
         reader = reader_of(module)
         if isinstance(module, BasicTransformerBlock) and isinstance(reader, TritonLayer):

@@ -25,7 +25,7 @@ from ptq4dm.backends.triton_gpu.layers import (
     channels_last,
     step_of,
 )
-from ptq4dm.quantization.float_types import float_type
+from ptq4dm.pipelines.denoiser import placement
 from ptq4dm.quantization.layers import FixedTypes, QuantizedLayer
 
 Place = tuple[nn.Module, str, list[nn.Module], Attention | None]
@@ -135,7 +135,7 @@ def behind_norms(network: nn.Module) -> set[str]:
 def round_in_norms(network: nn.Module) -> None:
     """Let every normalisation of a network round whose readers are all in INT8: once if they round alike, else for each
     of queries, keys and values. After `attend_on_kernels`."""
-    dtype = float_type(network)
+    dtype = placement(network)[1]
     for module in list(network.modules()):
         for owner, name, readers, attention in places(module):
             norm = getattr(owner, name)

@@ -14,8 +14,7 @@ from torch.utils import _pytree as pytree
 
 from ptq4dm.backends.triton_gpu.available import interpreted, why_not_there, why_unavailable
 from ptq4dm.errors import BackendError, BackendWarning, MissingDependencyError
-from ptq4dm.pipelines.denoiser import Call, call_on, placement
-from ptq4dm.quantization.float_types import float_type
+from ptq4dm.pipelines.denoiser import HALF, Call, call_on, placement
 from ptq4dm.quantization.layers import QuantizedLayer
 from ptq4dm.quantization.rewrite import with_layers
 from ptq4dm.quantization.time_axis import TimeNote
@@ -70,18 +69,18 @@ class TritonBackend:
         from ptq4dm.backends.triton_gpu.check_around import check_around
         from ptq4dm.backends.triton_gpu.fusion import fuse_around_layers
         from ptq4dm.backends.triton_gpu.self_check import self_check
-        from ptq4dm.backends.triton_gpu.weight_only import HALVES, half_precision_forms
+        from ptq4dm.backends.triton_gpu.weight_only import half_precision_forms
 
         layers, left = with_kernels(network)
         self.tell(left, len(layers) + len(left))
         forms, choices = self.chosen(network, layers, example)
         self_check(layers, forms, checking_device(network))
-        dtype = float_type(network)
-        fast = not self.strict and dtype in HALVES and placement(network)[0].type == "cuda"
+        device, dtype = placement(network)
+        fast = not self.strict and dtype in HALF and device.type == "cuda"
         forms |= half_precision_forms(network, dtype if fast else None)
         prepared = (forms[""] if "" in forms else with_layers(network, forms)).eval()  # "": the network is one layer
         fuse_around_layers(prepared)
-        types = (torch.float32, dtype) if dtype in HALVES else (torch.float32,)
+        types = (torch.float32, dtype) if dtype in HALF else (torch.float32,)
         check_around(prepared, layers, types, checking_device(network))
         for module in prepared.modules():
             if isinstance(module, nn.Conv2d):
@@ -186,7 +185,7 @@ def checking_device(network: nn.Module) -> torch.device:
 
 def call_in_type(network: nn.Module, example: Call) -> Call:
     """The call on the network's device, its floats in the type of the network's float layers."""
-    dtype = float_type(network)
+    dtype = placement(network)[1]
     call = call_on(network, example)
     cast = pytree.tree_map_only(Tensor, lambda x: x.to(dtype) if x.is_floating_point() else x, (call.args, call.kwargs))
     return Call(*cast)

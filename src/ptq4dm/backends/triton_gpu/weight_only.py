@@ -6,16 +6,14 @@ for all where speed goes before room.
 """
 
 import copy
-from typing import Final
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ptq4dm.pipelines.denoiser import HALF
 from ptq4dm.quantization.dequantized import dequantized
 from ptq4dm.quantization.weight_only import WeightOnlyConv, WeightOnlyLayer
-
-HALVES: Final = (torch.float16, torch.bfloat16)
 
 
 class HalfPrecisionProducts(nn.Module):
@@ -28,7 +26,7 @@ class HalfPrecisionProducts(nn.Module):
     def forward(self, input: Tensor) -> Tensor:
         """The layer's output, in the dtype of its input."""
         layer, dtype = self.layer, input.dtype
-        if dtype not in HALVES:
+        if dtype not in HALF:
             return layer(input)
         scale = layer.weight_scale.view(-1, *[1] * (layer.weight.dim() - 1))
         weight = (layer.weight.to(torch.float32) * scale).to(dtype)
