@@ -266,10 +266,15 @@ def fuse(network: nn.Module) -> None:
     for name, module in list(network.named_modules()):
         if not name:
             continue
-        owner, _, attribute = name.rpartition(".")
         if fusable_block(module):
-            setattr(network.get_submodule(owner), attribute, FusedResnetBlock2D(module))
+            put(network, name, FusedResnetBlock2D(module))
         elif fusable_upsampler(module):
-            setattr(network.get_submodule(owner), attribute, FusedUpsample2D(module))
+            put(network, name, FusedUpsample2D(module))
         elif fusable_downsampler(module):
-            setattr(network.get_submodule(owner), attribute, FusedDownsample2D(module))
+            put(network, name, FusedDownsample2D(module))
+
+
+def put(network: nn.Module, name: str, module: nn.Module) -> None:
+    """Replace the module of that name."""
+    owner, _, attribute = name.rpartition(".")
+    setattr(network.get_submodule(owner), attribute, module)

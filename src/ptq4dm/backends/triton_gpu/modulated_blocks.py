@@ -12,7 +12,8 @@ from diffusers.models.attention import BasicTransformerBlock
 from diffusers.models.normalization import AdaLayerNormZero
 from torch import Tensor, nn
 
-from ptq4dm.backends.triton_gpu.residuals import as_kind, put
+from ptq4dm.backends.triton_gpu.blocks import put
+from ptq4dm.backends.triton_gpu.residuals import as_kind
 from ptq4dm.backends.triton_gpu.rounded_norms import RoundedForEach, RoundedNorm, modulated
 
 

@@ -12,7 +12,7 @@ from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from torch import Tensor, nn
 
 from ptq4dm.backends.triton_gpu.attention import adds_for_its_block, in_int8
-from ptq4dm.backends.triton_gpu.blocks import hooked
+from ptq4dm.backends.triton_gpu.blocks import hooked, put
 from ptq4dm.backends.triton_gpu.layers import TritonConv, channels_last, channels_second, plus
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -99,9 +99,3 @@ def as_kind(kind: type[Module], module: nn.Module) -> Module:
     new = kind.__new__(kind)
     vars(new).update(vars(module))
     return new
-
-
-def put(network: nn.Module, name: str, module: nn.Module) -> None:
-    """Replace the module of that name."""
-    owner, _, attribute = name.rpartition(".")
-    setattr(network.get_submodule(owner), attribute, module)

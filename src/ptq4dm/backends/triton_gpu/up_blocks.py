@@ -12,7 +12,7 @@ from diffusers.models.unets.unet_2d_blocks import AttnUpBlock2D, CrossAttnUpBloc
 from diffusers.utils.torch_utils import apply_freeu
 from torch import Tensor, nn
 
-from ptq4dm.backends.triton_gpu.blocks import FusedResnetBlock2D, hooked
+from ptq4dm.backends.triton_gpu.blocks import FusedResnetBlock2D, hooked, put
 
 Attend = Callable[[int, Tensor], Tensor]
 """(the number of the residual block, what comes from it) -> what its attention makes of that."""
@@ -140,8 +140,7 @@ def join_in_kernels(network: nn.Module) -> None:
     """Put the fused form in place of every block on the way up with a residual block of two tensors. After `fuse`."""
     for name, module in list(network.named_modules()):
         if name and reads_two(module):
-            owner, _, attribute = name.rpartition(".")
-            setattr(network.get_submodule(owner), attribute, FUSED[type(module)](module))
+            put(network, name, FUSED[type(module)](module))
 
 
 def reads_two(module: nn.Module) -> TypeGuard[UpBlock2D | AttnUpBlock2D | CrossAttnUpBlock2D]:

@@ -4,10 +4,13 @@ Such a layer holds a scale and a zero point for each band of time-steps, in tabl
 band of its time-step as a tensor there, one for all samples or one a sample, so that no number passes through the host.
 """
 
+from typing import Any
+
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from ptq4dm.backends.triton_gpu.kernels.launching import launch, tile_of, tiles
 from ptq4dm.errors import ModelError
 
 
@@ -48,3 +51,28 @@ def samples_a_band(samples: int, band: Tensor | None) -> int:
 def per_channel(step: Tensor, band: Tensor | None) -> bool:
     """Whether `step` differs from channel to channel: (channels,), or (bands, channels) where there are bands."""
     return step.numel() > 1 if band is None else step.dim() > 1
+
+
+def launch_by_rows(
+    kernel: Any,
+    x: Tensor,
+    q: Tensor,
+    step: Tensor,
+    zero_point: Tensor,
+    band: Tensor | None,
+    elements: int,
+    **fixed: Any,
+) -> None:
+    """Start a kernel that makes each row of q of one row of x, in tiles of so many elements; none where q has no rows.
+
+    step, zero_point, band: as `quantize.quantize` has them, of the channels of q.
+    """
+    if not q.numel():
+        return
+    channels = q.shape[-1]
+    rows, samples = q.numel() // channels, q.shape[0] if q.dim() > 1 else 1
+    tall, wide = tile_of(rows, channels, elements)
+    numbers = (rows, channels, rows // samples, samples_a_band(samples, band))
+    fixed |= {"SEVERAL": several(band), "PER_CHANNEL": per_channel(step, band), "ROWS": tall, "CHANNELS": wide}
+    grid = (tiles(rows, tall), tiles(channels, wide))
+    launch(kernel, grid, x.contiguous(), step, zero_point, band, q, *numbers, **fixed)

@@ -13,10 +13,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ptq4dm.backends.triton_gpu.kernels.bands import entry_of, per_channel, samples_a_band, several
-from ptq4dm.backends.triton_gpu.kernels.launching import launch, tile_of, tiles
+from ptq4dm.backends.triton_gpu.kernels.bands import entry_of, launch_by_rows
 from ptq4dm.backends.triton_gpu.kernels.quantize import reference as quantize_reference
-from ptq4dm.backends.triton_gpu.kernels.rounding import to_integers
+from ptq4dm.backends.triton_gpu.kernels.rounding import roundings_of, to_integers
 
 ELEMENTS, WARPS = 2048, 4
 """Launch: integers of a program, and warps that share them."""
@@ -49,12 +48,11 @@ def geglu_kernel(
     entry = entry_of(band, row // rows_a_sample, samples_a_band, row < rows, SEVERAL)
     if SEVERAL:
         entry = entry[:, None]
-    if PER_CHANNEL:
-        unit = tl.load(step + entry * channels + channel[None, :], mask=(channel < channels)[None, :], other=1.0)
-    else:
-        unit = tl.load(step + entry)
-    integer = to_integers(value, unit, tl.load(zero_point + entry).to(tl.int32))
-    tl.store(q + row[:, None] * channels + channel[None, :], integer, mask=there)
+    found = roundings_of(
+        step, zero_point, entry, 1, channels, channel[None, :], (channel < channels)[None, :], PER_CHANNEL, 1
+    )  # pyright: ignore[reportGeneralTypeIssues]
+    to = q + row[:, None] * channels + channel[None, :]
+    tl.store(to, to_integers(value, found[0][0], found[0][1]), mask=there)
 
 
 def geglu_quantize(x: Tensor, step: Tensor, zero_point: Tensor, band: Tensor | None = None) -> Tensor:
@@ -62,30 +60,8 @@ def geglu_quantize(x: Tensor, step: Tensor, zero_point: Tensor, band: Tensor | N
 
     step, zero_point, band: as `quantize.quantize` has them, of the channels that come out.
     """
-    channels = x.shape[-1] // 2
-    q = torch.empty((*x.shape[:-1], channels), dtype=torch.int8, device=x.device)
-    if not q.numel():
-        return q
-    rows, samples = q.numel() // channels, x.shape[0] if x.dim() > 1 else 1
-    tall, wide = tile_of(rows, channels, ELEMENTS)
-    launch(
-        geglu_kernel,
-        (tiles(rows, tall), tiles(channels, wide)),
-        x.contiguous(),
-        step,
-        zero_point,
-        band,
-        q,
-        rows,
-        channels,
-        rows // samples,
-        samples_a_band(samples, band),
-        SEVERAL=several(band),
-        PER_CHANNEL=per_channel(step, band),
-        ROWS=tall,
-        CHANNELS=wide,
-        num_warps=WARPS,
-    )
+    q = torch.empty((*x.shape[:-1], x.shape[-1] // 2), dtype=torch.int8, device=x.device)
+    launch_by_rows(geglu_kernel, x, q, step, zero_point, band, ELEMENTS, num_warps=WARPS)
     return q
 
 
