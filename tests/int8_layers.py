@@ -1,6 +1,7 @@
 """Quantized layers with random integers, as networks have them: `from int8_layers import quantized_copy`."""
 
 import copy
+from collections.abc import Container
 
 import torch
 from torch import nn
@@ -23,3 +24,11 @@ def quantized_copy(network: nn.Module, **changes: object) -> nn.Module:
     network = copy.deepcopy(network).eval().requires_grad_(False)
     layers = {name: module for name, module in network.named_modules() if type(module) in QUANTIZABLE and name}
     return with_layers(network, {name: int8_form(layer, **changes) for name, layer in layers.items()})
+
+
+def on_kernels(simulated: nn.Module, keep: Container[str] = ()) -> nn.Module:
+    """The network with INT8 kernels for its quantized layers, but those kept by name. Needs Triton."""
+    from ptq4dm.backends.triton_gpu.layers import triton_form
+
+    layers = {name: module for name, module in simulated.named_modules() if isinstance(module, QuantizedLayer)}
+    return with_layers(simulated, {name: triton_form(layer) for name, layer in layers.items() if name not in keep})

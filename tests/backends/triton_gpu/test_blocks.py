@@ -7,7 +7,7 @@ import torch
 from diffusers.models.downsampling import Downsample2D
 from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.upsampling import Upsample2D
-from int8_layers import quantized_copy
+from int8_layers import on_kernels, quantized_copy
 from interpreted import quickly_interpreted
 from torch import nn
 
@@ -36,8 +36,7 @@ def quick_interpreter():
 
 def fused_copy(network, keep=()):
     """With INT8 kernels for the quantized layers, and blocks fused."""
-    layers = {n: m for n, m in network.named_modules() if isinstance(m, QuantizedLayer) and n not in keep}
-    result = with_layers(network, {name: triton_form(layer) for name, layer in layers.items()})
+    result = on_kernels(network, keep)
     fuse(result)
     return result
 

@@ -7,13 +7,12 @@ import torch
 from diffusers import DiTTransformer2DModel
 from diffusers.models.attention import BasicTransformerBlock
 from diffusers.models.attention_processor import AttnProcessor2_0
-from int8_layers import quantized_copy
+from int8_layers import on_kernels, quantized_copy
 from interpreted import quickly_interpreted
 from torch import nn
 
 pytest.importorskip("triton")
 from ptq4dm.backends.triton_gpu.attention import attend_on_kernels
-from ptq4dm.backends.triton_gpu.layers import triton_form
 from ptq4dm.backends.triton_gpu.modulated_blocks import ModulatedTransformerBlock, modulate_in_norms
 from ptq4dm.backends.triton_gpu.rounded_gates import RoundedActivation, round_in_gates
 from ptq4dm.backends.triton_gpu.rounded_norms import RoundedForEach, RoundedNorm, round_in_norms
@@ -44,9 +43,8 @@ def simulated_block(apart=False, **options):
     return with_layers(network.eval(), layers)
 
 
-def on_kernels(simulated, keep=()):
-    layers = {n: m for n, m in simulated.named_modules() if isinstance(m, QuantizedLayer) and n not in keep}
-    network = with_layers(simulated, {name: triton_form(layer) for name, layer in layers.items()})
+def modulating_copy(simulated, keep=()):
+    network = on_kernels(simulated, keep)
     attend_on_kernels(network)
     round_in_gates(network)
     round_in_norms(network)
@@ -68,7 +66,7 @@ def distance(a, b):
 def test_it_gives_what_diffusers_own_gives(apart, activation):
     torch.manual_seed(0)
     simulated = simulated_block(apart, activation_fn=activation)
-    network = on_kernels(simulated)
+    network = modulating_copy(simulated)
     ours = network[0]
     assert type(ours) is ModulatedTransformerBlock and isinstance(ours, BasicTransformerBlock)
     assert type(ours.norm1.norm) is (RoundedForEach if apart else RoundedNorm) and type(ours.norm3) is RoundedNorm
@@ -86,7 +84,7 @@ def test_it_gives_what_diffusers_own_gives(apart, activation):
 def test_a_layer_in_float_gets_floats(keep):
     torch.manual_seed(0)
     simulated = simulated_block(apart=True)
-    network = on_kernels(simulated, keep)
+    network = modulating_copy(simulated, keep)
     assert type(network[0]) is ModulatedTransformerBlock
     assert distance(network[0](X, **CALL), simulated[0](X, **CALL)) < 2e-3
 
@@ -95,7 +93,7 @@ def test_a_layer_in_float_gets_floats(keep):
 def test_another_processor_and_chunks_change_nothing():
     torch.manual_seed(0)
     simulated = simulated_block(apart=True)
-    network = on_kernels(simulated)
+    network = modulating_copy(simulated)
     network[0].attn1.set_processor(AttnProcessor2_0())
     network[0].set_chunk_feed_forward(1, 1)
     assert distance(network[0](X, **CALL), simulated[0](X, **CALL)) < 2e-3
@@ -112,7 +110,7 @@ class Louder(AttnProcessor2_0):
 def test_what_a_call_gives_attention_comes_there():
     torch.manual_seed(0)
     simulated = simulated_block()
-    network = on_kernels(simulated)
+    network = modulating_copy(simulated)
     mask = torch.tensor([[[0.0, -1e4, 0.0, 0.0, 0.0]], [[0.0, 0.0, 0.0, -1e4, 0.0]]])
     expected = simulated[0](X, attention_mask=mask, **CALL)
     assert (
@@ -138,7 +136,7 @@ def test_what_is_of_another_shape_is_left_alone():
         (placed, ()),
         (floats, [name for name, _ in floats.named_modules()]),
     ):
-        assert type(on_kernels(network, keep)[0]) is BasicTransformerBlock
+        assert type(modulating_copy(network, keep)[0]) is BasicTransformerBlock
 
 
 @torch.no_grad()

@@ -7,20 +7,17 @@ import torch
 from diffusers.models.attention import BasicTransformerBlock
 from diffusers.models.attention_processor import Attention, AttnProcessor, AttnProcessor2_0
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
-from int8_layers import quantized_copy
+from int8_layers import on_kernels, quantized_copy
 from interpreted import quickly_interpreted
 from torch import nn
 
 pytest.importorskip("triton")
 from ptq4dm.backends.triton_gpu import operators
 from ptq4dm.backends.triton_gpu.attention import Int8AttnProcessor, attend_on_kernels
-from ptq4dm.backends.triton_gpu.layers import triton_form
 from ptq4dm.backends.triton_gpu.residuals import AddingTransformer2DModel, AddingTransformerBlock, add_in_kernels
 from ptq4dm.backends.triton_gpu.rounded_gates import round_in_gates
 from ptq4dm.backends.triton_gpu.rounded_norms import round_in_norms
 from ptq4dm.errors import BackendError
-from ptq4dm.quantization.layers import QuantizedLayer
-from ptq4dm.quantization.rewrite import with_layers
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -30,8 +27,7 @@ def quick_interpreter():
 
 
 def adding_copy(simulated, keep=()):
-    layers = {n: m for n, m in simulated.named_modules() if isinstance(m, QuantizedLayer) and n not in keep}
-    network = with_layers(simulated, {name: triton_form(layer) for name, layer in layers.items()})
+    network = on_kernels(simulated, keep)
     attend_on_kernels(network)
     round_in_gates(network)
     round_in_norms(network)
@@ -213,8 +209,7 @@ def test_what_is_of_another_shape_or_watched_is_left_alone():
     rescaled = quantized_copy(nn.Sequential(attention(residual_connection=False, rescale_output_factor=2.0)))
     assert type(adding_copy(rescaled)[0].processor) is AttnProcessor2_0
     watched = quantized_copy(nn.Sequential(attention()))
-    kernels = with_layers(watched, {name: triton_form(layer) for name, layer in watched.named_modules()
-                                    if isinstance(layer, QuantizedLayer)})  # fmt: skip
+    kernels = on_kernels(watched)
     kernels[0].to_q.register_forward_hook(lambda *_: None)
     attend_on_kernels(kernels)
     assert type(kernels[0].processor) is AttnProcessor2_0

@@ -7,7 +7,7 @@ import torch
 from diffusers.models.attention import BasicTransformerBlock
 from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
-from int8_layers import quantized_copy
+from int8_layers import on_kernels, quantized_copy
 from interpreted import quickly_interpreted
 from torch import nn
 
@@ -17,19 +17,12 @@ from ptq4dm.backends.triton_gpu.layers import triton_form
 from ptq4dm.backends.triton_gpu.rounded_gates import RoundedActivation, round_in_gates
 from ptq4dm.backends.triton_gpu.rounded_norms import RoundedForEach, RoundedNorm, behind_norms, round_in_norms
 from ptq4dm.errors import BackendError
-from ptq4dm.quantization.layers import QuantizedLayer
-from ptq4dm.quantization.rewrite import with_layers
 
 
 @pytest.fixture(scope="module", autouse=True)
 def quick_interpreter():
     with quickly_interpreted():
         yield
-
-
-def on_kernels(simulated, keep=()):
-    layers = {n: m for n, m in simulated.named_modules() if isinstance(m, QuantizedLayer) and n not in keep}
-    return with_layers(simulated, {name: triton_form(layer) for name, layer in layers.items()})
 
 
 def rounded(network):

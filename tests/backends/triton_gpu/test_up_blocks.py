@@ -6,14 +6,14 @@ import pytest
 import torch
 from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.unets.unet_2d_blocks import AttnUpBlock2D, CrossAttnUpBlock2D, UpBlock2D
-from int8_layers import quantized_copy
+from int8_layers import on_kernels, quantized_copy
 from interpreted import quickly_interpreted
 from torch import nn
 
 pytest.importorskip("triton")
 from ptq4dm.backends.triton_gpu import operators
 from ptq4dm.backends.triton_gpu.blocks import FusedResnetBlock2D, fuse, rounded_together
-from ptq4dm.backends.triton_gpu.layers import TritonLayer, triton_form
+from ptq4dm.backends.triton_gpu.layers import TritonLayer
 from ptq4dm.backends.triton_gpu.up_blocks import (
     FusedAttnUpBlock2D,
     FusedCrossAttnUpBlock2D,
@@ -22,7 +22,6 @@ from ptq4dm.backends.triton_gpu.up_blocks import (
 )
 from ptq4dm.errors import BackendError
 from ptq4dm.quantization.layers import QuantizedLayer
-from ptq4dm.quantization.rewrite import with_layers
 from ptq4dm.quantization.time_bands import TimeBands
 
 SIZES = {"in_channels": 6, "prev_output_channel": 10, "out_channels": 8, "temb_channels": 16}
@@ -58,8 +57,7 @@ def quick_interpreter():
 
 def fused_copy(network, keep=()):
     """With INT8 kernels for the quantized layers, and blocks fused."""
-    layers = {n: m for n, m in network.named_modules() if isinstance(m, QuantizedLayer) and n not in keep}
-    result = with_layers(network, {name: triton_form(layer) for name, layer in layers.items()})
+    result = on_kernels(network, keep)
     fuse(result)
     join_in_kernels(result)
     return result
